@@ -9,7 +9,7 @@ Neither torch nor gymnasium is imported here: every Snakemake job parses the stu
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -18,7 +18,6 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -97,27 +96,22 @@ class Section(BaseModel):
         return data
 
 
-class Training(Section):
-    """What shapes a trajectory; names and defaults are those of `MPOTrainer` (mpo/trainer.py)."""
+class Hyperparameters(Section):
+    """What `MPOTrainer` takes beside environment, seed and device, with its defaults."""
 
     policy_layer_sizes: Widths
     critic_layer_sizes: Widths
     replay_size: Count
-    update_after: Count
-    batch_size: Count
-    m_steps: Count = 1
     gamma: Fraction = 0.99
     target_networks_update_period: Count = 100
     policy_lr: Positive = 3e-4
     q_lr: Positive = 3e-4
     kl_epsilon: Positive = 0.1
     mstep_kl_epsilon: Positive = 0.1
-    mstep_kl_epsilon_stddev: Positive | None = None
     temperature_init: Positive = 1.0
     temperature_lr: Positive = 3e-4
     lambda_init: Positive = 1.0
     lambda_lr: Positive = 3e-4
-    action_penalty: bool = True
     epsilon_penalty: Positive = 1e-3
     max_grad_norm: Positive = 1.0
     action_samples: Annotated[Int, Field(ge=2)] = 20
@@ -125,13 +119,15 @@ class Training(Section):
     retrace_steps: Count = 2
     retrace_mc_actions: Count = 8
     retrace_lambda: Fraction = 0.95
-    n_step: Count = 1
-    updates_per_step: Positive = 1.0
     optimizer: OptimizerName = "adam"
-    dual_optimizer: OptimizerName = "adam"
     sgd_momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9
     init_log_alpha_mean: Float = 10.0
     init_log_alpha_stddev: Float = 1000.0
+    mstep_kl_epsilon_stddev: Positive | None = None
+    action_penalty: bool = True
+    n_step: Count = 1
+    updates_per_step: Positive = 1.0
+    dual_optimizer: OptimizerName = "adam"
     policy_init_scale: Positive = 0.5
 
     @property
@@ -140,11 +136,23 @@ class Training(Section):
         return self.retrace_steps if self.retrace else self.n_step
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Training":
+    def _retrace_needs_a_window(self) -> "Hyperparameters":
         if self.retrace and self.retrace_steps < 2:
             raise ValueError(
                 f"retrace_steps must be at least 2 with retrace on, received {self.retrace_steps}"
             )
+        return self
+
+
+class Training(Hyperparameters):
+    """All that shapes a trajectory: the hyperparameters, and when and on what an update runs."""
+
+    update_after: Count
+    batch_size: Count
+    m_steps: Count = 1
+
+    @model_validator(mode="after")
+    def _fits_the_replay(self) -> "Training":
         if self.batch_size > self.replay_size:
             raise ValueError(
                 f"batch_size must not exceed replay_size, received {self.batch_size} > "
@@ -195,15 +203,10 @@ class Schedule(Section):
 
 
 class Evaluation(Section):
-    """How policy snapshots are evaluated; episodes of one run are averaged, a seed is one unit."""
+    """How policy snapshots are evaluated; a run's episodes are averaged: a seed is one unit."""
 
     online_episodes: Annotated[Count, Field(le=1000)] = 10
     final_episodes: Annotated[Count, Field(le=1000)] = 100
-
-    @property
-    def identity(self) -> str:
-        """Canonical JSON of all that shapes an evaluation."""
-        return canonical_json({"evaluation_version": EVALUATION_VERSION, **self.model_dump()})
 
 
 class Execution(Section):
@@ -213,36 +216,39 @@ class Execution(Section):
     threads: Count = 1
 
 
-class RunSpec(Section):
+class Spec(Section):
+    """Something whose canonical JSON is its identity."""
+
+    @property
+    def identity(self) -> str:
+        """One string, equal exactly where the specs are equal."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads an identity back.
+
+        Raises:
+            ConfigError: the text is no such spec, or one of another version of this code.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from None
+
+
+class RunSpec(Spec):
     """The identity of a run: everything that shapes its trajectory and its records."""
 
-    algorithm_version: Int = ALGORITHM_VERSION
+    algorithm_version: Literal[ALGORITHM_VERSION] = ALGORITHM_VERSION  # type: ignore[valid-type]
     env_id: str
     seed: Seed
     training: Training
     snapshot_interval: Count
     log_interval: Count
 
-    @field_validator("algorithm_version")
-    @classmethod
-    def _same_algorithm(cls, value: int) -> int:
-        if value != ALGORITHM_VERSION:
-            raise ValueError(f"this code implements algorithm_version {ALGORITHM_VERSION}")
-        return value
 
-    @property
-    def identity(self) -> str:
-        """Canonical JSON: one string, equal exactly where the specs are equal."""
-        return canonical_json(self.model_dump(mode="json"))
+class EvaluationSpec(Spec, Evaluation):
+    """The identity of an evaluation."""
 
-    @classmethod
-    def parse(cls, text: str) -> "RunSpec":
-        """Reads a canonical spec back.
-
-        Raises:
-            ConfigError: the text is no spec, or one of another algorithm version.
-        """
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            raise ConfigError(explain(error)) from None
+    evaluation_version: Literal[EVALUATION_VERSION] = EVALUATION_VERSION  # type: ignore[valid-type]

@@ -1,0 +1,221 @@
+"""The MPO agent: S stacked learners of one shape, their targets, duals and optimizers.
+
+The formulas are in `losses.py`, the targets in `targets.py`; here they meet the online networks.
+
+Letters: S seed, T window, B batch, N action samples, O observation, D action dimensions.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from mpo import losses
+from mpo.config import Hyperparameters
+from mpo.duals import Duals, softplus
+from mpo.networks import GaussianPolicy, QNetwork
+from mpo.optim import make_optimizer
+from mpo.seeding import numpy_generator, torch_generator
+from mpo.targets import TargetPass, Targets
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class MPOAgent:
+    """Acts for S seeds and learns from their windows; no operation mixes seeds."""
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        config: Hyperparameters,
+        seeds: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        """Draws the initial networks from each seed's own stream."""
+        self.config = config
+        self.device = device
+        self.action_dim = action_dim
+        self.num_seeds = len(seeds)
+        init = [torch_generator(seed, "init") for seed in seeds]
+        self.policy = GaussianPolicy(
+            obs_dim, action_dim, config.policy_layer_sizes, config.policy_init_scale, init
+        ).to(device)
+        self.critic = QNetwork(obs_dim, action_dim, config.critic_layer_sizes, init).to(device)
+        self.target_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.duals = Duals(
+            self.num_seeds,
+            action_dim,
+            temperature=config.temperature_init,
+            alpha_mean=config.lambda_init * softplus(config.init_log_alpha_mean),
+            alpha_stddev=config.lambda_init * softplus(config.init_log_alpha_stddev),
+        ).to(device)
+        self._policy_optimizer = self._optimizer(self.policy, config.policy_lr)
+        self._critic_optimizer = self._optimizer(self.critic, config.q_lr)
+        self._dual_optimizer = make_optimizer(
+            config.dual_optimizer,
+            self.duals.groups(config.temperature_lr, config.lambda_lr),
+            config.lambda_lr,
+            config.sgd_momentum,
+        )
+        self._act_noise = [numpy_generator(seed, "act") for seed in seeds]
+        self._noise = [torch_generator(seed, "noise", device) for seed in seeds]
+        self._targets = TargetPass(config, self.target_policy, self.target_critic, self._draw)
+        self.updates = 0
+
+    def _optimizer(self, network: nn.Module, lr: float) -> torch.optim.Optimizer:
+        return make_optimizer(
+            self.config.optimizer, network.parameters(), lr, self.config.sgd_momentum
+        )
+
+    @torch.no_grad()
+    def mode(self, obs: np.ndarray, seed_index: int = 0) -> np.ndarray:
+        """One seed's online mean actions, clipped: float32 [B, O] -> [B, D]."""
+        rows = torch.from_numpy(obs).to(self.device).expand(self.num_seeds, -1, -1)
+        return self.policy(rows)[0][seed_index].clamp(-1, 1).cpu().numpy()
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Samples the online policy for every seed.
+
+        Args:
+            obs: float32 [S, O].
+
+        Returns:
+            Raw (unclipped) actions [S, D] and their log-densities [S], float32.
+        """
+        rows = torch.from_numpy(obs).to(self.device).unsqueeze(1)
+        packed = torch.cat(self.policy(rows), dim=-1).squeeze(1)  # one copy to the host
+        mean, stddev = np.split(packed.cpu().numpy(), 2, axis=-1)
+        noise = np.stack(
+            [g.standard_normal(self.action_dim, dtype=np.float32) for g in self._act_noise]
+        )
+        log_prob = -(0.5 * noise**2 + np.log(stddev)).sum(-1) - self.action_dim * _HALF_LOG_2PI
+        return mean + stddev * noise, log_prob.astype(np.float32)
+
+    def update(self, windows: TensorDict, m_steps: int = 1) -> dict[str, Tensor]:
+        """One critic step and `m_steps` policy steps on windows of the replay.
+
+        Args:
+            windows: see `Replay.sample`, [S, T, B].
+            m_steps: policy and multiplier steps on the same E-step.
+
+        Returns:
+            Diagnostics of the update, each [S], without gradient.
+        """
+        batch = self._targets(windows)
+        metrics = self._critic_step(batch)
+        metrics |= self._policy_steps(batch, m_steps)
+        self.updates += 1
+        if self.updates % self.config.target_networks_update_period == 0:
+            self._copy_targets()
+        return metrics
+
+    def _draw(self, samples: int, rows: int) -> Tensor:
+        """Standard normal noise [S, samples, rows, D], each seed's from its own stream."""
+        shape = (samples, rows, self.action_dim)
+        return torch.stack(
+            [torch.randn(shape, generator=g, device=self.device) for g in self._noise]
+        )
+
+    def _critic_step(self, batch: Targets) -> dict[str, Tensor]:
+        values = self.critic(batch.obs, batch.action.unsqueeze(1)).squeeze(1)
+        loss = 0.5 * (values - batch.target).square().mean(-1)
+        norm = self._step(self.critic, self._critic_optimizer, loss)
+        return {
+            "critic_loss": loss.detach(),
+            "critic_grad_norm": norm,
+            "q_mean": values.detach().mean(-1),
+            "target_mean": batch.target.mean(-1),
+        }
+
+    def _policy_steps(self, batch: Targets, m_steps: int) -> dict[str, Tensor]:
+        """The E-step, then `m_steps` steps of the policy and the multipliers."""
+        config, duals = self.config, self.duals
+        improved = losses.e_step(batch.values, duals.temperature, config.kl_epsilon, batch.valid)
+        weights, dual_loss = improved.weights, improved.loss
+        metrics = {
+            "temperature": duals.temperature.detach(),
+            "temperature_loss": improved.loss.detach(),
+            "kl_q_relative": improved.kl / config.kl_epsilon,
+        }
+        if config.action_penalty:
+            actions = batch.mean.unsqueeze(1) + batch.stddev.unsqueeze(1) * batch.noise
+            penalty = losses.e_step(
+                losses.out_of_bounds_cost(actions),
+                duals.penalty_temperature,
+                config.epsilon_penalty,
+                batch.valid,
+            )
+            weights = weights + penalty.weights
+            dual_loss = dual_loss + penalty.loss
+            metrics["penalty_temperature"] = duals.penalty_temperature.detach()
+            metrics["penalty_kl_relative"] = penalty.kl / config.epsilon_penalty
+        moments = losses.noise_moments(weights, batch.noise)
+        for _ in range(m_steps):
+            metrics |= self._m_step(batch, moments, dual_loss)
+            dual_loss = torch.zeros_like(dual_loss)
+        return metrics
+
+    def _m_step(
+        self, batch: Targets, moments: losses.Moments, dual_loss: Tensor
+    ) -> dict[str, Tensor]:
+        """One step of the policy and of the duals; `dual_loss` is the temperatures' part."""
+        config, duals = self.config, self.duals
+        mean, stddev = self.policy(batch.state)
+        fit = losses.m_step(moments, batch.mean, batch.stddev, mean, stddev, batch.valid)
+        epsilon_stddev = config.mstep_kl_epsilon_stddev or config.mstep_kl_epsilon
+        hold_mean = losses.kl_penalty(fit.kl_mean, duals.alpha_mean, config.mstep_kl_epsilon)
+        hold_stddev = losses.kl_penalty(fit.kl_stddev, duals.alpha_stddev, epsilon_stddev)
+        policy_loss = fit.loss_mean + fit.loss_stddev + hold_mean.policy + hold_stddev.policy
+        metrics = {
+            "policy_loss": policy_loss.detach(),
+            "kl_mean_relative": fit.kl_mean.detach().mean(-1) / config.mstep_kl_epsilon,
+            "kl_stddev_relative": fit.kl_stddev.detach().mean(-1) / epsilon_stddev,
+            "alpha_mean": duals.alpha_mean.detach().mean(-1),
+            "alpha_stddev": duals.alpha_stddev.detach().mean(-1),
+            "policy_stddev": stddev.detach().mean((-2, -1)),
+        }
+        metrics["policy_grad_norm"] = self._step(self.policy, self._policy_optimizer, policy_loss)
+        self._dual_optimizer.zero_grad()
+        (dual_loss + hold_mean.dual + hold_stddev.dual).sum().backward()
+        self._dual_optimizer.step()
+        duals.clamp_()
+        return metrics
+
+    def _step(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+        """Descends losses [S]; returns the gradient norms before clipping, [S]."""
+        optimizer.zero_grad()
+        loss.sum().backward()
+        norm = clip_gradients(network, self.config.max_grad_norm)
+        optimizer.step()
+        return norm
+
+    @torch.no_grad()
+    def _copy_targets(self) -> None:
+        for target, online in (
+            (self.target_policy, self.policy),
+            (self.target_critic, self.critic),
+        ):
+            target.load_state_dict(online.state_dict())
+
+
+@torch.no_grad()
+def clip_gradients(network: nn.Module, max_norm: float) -> Tensor:
+    """Scales each seed's gradient to at most `max_norm` (2-norm over all its parameters).
+
+    Returns:
+        The norms before clipping, [S].
+    """
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    squares = torch.stack([gradient.square().sum((1, 2)) for gradient in gradients])
+    norm = squares.sum(0).sqrt()
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(scale.view(-1, 1, 1))
+    return norm

@@ -1,0 +1,82 @@
+"""The Lagrange multipliers of MPO: temperatures and KL multipliers, positive through a softplus.
+
+Constructors speak natural units (a temperature of 10 is 10); the softplus is private to this file.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_FLOOR = 1e-8
+_MIN_RAW = -18.0
+
+
+def softplus(x: float) -> float:
+    """log(1 + exp(x)) without overflow."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def _inverse_softplus(y: float) -> float:
+    return y + math.log(-math.expm1(-y))
+
+
+class Duals(nn.Module):
+    """The dual variables of S learners, [S] or [S, D] (one a dimension of the action)."""
+
+    def __init__(
+        self,
+        seeds: int,
+        action_dim: int,
+        temperature: float,
+        alpha_mean: float,
+        alpha_stddev: float,
+    ) -> None:
+        """Starts at the given values, all positive; both temperatures start alike."""
+        super().__init__()
+        self._temperature = _raw((seeds,), temperature)
+        self._penalty_temperature = _raw((seeds,), temperature)
+        self._alpha_mean = _raw((seeds, action_dim), alpha_mean)
+        self._alpha_stddev = _raw((seeds, action_dim), alpha_stddev)
+
+    @property
+    def temperature(self) -> Tensor:
+        """Of the E-step over action values, [S]."""
+        return F.softplus(self._temperature) + _FLOOR
+
+    @property
+    def penalty_temperature(self) -> Tensor:
+        """Of the E-step over the action penalty, [S]."""
+        return F.softplus(self._penalty_temperature) + _FLOOR
+
+    @property
+    def alpha_mean(self) -> Tensor:
+        """Of the KL bound on the means, [S, D]."""
+        return F.softplus(self._alpha_mean) + _FLOOR
+
+    @property
+    def alpha_stddev(self) -> Tensor:
+        """Of the KL bound on the standard deviations, [S, D]."""
+        return F.softplus(self._alpha_stddev) + _FLOOR
+
+    def groups(self, temperature_lr: float, alpha_lr: float) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer: the temperatures, and the KL multipliers."""
+        return [
+            {"params": [self._temperature, self._penalty_temperature], "lr": temperature_lr},
+            {"params": [self._alpha_mean, self._alpha_stddev], "lr": alpha_lr},
+        ]
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Keeps each variable where its softplus still has a gradient; call after each step.
+
+        A maximum inside the graph would have no gradient below it and never let go.
+        """
+        for parameter in self.parameters():
+            parameter.clamp_(min=_MIN_RAW)
+
+
+def _raw(shape: tuple[int, ...], value: float) -> nn.Parameter:
+    return nn.Parameter(torch.full(shape, max(_inverse_softplus(value), _MIN_RAW)))

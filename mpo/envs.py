@@ -1,0 +1,71 @@
+"""Environments as the agent sees them: flat float32 observations, actions in [-1, 1].
+
+Time limits stay what Gymnasium says: `truncated`, apart from `terminated`.
+"""
+
+import difflib
+import importlib
+import warnings
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box
+
+from mpo.config import ConfigError
+
+
+def make_env(env_id: str) -> gym.Env:
+    """Makes an environment with flat float32 observations and canonical actions.
+
+    Args:
+        env_id: a Gymnasium id, `dm_control/domain-task-v0` (through shimmy), or `module:id`, which
+            imports the module first.
+
+    Returns:
+        An environment whose observation space is a float32 Box `[O]` and whose action space is the
+        Box [-1, 1] `[D]`, rescaled affinely to the environment's own finite bounds.
+
+    Raises:
+        ConfigError: the id is unknown or without its version, or a space does not fit.
+    """
+    env = _make(env_id)
+    actions = env.action_space
+    if not isinstance(actions, Box) or len(actions.shape) != 1:
+        raise ConfigError(f"environment {env_id!r}: MPO needs a 1-d Box of actions, got {actions}")
+    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
+        raise ConfigError(f"environment {env_id!r}: actions must have finite bounds, got {actions}")
+    if not (actions.low < actions.high).all():
+        raise ConfigError(f"environment {env_id!r}: an action's bounds are equal, got {actions}")
+    try:
+        env = gym.wrappers.FlattenObservation(env)
+    except (NotImplementedError, ValueError, TypeError):
+        pass
+    observations = env.observation_space
+    if not isinstance(observations, Box) or len(observations.shape) != 1:
+        raise ConfigError(f"environment {env_id!r}: cannot flatten observations {observations}")
+    space = Box(-np.inf, np.inf, observations.shape, np.float32)
+    env = gym.wrappers.TransformObservation(env, lambda obs: obs.astype(np.float32), space)
+    return gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+
+
+def dimensions(observations: gym.Space, actions: gym.Space) -> tuple[int, int]:
+    """O and D of the spaces of an environment as of `make_env`."""
+    assert isinstance(observations, Box) and isinstance(actions, Box)
+    return observations.shape[0], actions.shape[0]
+
+
+def _make(env_id: str) -> gym.Env:
+    try:
+        if env_id.startswith("dm_control/"):
+            with warnings.catch_warnings():
+                # glfw warns where there is no display; nothing here opens a window.
+                warnings.simplefilter("ignore")
+                importlib.import_module("shimmy")
+        found = gym.spec(env_id).id
+        if found != env_id.split(":")[-1]:
+            raise ConfigError(f"environment {env_id!r} lacks its version; write {found!r}")
+        return gym.make(env_id, disable_env_checker=True)
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        near = difflib.get_close_matches(env_id, gym.registry, n=5, cutoff=0.4)
+        choices = f"; near choices: {', '.join(near)}" if near else ""
+        raise ConfigError(f"environment {env_id!r}: {error}{choices}") from error

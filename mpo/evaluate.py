@@ -1,0 +1,138 @@
+"""Roll-outs of policy snapshots on seeded episodes that training never sees.
+
+Online: every snapshot, mean action. Final: the last snapshot on other seeds, mean action and
+sampled action. The same episode seeds serve every run of every study.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from mpo.config import Evaluation, RunSpec
+from mpo.envs import dimensions, make_env
+from mpo.networks import GaussianPolicy
+from mpo.progress import progress
+from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
+
+_MAX_PARALLEL = 10
+
+Act = Callable[[np.ndarray], np.ndarray]
+"""Observations [E, O] to canonical actions [E, D], one row an episode."""
+
+
+class Episodes(NamedTuple):
+    """One entry an episode, [E]."""
+
+    returns: np.ndarray
+    """Undiscounted sums of rewards."""
+    lengths: np.ndarray
+    """Environment steps."""
+    terminated: np.ndarray
+    """Whether the episode ended by itself, not by its time limit."""
+
+
+def vector_env(env_id: str, count: int) -> gym.vector.VectorEnv:
+    """`count` instances stepped together in this process."""
+    return gym.vector.SyncVectorEnv([lambda: make_env(env_id) for _ in range(count)])
+
+
+def rollouts(envs: gym.vector.VectorEnv, act: Act, seeds: Sequence[int]) -> Episodes:
+    """Plays one episode in each environment, all at once.
+
+    Args:
+        envs: one environment a seed.
+        act: the policy; rows of episodes that are over are ignored.
+        seeds: reset seeds, [E].
+    """
+    obs, _ = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
+    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=np.int64)
+    ended, running = np.zeros(len(seeds), dtype=bool), np.ones(len(seeds), dtype=bool)
+    while running.any():
+        obs, rewards, terminated, truncated, _ = envs.step(act(obs))
+        returns += np.where(running, rewards, 0.0)
+        lengths += running
+        ended |= running & terminated
+        running &= ~(terminated | truncated)
+    return Episodes(returns, lengths, ended)
+
+
+def evaluate(
+    spec: RunSpec, policies: Sequence[tuple[int, dict[str, torch.Tensor]]], config: Evaluation
+) -> list[dict[str, Any]]:
+    """Evaluates a run's snapshots.
+
+    Args:
+        spec: of the run.
+        policies: (environment step, policy state) in the order of training.
+        config: numbers of episodes.
+
+    Returns:
+        One row an episode: env_step, phase (online, final), policy (mode, sample), episode,
+        eval_seed, return, length, terminated.
+    """
+    online = [FIRST_ONLINE_SEED + i for i in range(config.online_episodes)]
+    final = [FIRST_FINAL_SEED + i for i in range(config.final_episodes)]
+    plan = [(step, state, "online", "mode", online) for step, state in policies]
+    plan += [(*policies[-1], "final", policy, final) for policy in ("mode", "sample")]
+    label = f"evaluate {spec.env_id} seed {spec.seed}"
+    bar = progress(label, sum(len(seeds) for *_, seeds in plan), unit="episodes")
+    rows = []
+    for step, state, phase, policy, seeds in plan:
+        played = _play(spec, state, policy == "sample", seeds)
+        for i, seed in enumerate(seeds):
+            rows.append(
+                {
+                    "env_step": step,
+                    "phase": phase,
+                    "policy": policy,
+                    "episode": i,
+                    "eval_seed": seed,
+                    "return": float(played.returns[i]),
+                    "length": int(played.lengths[i]),
+                    "terminated": bool(played.terminated[i]),
+                }
+            )
+        bar.set_postfix_str(f"{policy} at step {step}: return {played.returns.mean():.1f}")
+        bar.update(len(seeds))
+    bar.close()
+    return rows
+
+
+def _play(
+    spec: RunSpec, state: dict[str, torch.Tensor], sampled: bool, seeds: Sequence[int]
+) -> Episodes:
+    """One episode a seed, a group at a time."""
+    groups = [seeds[i : i + _MAX_PARALLEL] for i in range(0, len(seeds), _MAX_PARALLEL)]
+    parts = []
+    for group in groups:
+        envs = vector_env(spec.env_id, len(group))
+        parts.append(rollouts(envs, _actor(spec, state, envs, group if sampled else None), group))
+        envs.close()
+    return Episodes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _actor(
+    spec: RunSpec,
+    state: dict[str, torch.Tensor],
+    envs: gym.vector.VectorEnv,
+    noise_seeds: Sequence[int] | None,
+) -> Act:
+    """The policy of a snapshot: its mean, or samples with one noise stream an episode."""
+    obs_dim, action_dim = dimensions(envs.single_observation_space, envs.single_action_space)
+    widths, scale = spec.training.policy_layer_sizes, spec.training.policy_init_scale
+    network = GaussianPolicy(obs_dim, action_dim, widths, scale, [torch.Generator()])
+    network.load_state_dict(state)
+    streams = [np.random.default_rng(seed) for seed in noise_seeds or ()]
+
+    @torch.no_grad()
+    def act(obs: np.ndarray) -> np.ndarray:
+        mean, stddev = (x[0].numpy() for x in network(torch.from_numpy(obs).unsqueeze(0)))
+        if streams:
+            noise = [stream.standard_normal(action_dim, dtype=np.float32) for stream in streams]
+            mean = mean + stddev * np.stack(noise)
+        return mean.clip(-1, 1)
+
+    return act

@@ -1,0 +1,86 @@
+"""Learning curves: return against environment steps, one panel an environment."""
+
+from pathlib import Path
+
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from mpo.figures import style
+from mpo.study import Study
+from mpo.tables import read
+
+_MARKED = 6  # points of a curve that carry its marker
+
+
+def draw(study: Study, tables: Path) -> Figure:
+    """Means over seeds with their 95 % t bands, over faint single seeds."""
+    looks = style.looks(study)
+    environments = style.environments(study)
+    alone = len(environments) == 1
+    grid = sns.relplot(
+        data=style.seed_returns(tables, "online"),
+        kind="line",
+        x="env_step",
+        y="return",
+        hue="arm",
+        palette={arm: look.color for arm, look in looks.items()},
+        units="run_id",
+        estimator=None,
+        linewidth=0.6,
+        alpha=0.3,
+        legend=False,
+        col="env",
+        col_order=environments,
+        col_wrap=style.columns(len(environments)),
+        height=2.8 if alone else 1.9,
+        aspect=1.5 if alone else 1.25,
+        facet_kws={"sharex": False, "sharey": False},
+    )
+    curves = dict(list(read(tables, "curves").groupby(["env", "arm"])))
+    for env, axes in grid.axes_dict.items():
+        limits = axes.get_ylim()  # of the seeds: the band of few seeds would squash the curves
+        for index, (arm, look) in enumerate(looks.items()):
+            curve = curves[env, arm]
+            axes.fill_between(
+                curve["env_step"], curve["lo"], curve["hi"], color=look.color, alpha=0.15, lw=0
+            )
+            spacing = max(1, len(curve) // _MARKED)
+            axes.plot(
+                curve["env_step"],
+                curve["mean"],
+                color=look.color,
+                linestyle=look.linestyle,
+                marker=look.marker,
+                markersize=3.5,
+                markevery=(index % spacing, spacing),
+            )
+        axes.set_ylim(limits)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    grid.set_titles("{col_name}")
+    grid.set_axis_labels(style.STEPS, "Return")
+    style.legend_below(
+        grid.figure,
+        [
+            Line2D(
+                [], [], color=a.color, ls=a.linestyle, marker=a.marker, markersize=3.5, label=arm
+            )
+            for arm, a in looks.items()
+        ],
+    )
+    return grid.figure
+
+
+def caption(study: Study, tables: Path) -> str:
+    """What the figure shows, with its interval, its seeds and its episodes."""
+    curves = read(tables, "curves")
+    n, episodes = int(curves["n"].max()), int(curves["episodes"].max())
+    band = "" if n == 1 else ", with the 95 % Student-t interval of the mean (bands)"
+    return (
+        "Learning curves of the mean-action policy: the mean return (lines) over "
+        f"{style.seeds_in_words(n)}, each seed (faint) the average of "
+        f"{style.plural(episodes, 'evaluation episode')}{band}. Nothing is smoothed; the axes span the single seeds, so that a wider "
+        "band is cut."
+    )

@@ -1,0 +1,125 @@
+"""The one style of all figures: an arm looks the same in each, and legends cover no data."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mpo.study import CORE_AXES, Study
+from mpo.tables import arm_label, read, seed_means
+
+matplotlib.use("Agg")  # files only: no display is needed
+
+STEPS = "Environment steps"
+
+EXPLORATORY = 5
+"""Fewer seeds than these explore; they settle nothing."""
+
+RC: Any = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("paper", rc={"font.size": 8, "axes.titlesize": 9}),
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.4,
+    # The font that matplotlib brings along, so that figures are alike on every machine.
+    "font.family": ["DejaVu Sans"],
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "mpo",
+    "savefig.dpi": 200,
+    "savefig.bbox": "tight",
+}
+
+_COLOURS = sns.color_palette("colorblind")
+_DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+class Look(NamedTuple):
+    """How an arm is drawn."""
+
+    color: tuple[float, float, float]
+    linestyle: Any
+    marker: str
+
+
+def looks(study: Study) -> dict[str, Look]:
+    """The look of every arm by its label, in the study's order.
+
+    Where Retrace is varied, with or without the optimizer, it is the colour and the optimizer is
+    the dash and the marker; otherwise each arm has a colour of its own.
+    """
+    values = study.axis_values
+    varied = {name for name in values if len(values[name]) > 1}
+    by_factor = "retrace" in varied and varied <= set(CORE_AXES)
+    result: dict[str, Look] = {}
+    for run in study.runs:
+        label = arm_label(study, run.arm)
+        if label not in result:
+            hue, dash = (
+                [values[name].index(run.arm[name]) for name in CORE_AXES]
+                if by_factor
+                else (len(result), len(result))
+            )
+            result[label] = Look(
+                tuple(_COLOURS[hue % len(_COLOURS)]),
+                _DASHES[dash % len(_DASHES)],
+                _MARKERS[dash % len(_MARKERS)],
+            )
+    return result
+
+
+def environments(study: Study) -> list[str]:
+    """The environment ids, one a panel, in the study's order."""
+    return [environment.id for environment in study.environments]
+
+
+def columns(panels: int) -> int:
+    """How many panels stand side by side: at most three fit a page at a readable size."""
+    return 2 if panels == 4 else min(panels, 3)
+
+
+def seed_returns(tables: Path, phase: str) -> pd.DataFrame:
+    """The return of every seed with the mean action, at each step evaluated in a phase.
+
+    Returns:
+        One row per run_id x env_step, with its `env`, `arm` and `return`.
+    """
+    means = seed_means(read(tables, "evals"))
+    shown = means[(means["phase"] == phase) & (means["policy"] == "mode")]
+    return shown.merge(read(tables, "runs")[["run_id", "env", "arm"]], on="run_id")
+
+
+def text_width(texts: Iterable[str]) -> float:
+    """About how wide the longest text is, in inches at 8 pt."""
+    return 0.065 * max(map(len, texts))
+
+
+def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """One legend for the whole figure, under its panels, in as many columns as its width takes."""
+    entry = 0.6 + text_width(str(handle.get_label()) for handle in handles)
+    figure.legend(
+        handles=list(handles),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=max(1, min(len(handles), int(figure.get_figwidth() / entry))),
+        frameon=False,
+    )
+
+
+def seeds_in_words(n: int) -> str:
+    """The number of seeds, and whether an interval can be drawn of them."""
+    if n == 1:
+        return "one seed (exploratory), which has no interval"
+    return f"n = {n} seeds{' (exploratory)' if n < EXPLORATORY else ''}"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,109 @@
+"""What a run leaves on disk: its metrics, its policy snapshots, and where it came from."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from mpo import ALGORITHM_VERSION
+
+METRICS, POLICIES, RUN = "train.parquet", "policies.pt", "run.json"
+"""What a training leaves in its run's directory."""
+
+EVALUATIONS, EVALUATION_COST = "evals.parquet", "evals.json"
+"""What an evaluation adds to it."""
+
+_PACKAGES = ("torch", "tensordict", "numpy", "gymnasium", "mujoco", "dm_control", "shimmy")
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a file beside `path`, then renames it: `path` is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    write(partial)
+    os.replace(partial, path)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes readable JSON, keys in the order given."""
+    write_atomically(path, lambda partial: _dump(partial, value))
+
+
+def _dump(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of equal keys as parquet (zstd)."""
+    table = pa.Table.from_pylist([dict(row) for row in rows])
+    write_atomically(path, lambda partial: pq.write_table(table, partial, compression="zstd"))
+
+
+def write_policies(path: Path, steps: Sequence[int], policies: Sequence[Mapping[str, Any]]) -> None:
+    """Writes policy snapshots: `steps` [K] and each parameter stacked [K, 1, ...]."""
+    stacked = {name: torch.stack([p[name] for p in policies]) for name in policies[0]}
+    content = {"steps": torch.tensor(steps), "policy": stacked}
+    write_atomically(path, lambda partial: torch.save(content, partial))
+
+
+def read_policies(path: Path) -> list[tuple[int, dict[str, torch.Tensor]]]:
+    """Reads (environment step, state of a one-seed `GaussianPolicy`) pairs; runs no code."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return [
+        (int(step), {name: values[k] for name, values in content["policy"].items()})
+        for k, step in enumerate(content["steps"])
+    ]
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Where numbers come from: code, packages, hardware and thread settings."""
+    return {
+        "algorithm_version": ALGORITHM_VERSION,
+        **_git(),
+        "device": device.type,
+        "device_name": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _git() -> dict[str, Any]:
+    """The commit of this source tree, and whether tracked files differ from it."""
+    try:
+        sha = _git_output("rev-parse", "HEAD")
+        dirty: bool | None = bool(_git_output("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        sha, dirty = "unknown", None
+    return {"git_sha": sha, "git_dirty": dirty}
+
+
+def _git_output(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

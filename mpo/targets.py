@@ -1,0 +1,146 @@
+"""One gradient-free pass of the target networks: critic targets, and the E-step's samples.
+
+The target policy is sampled once at successor states and the target critic evaluated once on those
+actions; the values serve the critic's target as an expectation and the E-step as they are.
+
+Letters: S seed, T window, B batch, N action samples, M samples at later steps, O observation,
+D action dimensions.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from mpo import losses, returns
+from mpo.config import Hyperparameters
+from mpo.networks import GaussianPolicy, QNetwork
+
+
+class Targets(NamedTuple):
+    """What one pass of the target networks leaves for the critic and the policy."""
+
+    obs: Tensor
+    """The critic's inputs, [S, R, O]; R = T * B rows with Retrace, B without."""
+    action: Tensor
+    """[S, R, D]."""
+    target: Tensor
+    """[S, R]."""
+    state: Tensor
+    """The policy's states, [S, B, O]: one successor a window, with Retrace or without."""
+    mean: Tensor
+    """The target policy there, [S, B, D]."""
+    stddev: Tensor
+    """Likewise."""
+    noise: Tensor
+    """The target policy's samples are mean + stddev * noise, [S, N, B, D]."""
+    values: Tensor
+    """The target critic of the samples, [S, N, B]."""
+    valid: Tensor
+    """0 where the state is terminal, [S, B]."""
+    metrics: dict[str, Tensor]
+    """Diagnostics, [S] each."""
+
+
+class TargetPass:
+    """Computes `Targets` from windows of the replay."""
+
+    def __init__(
+        self,
+        config: Hyperparameters,
+        policy: GaussianPolicy,
+        critic: QNetwork,
+        draw: Callable[[int, int], Tensor],
+    ) -> None:
+        """Takes the target networks, and `draw(samples, rows)` -> noise [S, samples, rows, D]."""
+        self._config = config
+        self._policy = policy
+        self._critic = critic
+        self._draw = draw
+
+    @torch.no_grad()
+    def __call__(self, windows: TensorDict) -> Targets:
+        """Windows [S, T, B], see `Replay.sample`, to targets by TD or Retrace."""
+        terminated = windows["terminated"]
+        cut = (terminated + windows["truncated"]) > 0
+        discounts = self._config.gamma * (1 - terminated)
+        compute = self._retrace if self._config.retrace else self._td
+        return compute(windows, discounts, cut)
+
+    def _evaluate(self, state: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Samples the target policy at [S, R, O] states and values the actions."""
+        mean, stddev = self._policy(state)
+        noise = self._draw(samples, state.shape[1])
+        actions = mean.unsqueeze(1) + stddev.unsqueeze(1) * noise
+        return mean, stddev, noise, self._critic(state, actions)
+
+    def _td(self, windows: TensorDict, discounts: Tensor, cut: Tensor) -> Targets:
+        step = returns.n_step(windows["reward"], discounts, cut)
+        last = step.last[:, None, :]  # [S, 1, B]
+        index = last.unsqueeze(-1).expand(-1, -1, -1, windows["next_obs"].shape[-1])
+        state = windows["next_obs"].gather(1, index).squeeze(1)
+        mean, stddev, noise, values = self._evaluate(state, self._config.action_samples)
+        return Targets(
+            obs=windows["obs"][:, 0],
+            action=windows["action"][:, 0],
+            target=step.reward + step.discount * values.mean(1),
+            state=state,
+            mean=mean,
+            stddev=stddev,
+            noise=noise,
+            values=values,
+            valid=1 - windows["terminated"].gather(1, last).squeeze(1),
+            metrics={},
+        )
+
+    def _retrace(self, windows: TensorDict, discounts: Tensor, cut: Tensor) -> Targets:
+        steps, rows = cut.shape[1:]
+        successors = windows["next_obs"]  # [S, T, B, O]
+        first = successors[:, 0]
+        mean, stddev, noise, values = self._evaluate(first, self._config.action_samples)
+        # The expectation at the later successors needs no E-step, so fewer samples do.
+        later = successors[:, 1:].flatten(1, 2)
+        *policy, _, later_values = self._evaluate(later, self._config.retrace_mc_actions)
+        shape = (steps - 1, rows)
+        expected = torch.cat(
+            [values.mean(1, keepdim=True), later_values.mean(1).unflatten(1, shape)], dim=1
+        )  # [S, T, B]
+        # Where no trace is cut, s_t is the successor of step t - 1, whose policy is known.
+        policy_mean, policy_stddev = (
+            torch.cat([head.unsqueeze(1), tail.unflatten(1, shape)[:, :-1]], dim=1)
+            for head, tail in zip((mean, stddev), policy, strict=True)
+        )  # at s_1 ... s_{T-1}: [S, T-1, B, D]
+        log_ratios = (
+            losses.gaussian_log_prob(windows["action_raw"][:, 1:], policy_mean, policy_stddev)
+            - windows["behaviour_logp"][:, 1:]
+        )
+        taken = self._critic(
+            windows["obs"][:, 1:].flatten(1, 2),
+            windows["action"][:, 1:].flatten(1, 2).unsqueeze(1),
+        )
+        unused = torch.zeros_like(log_ratios[:, :1])
+        target = returns.retrace(
+            windows["reward"],
+            discounts,
+            expected,
+            torch.cat([unused, taken.squeeze(1).unflatten(1, shape)], dim=1),
+            torch.cat([unused, log_ratios], dim=1),
+            cut,
+            self._config.retrace_lambda,
+        )
+        joined = (~cut[:, :-1]).float().flatten(1)
+        ratio = losses.masked_mean(log_ratios.clamp(max=0).exp().flatten(1), joined)
+        return Targets(
+            obs=windows["obs"].flatten(1, 2),
+            action=windows["action"].flatten(1, 2),
+            target=target.flatten(1),
+            state=first,
+            mean=mean,
+            stddev=stddev,
+            noise=noise,
+            values=values,
+            valid=1 - windows["terminated"][:, 0],
+            metrics={"retrace_truncated_ratio": ratio},
+        )

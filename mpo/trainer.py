@@ -1,0 +1,363 @@
+"""The core trainer: S seeds of one environment, stepped and updated together.
+
+The public names, parameters and defaults of this file are fixed; the learning is in `agent.py`.
+"""
+
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, Tuple  # noqa: UP035 (the fixed signatures are written with them)
+
+import gymnasium as gym
+import numpy as np
+import torch
+from pydantic import ValidationError
+from tensordict import TensorDict
+
+from mpo.agent import MPOAgent
+from mpo.config import ConfigError, Hyperparameters, RunSpec, Training, explain
+from mpo.envs import dimensions, make_env
+from mpo.episodes import EpisodeStream
+from mpo.evaluate import rollouts
+from mpo.progress import progress
+from mpo.recorder import Recorder
+from mpo.records import RUN, provenance, write_json
+from mpo.replay import Replay
+from mpo.seeding import torch_generator
+
+
+def _format_metrics(metrics: Mapping[str, float]) -> str:
+    """One line, `name=value` in the order given, four significant digits."""
+    return " ".join(f"{name}={value:.4g}" for name, value in metrics.items())
+
+
+def _make_env(env_id: str, *, seed: int | None = None) -> gym.Env:
+    """An environment as the agent sees it (see `make_env`), reset and seeded if a seed is given."""
+    env = make_env(env_id)
+    if seed is not None:
+        env.reset(seed=seed)
+        env.action_space.seed(seed)
+    return env
+
+
+def _to_device_tensor(value: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A float32 copy of an array on a device."""
+    return torch.tensor(value, dtype=torch.float32, device=device)
+
+
+def _evaluate_vectorized(
+    agent: MPOAgent, eval_envs: gym.vector.VectorEnv, seed: int = 42
+) -> Dict[str, float]:  # noqa: UP006
+    """Plays one mean-action episode in each environment, all at once, for each seed of the agent.
+
+    Args:
+        agent: its online policy acts.
+        eval_envs: n environments as of `make_env`.
+        seed: episode i resets with seed + i.
+
+    Returns:
+        return_mean, return_std, return_min, return_max and length_mean over all episodes.
+    """
+    seeds = [seed + i for i in range(eval_envs.num_envs)]
+    returns, lengths = [], []
+    for index in range(agent.num_seeds):
+        played = rollouts(eval_envs, partial(agent.mode, seed_index=index), seeds)
+        returns.append(played.returns)
+        lengths.append(played.lengths)
+    return {
+        "return_mean": float(np.mean(returns)),
+        "return_std": float(np.std(returns)),
+        "return_min": float(np.min(returns)),
+        "return_max": float(np.max(returns)),
+        "length_mean": float(np.mean(lengths)),
+    }
+
+
+class MPOTrainer:
+    """Trains MPO on one environment for one seed, or for several stacked ones.
+
+    Args:
+        env_id: see `make_env`.
+        seed: the only source of randomness, with `extra_seeds`.
+        device: of networks, replay and updates.
+        policy_layer_sizes: hidden units a layer.
+        critic_layer_sizes: likewise.
+        replay_size: capacity of the replay, in transitions a seed.
+        gamma: discount in [0, 1].
+        target_networks_update_period: updates between copies to the target networks.
+        policy_lr: learning rate.
+        q_lr: learning rate of the critic.
+        kl_epsilon: E-step bound, in nats.
+        mstep_kl_epsilon: M-step bound on the means a dimension, in nats.
+        temperature_init: initial temperature of the E-step.
+        temperature_lr: learning rate of the temperatures.
+        lambda_init: factor on both initial KL multipliers.
+        lambda_lr: learning rate of the KL multipliers.
+        epsilon_penalty: E-step bound of the action penalty, in nats.
+        max_grad_norm: bound on the gradient's 2-norm, of policy and of critic, per seed.
+        action_samples: N, actions sampled a state.
+        use_retrace: Retrace targets instead of n-step TD ones.
+        retrace_steps: T, transitions in a Retrace window, at least 2.
+        retrace_mc_actions: M, actions that estimate the values at a window's later states.
+        retrace_lambda: trace decay in [0, 1].
+        optimizer_type: of policy and critic: adam, adamw, sgd or rmsprop.
+        sgd_momentum: momentum of sgd in [0, 1).
+        init_log_alpha_mean: the initial multiplier of the means is `lambda_init` * softplus of it.
+        init_log_alpha_stddev: likewise of the standard deviations.
+        mstep_kl_epsilon_stddev: M-step bound on the standard deviations; None: as on the means.
+        action_penalty: whether actions outside [-1, 1] cost (MO-MPO).
+        n_step: transitions in a TD target without Retrace.
+        updates_per_step: updates per environment step after `update_after`; fractions add up.
+        dual_optimizer: of temperatures and multipliers.
+        policy_init_scale: initial standard deviation of canonical actions.
+        extra_seeds: further independent learners, trained in the same process.
+
+    Raises:
+        ConfigError: a value is out of range, or the environment does not fit.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        seed: int,
+        device: torch.device,
+        policy_layer_sizes: Tuple[int, ...],  # noqa: UP006
+        critic_layer_sizes: Tuple[int, ...],  # noqa: UP006
+        replay_size: int,
+        gamma: float = 0.99,
+        target_networks_update_period: int = 100,
+        policy_lr: float = 0.0003,
+        q_lr: float = 0.0003,
+        kl_epsilon: float = 0.1,
+        mstep_kl_epsilon: float = 0.1,
+        temperature_init: float = 1.0,
+        temperature_lr: float = 0.0003,
+        lambda_init: float = 1.0,
+        lambda_lr: float = 0.0003,
+        epsilon_penalty: float = 0.001,
+        max_grad_norm: float = 1.0,
+        action_samples: int = 20,
+        use_retrace: bool = False,
+        retrace_steps: int = 2,
+        retrace_mc_actions: int = 8,
+        retrace_lambda: float = 0.95,
+        optimizer_type: str = "adam",
+        sgd_momentum: float = 0.9,
+        init_log_alpha_mean: float = 10.0,
+        init_log_alpha_stddev: float = 1000.0,
+        mstep_kl_epsilon_stddev: float | None = None,
+        action_penalty: bool = True,
+        n_step: int = 1,
+        updates_per_step: float = 1.0,
+        dual_optimizer: str = "adam",
+        policy_init_scale: float = 0.5,
+        extra_seeds: Sequence[int] = (),
+    ) -> None:
+        """Makes the environments, the agent and an empty replay; see the class."""
+        given = {**locals(), "retrace": use_retrace, "optimizer": optimizer_type}
+        try:
+            self.config = Hyperparameters(**{k: given[k] for k in Hyperparameters.model_fields})
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from None
+        # Denormal numbers are many times slower on a CPU and carry no information here.
+        torch.set_flush_denormal(True)
+        self.env_id = env_id
+        self.seeds = (seed, *extra_seeds)
+        self.device = torch.device(device)
+        envs = [_make_env(env_id) for _ in self.seeds]
+        self.obs_dim, self.action_dim = dimensions(envs[0].observation_space, envs[0].action_space)
+        self.agent = MPOAgent(self.obs_dim, self.action_dim, self.config, self.seeds, self.device)
+        self._replay = Replay(
+            self.obs_dim,
+            self.action_dim,
+            replay_size,
+            [torch_generator(s, "sample", self.device) for s in self.seeds],
+        )
+        self._offsets: dict[int, torch.Tensor] = {}
+        self.env_steps = 0
+        self.refused_transitions = [0] * len(self.seeds)
+        self._streams = [EpisodeStream(env, s) for env, s in zip(envs, self.seeds, strict=True)]
+
+    def replay_size(self) -> int:
+        """Transitions that the replay holds for the first seed."""
+        return self._replay.size()
+
+    def replay_ptr(self) -> int:
+        """The slot of the replay that the first seed's next transition takes."""
+        return self._replay.pointer()
+
+    @staticmethod
+    def _as_cpu_float_tensor(value: np.ndarray | float, shape: tuple[int, ...]) -> torch.Tensor:
+        """A float32 CPU tensor of the given shape."""
+        return torch.as_tensor(value, dtype=torch.float32, device="cpu").reshape(shape)
+
+    @staticmethod
+    def _is_finite_value(value: np.ndarray | float) -> bool:
+        """Whether every element is finite."""
+        return bool(np.isfinite(value).all())
+
+    def _add_transition(
+        self,
+        obs: np.ndarray,
+        action_exec: np.ndarray,
+        action_raw: np.ndarray,
+        behaviour_logp: float,
+        reward: float,
+        next_obs: np.ndarray,
+        done: float,
+        truncated: float = 0.0,
+        seed_index: int = 0,
+    ) -> bool:
+        """Stores a transition, unless a number in it is not finite.
+
+        Args:
+            obs: [O].
+            action_exec: the canonical action that the environment received, [D].
+            action_raw: the sample before clipping, [D].
+            behaviour_logp: log-density of the raw action under the policy that acted, in nats.
+            reward: of this step.
+            next_obs: the true successor, before any reset, [O].
+            done: 1 where the episode terminated, which ends the bootstrap.
+            truncated: 1 where a time limit ended it, which does not.
+            seed_index: whose replay.
+
+        Returns:
+            False for a refused transition; it is counted, and no window spans the gap it leaves.
+        """
+        parts: list[np.ndarray | float] = [obs, action_exec, action_raw, behaviour_logp, reward]
+        parts += [next_obs, done, truncated]
+        if not all(self._is_finite_value(part) for part in parts):
+            self.refused_transitions[seed_index] += 1
+            self._replay.break_segment(seed_index)
+            return False
+        row = [
+            self._as_cpu_float_tensor(part, (width,))
+            for part, width in zip(parts, self._replay.widths, strict=True)
+        ]
+        self._replay.add(seed_index, torch.cat(row))
+        return True
+
+    def _get_sequence_offsets(self, seq_len: int) -> torch.Tensor:
+        """0 ... seq_len - 1 on the device, made once, [T]."""
+        if seq_len not in self._offsets:
+            self._offsets[seq_len] = torch.arange(seq_len, device=self.device)
+        return self._offsets[seq_len]
+
+    def _sample_sequences(self, batch_size: int, seq_len: int) -> TensorDict:
+        """Windows of consecutive transitions, [S, T, B]; see `Replay.sample`."""
+        return self._replay.sample(batch_size, self._get_sequence_offsets(seq_len))
+
+    def train(
+        self,
+        total_steps: int,
+        update_after: int,
+        batch_size: int,
+        out_dir: str,
+        m_steps: int = 1,
+        snapshot_interval: int = 10_000,
+        log_interval: int = 1_000,
+    ) -> None:
+        """Trains until `total_steps` environment steps a seed and writes what was learnt.
+
+        Args:
+            total_steps: environment steps in all; nothing that is learnt depends on it.
+            update_after: environment steps before the first update.
+            batch_size: windows an update, a seed.
+            out_dir: gets train.parquet, policies.pt and run.json; with extra seeds, a folder
+                seedN of them for each.
+            m_steps: policy steps an update.
+            snapshot_interval: environment steps between policy snapshots, the first at 0.
+            log_interval: environment steps between rows of metrics.
+
+        Raises:
+            ConfigError: a value is out of range.
+            Diverged: a loss or a parameter is no longer finite.
+        """
+        intervals = {"snapshot_interval": snapshot_interval, "log_interval": log_interval}
+        spec = self._spec(
+            intervals, update_after=update_after, batch_size=batch_size, m_steps=m_steps
+        )
+        recorder = Recorder(self.seeds)
+        started, cpu = datetime.now(UTC), time.process_time()
+        bar = progress(self._label(), total_steps, self.env_steps)
+        recorder.snapshot(self.env_steps, self.agent.policy)
+        while self.env_steps < total_steps:
+            self._environment_step()
+            due = int(self.config.updates_per_step * max(0, self.env_steps - update_after))
+            while self.agent.updates < due:
+                windows = self._sample_sequences(batch_size, self.config.window)
+                recorder.add(self.agent.update(windows, m_steps))
+            if self.env_steps % log_interval == 0 or self.env_steps == total_steps:
+                finished = [stream.take_finished() for stream in self._streams]
+                recorder.log(self.env_steps, self.agent.updates, finished)
+                returns = [r for episodes in finished for r, _ in episodes]
+                if returns:
+                    bar.set_postfix_str(f"return {np.mean(returns):.1f}", refresh=False)
+            if self.env_steps % snapshot_interval == 0 or self.env_steps == total_steps:
+                recorder.snapshot(self.env_steps, self.agent.policy)
+            bar.update()
+        bar.close()
+        timing = {
+            "wall_s": recorder.wall_s,
+            "cpu_s": time.process_time() - cpu,
+            "max_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        for index, seed in enumerate(self.seeds):
+            directory = Path(out_dir) if len(self.seeds) == 1 else Path(out_dir, f"seed{seed}")
+            recorder.write(index, directory)
+            write_json(directory / RUN, self._record(index, spec, timing))
+
+    def _spec(self, intervals: dict[str, int], **training: Any) -> RunSpec:
+        """The identity of the first seed's run; ConfigError where a value is out of range."""
+        try:
+            settings = Training(**self.config.model_dump(), **training)
+            return RunSpec(env_id=self.env_id, seed=self.seeds[0], training=settings, **intervals)
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from None
+
+    def _record(self, index: int, spec: RunSpec, timing: Mapping[str, Any]) -> dict[str, Any]:
+        """What run.json says of one seed; times are those of the whole stack."""
+        seed = self.seeds[index]
+        return {
+            "status": "ok",
+            "env_id": self.env_id,
+            "seed": seed,
+            "env_steps": self.env_steps,
+            "updates": self.agent.updates,
+            "episodes": self._streams[index].count,
+            "refused_transitions": self.refused_transitions[index],
+            **timing,
+            "spec": spec.model_copy(update={"seed": seed}).model_dump(mode="json"),
+            "provenance": provenance(self.device),
+        }
+
+    def _label(self) -> str:
+        retrace = "on" if self.config.retrace else "off"
+        seeds = "+".join(map(str, self.seeds))
+        return f"{self.env_id} retrace {retrace} {self.config.optimizer} seed {seeds}"
+
+    def _environment_step(self) -> None:
+        """One step of every seed's environment, stored in its replay."""
+        obs = np.stack([stream.obs for stream in self._streams])
+        raw, log_prob = self.agent.act(obs)
+        executed = raw.clip(-1, 1)
+        for i, stream in enumerate(self._streams):
+            step = stream.step(executed[i])
+            stored = self._add_transition(
+                obs[i],
+                executed[i],
+                raw[i],
+                log_prob[i],
+                step.reward,
+                step.next_obs,
+                step.terminated,
+                step.truncated,
+                seed_index=i,
+            )
+            stream.advance(step, valid=stored)
+        self.env_steps += 1

@@ -1,0 +1,146 @@
+"""A made-up study on disk: what its runs would have left, from a seeded generator."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mpo.study import Run, Study
+
+PROVENANCE = {
+    "algorithm_version": 1,
+    "git_sha": "0123456789abcdef0123456789abcdef01234567",
+    "git_dirty": False,
+    "device": "cpu",
+    "device_name": "cpu",
+    "threads": 1,
+    "host": "node1",
+    "platform": "Linux-6.8-x86_64",
+    "cpu": "Example CPU @ 2.50GHz",
+    "python": "3.12.3",
+    "packages": {
+        "torch": "2.13.0+cpu",
+        "gymnasium": "1.2.0",
+        "mujoco": "3.3.0",
+        "numpy": "2.3.0",
+    },
+    "started": "2025-01-02T03:04:05+00:00",
+    "finished": "2025-01-02T04:04:05+00:00",
+}
+
+
+def plan(
+    environments: int | list[str] = 2,
+    seeds: int = 3,
+    axes: dict[str, list[Any]] | None = None,
+    total_steps: int = 10_000,
+    online_episodes: int = 3,
+    final_episodes: int = 4,
+) -> Study:
+    """A study of so many environments and seeds; retrace x two optimizers unless told."""
+    names = environments
+    if isinstance(names, int):
+        names = ["Pendulum-v1", "dm_control/walker-walk-v0"][:names]
+        names += [f"Environment{index}-v5" for index in range(len(names), int(environments))]
+    return Study.parse(
+        {
+            "study": "made-up",
+            "environments": names,
+            "seeds": list(range(seeds)),
+            "axes": {"retrace": [False, True], "optimizer": ["adam", "sgd"]}
+            if axes is None
+            else axes,
+            "schedule": {
+                "total_steps": total_steps,
+                "snapshot_interval": total_steps // 10,
+                "log_interval": total_steps // 10,
+            },
+            "training": {
+                "policy_layer_sizes": [64, 64],
+                "critic_layer_sizes": [64, 64],
+                "replay_size": 100_000,
+                "update_after": 1000,
+                "batch_size": 128,
+            },
+            "evaluation": {"online_episodes": online_episodes, "final_episodes": final_episodes},
+        }
+    )
+
+
+def write_runs(study: Study, root: Path, spread: float = 0.08) -> None:
+    """Every planned run's directory; `spread` is the seeds' share of an environment's scale."""
+    for index, run in enumerate(study.runs):
+        write_run(study, run, root, np.random.default_rng([7, index]), spread)
+
+
+def write_run(
+    study: Study, run: Run, root: Path, rng: np.random.Generator, spread: float = 0.08
+) -> None:
+    """One run: returns that rise from a floor, faster in some arms, each seed with its own end."""
+    directory = root / run.directory
+    directory.mkdir(parents=True)
+    place = [environment.id for environment in study.environments].index(run.spec.env_id)
+    floor, gain = [(-1400.0, 1250.0), (30.0, 900.0), (0.0, 5200.0), (-60.0, 40.0)][place % 4]
+    arms = list(dict.fromkeys(other.variant for other in study.runs))
+    quality = 1 - 0.5 * arms.index(run.variant) / len(arms) + spread * rng.normal()
+    steps = np.arange(0, run.total_steps + 1, run.spec.snapshot_interval)[1:]
+
+    def expected(step: int) -> float:
+        return floor + gain * quality * (1 - np.exp(-4 * step / run.total_steps))
+
+    def episode(step: int, phase: str, policy: str, index: int) -> dict[str, Any]:
+        noise = 0.04 * gain * rng.normal() - (0.03 * gain if policy == "sample" else 0)
+        return {
+            "env_step": int(step),
+            "phase": phase,
+            "policy": policy,
+            "episode": index,
+            "eval_seed": 10_000 + index,
+            "return": expected(step) + noise,
+            "length": 200,
+            "terminated": False,
+        }
+
+    evaluation = study.evaluation
+    rows = [
+        episode(step, "online", "mode", index)
+        for step in steps
+        for index in range(evaluation.online_episodes)
+    ]
+    rows += [
+        episode(run.total_steps, "final", policy, index)
+        for policy in ("mode", "sample")
+        for index in range(evaluation.final_episodes)
+    ]
+    pd.DataFrame(rows).to_parquet(directory / "evals.parquet")
+    train = {
+        "env_step": steps,
+        "updates": steps,
+        "wall_s": steps / 500.0,
+        "episodes": 5,
+        "episode_return": [expected(step) for step in steps],
+        "episode_length": 200.0,
+        "critic_loss": rng.gamma(2.0, 1.0, len(steps)),
+        "temperature": np.geomspace(1.0, 0.1, len(steps)),
+    }
+    if run.spec.training.retrace:
+        train["retrace_weight"] = rng.uniform(0.5, 1.0, len(steps))
+    pd.DataFrame(train).to_parquet(directory / "train.parquet")
+    record = {
+        "status": "ok",
+        "env_id": run.spec.env_id,
+        "seed": run.spec.seed,
+        "env_steps": run.total_steps,
+        "updates": run.total_steps - 1000,
+        "episodes": run.total_steps // 200,
+        "refused_transitions": 0,
+        "wall_s": run.total_steps / 500.0,
+        "cpu_s": run.total_steps / 480.0,
+        "max_rss_mb": 410.5,
+        "spec": run.spec.model_dump(mode="json"),
+        "provenance": PROVENANCE,
+    }
+    (directory / "run.json").write_text(json.dumps(record))
+    (directory / "evals.json").write_text(json.dumps({"eval_s": 12.5}))

@@ -1,0 +1,54 @@
+# Requires: every run's files. Produces: the study's tables and its summary page.
+TABLES = ["runs", "evals", "train", "curves", "scores"]
+
+
+localrules:
+    study,
+
+
+rule study:
+    output:
+        f"{STUDY_DIR}/study.json",
+    log:
+        f"{STUDY_DIR}/logs/study.log",
+    params:
+        config=canonical_json(config),
+    shell:
+        "printf '%s\\n' {params.config:q} > {output:q} 2> {log:q}"
+
+
+# The code of an analysis is among its inputs, so an edit redoes that analysis and nothing else.
+rule collect:
+    input:
+        code=["mpo/tables.py", "mpo/stats.py"],
+        study=f"{STUDY_DIR}/study.json",
+        runs=[
+            f"{run.directory}/{name}"
+            for run in STUDY.runs
+            for name in ("run.json", "train.parquet", "evals.parquet", "evals.json")
+        ],
+    output:
+        [f"{STUDY_DIR}/tables/{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")],
+    log:
+        f"{STUDY_DIR}/logs/collect.log",
+    params:
+        tables=subpath(output[0], parent=True),
+    shell:
+        "python -m mpo collect --study {input.study:q} --out {params.tables:q} --log {log:q}"
+
+
+rule summary:
+    input:
+        code="mpo/summary.py",
+        study=f"{STUDY_DIR}/study.json",
+        tables=rules.collect.output,
+        figures=[f"{STUDY_DIR}/figures/{name}.png" for name in FIGURES],
+    output:
+        report(f"{STUDY_DIR}/summary.md", caption="../report/summary.rst", category="Summary"),
+    log:
+        f"{STUDY_DIR}/logs/summary.log",
+    params:
+        tables=lambda wildcards, input: Path(input.tables[0]).parent,
+    shell:
+        "python -m mpo summary --study {input.study:q} --tables {params.tables:q}"
+        " --figures {input.figures:q} --out {output:q} --log {log:q}"

@@ -1,0 +1,37 @@
+# Requires: `config`. Produces: STUDY, its runs by id, and the checks that come before any job.
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from mpo.config import ConfigError, EvaluationSpec, canonical_json
+from mpo.figures import FIGURES
+from mpo.study import Study
+
+
+def parse_study():
+    """The validated study; the process that was typed in also tries every environment."""
+    try:
+        study = Study.parse(config)
+        if workflow.is_main_process:
+            from mpo.envs import make_env
+
+            for environment in study.environments:
+                make_env(environment.id).close()
+    except ConfigError as error:
+        raise WorkflowError(f"the config cannot be used:\n{error}")
+    return study
+
+
+STUDY = parse_study()
+RUNS = {run.run_id: run for run in STUDY.runs}
+STUDY_DIR = f"results/{STUDY.study}"
+
+# Rules call `python`: the one that runs Snakemake, whether or not its environment is activated.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
+
+
+wildcard_constraints:
+    run="[^/]+/[^/]+/seed[0-9]+",
+    steps="[0-9]+",

@@ -1,0 +1,26 @@
+# Requires: the tables. Produces: each figure as PNG, PDF and SVG, by a rule of its own.
+for figure, module in FIGURES.items():
+
+    rule:
+        name:
+            f"figure_{figure}"
+        input:
+            code=[f"{module.replace('.', '/')}.py", "mpo/figures/style.py"],
+            study=f"{STUDY_DIR}/study.json",
+            tables=rules.collect.output,
+        output:
+            report(
+                f"{STUDY_DIR}/figures/{figure}.png",
+                caption=f"../report/{figure}.rst",
+                category="Figures",
+            ),
+            f"{STUDY_DIR}/figures/{figure}.pdf",
+            f"{STUDY_DIR}/figures/{figure}.svg",
+        log:
+            f"{STUDY_DIR}/logs/figures/{figure}.log",
+        params:
+            figure=figure,
+            tables=lambda wildcards, input: Path(input.tables[0]).parent,
+        shell:
+            "python -m mpo figure --name {params.figure} --study {input.study:q}"
+            " --tables {params.tables:q} --out {output:q} --log {log:q}"
