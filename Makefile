@@ -12,7 +12,6 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
-	$(BIN)/snakemake --lint
 	$(BIN)/pytest
 
 .venv/installed: pyproject.toml constraints.txt

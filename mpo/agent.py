@@ -213,8 +213,9 @@ def clip_gradients(network: nn.Module, max_norm: float) -> Tensor:
         The norms before clipping, [S].
     """
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    squares = torch.stack([gradient.square().sum((1, 2)) for gradient in gradients])
-    norm = squares.sum(0).sqrt()
+    squares = [gradient.square().sum((1, 2)) for gradient in gradients]
+    # Summed along the last axis: along the first, rounding would depend on the number of seeds.
+    norm = torch.stack(squares, dim=-1).sum(-1).sqrt()
     scale = (max_norm / (norm + 1e-6)).clamp(max=1)
     for gradient in gradients:
         gradient.mul_(scale.view(-1, 1, 1))

@@ -19,6 +19,11 @@ def softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
+def _softplus(x: Tensor) -> Tensor:
+    # The CPU's softplus kernel rounds by an element's place in memory, and so in the stack.
+    return -F.logsigmoid(-x)
+
+
 def _inverse_softplus(y: float) -> float:
     return y + math.log(-math.expm1(-y))
 
@@ -44,22 +49,22 @@ class Duals(nn.Module):
     @property
     def temperature(self) -> Tensor:
         """Of the E-step over action values, [S]."""
-        return F.softplus(self._temperature) + _FLOOR
+        return _softplus(self._temperature) + _FLOOR
 
     @property
     def penalty_temperature(self) -> Tensor:
         """Of the E-step over the action penalty, [S]."""
-        return F.softplus(self._penalty_temperature) + _FLOOR
+        return _softplus(self._penalty_temperature) + _FLOOR
 
     @property
     def alpha_mean(self) -> Tensor:
         """Of the KL bound on the means, [S, D]."""
-        return F.softplus(self._alpha_mean) + _FLOOR
+        return _softplus(self._alpha_mean) + _FLOOR
 
     @property
     def alpha_stddev(self) -> Tensor:
         """Of the KL bound on the standard deviations, [S, D]."""
-        return F.softplus(self._alpha_stddev) + _FLOOR
+        return _softplus(self._alpha_stddev) + _FLOOR
 
     def groups(self, temperature_lr: float, alpha_lr: float) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer: the temperatures, and the KL multipliers."""

@@ -6,6 +6,7 @@ come from its own generator, and no operation mixes seeds.
 Letters: S seed, B rows, N action samples, O observation, D action dimensions, H hidden units.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -91,7 +92,9 @@ class GaussianPolicy(nn.Module):
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """[S, B, O] -> mean and standard deviation, [S, B, D] each."""
         mean, raw = self.head(self.torso(self.first(obs))).chunk(2, dim=-1)
-        unit = F.softplus(raw) / F.softplus(torch.zeros((), device=raw.device, dtype=raw.dtype))
+        # softplus(raw) / softplus(0), written so because the CPU's softplus kernel rounds by an
+        # element's place in memory, and so by the seed's place in the stack.
+        unit = -F.logsigmoid(-raw) / math.log(2)
         return mean, self._init_scale * unit + _MIN_STDDEV
 
 
@@ -122,4 +125,8 @@ class QNetwork(nn.Module):
         clipped = actions.clamp(-1, 1).flatten(1, 2)  # [S, N*B, D]
         hidden = self.first_action(clipped).unflatten(1, (samples, rows))
         hidden = hidden + self.first_obs(obs).unsqueeze(1)  # [S, N, B, H]
-        return self.head(self.torso(hidden.flatten(1, 2))).view(seeds, samples, rows)
+        features = self.torso(hidden.flatten(1, 2))
+        # Two equal columns: for a single one a stack of one seed takes another kernel on a CPU than
+        # a stack of several, and rounds otherwise.
+        twice = torch.bmm(features, self.head.weight.expand(-1, -1, 2))
+        return (twice[..., 0] + self.head.bias[..., 0]).view(seeds, samples, rows)

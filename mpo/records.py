@@ -7,6 +7,7 @@ import platform
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def read_policies(path: Path) -> list[tuple[int, dict[str, torch.Tensor]]]:
     ]
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """Where numbers come from: code, packages, hardware and thread settings."""
+def provenance(device: torch.device, started: datetime) -> dict[str, Any]:
+    """Where and when numbers were made: code, packages, hardware and thread settings."""
     return {
         "algorithm_version": ALGORITHM_VERSION,
         **_git(),
@@ -78,6 +79,8 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

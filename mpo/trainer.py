@@ -304,13 +304,12 @@ class MPOTrainer:
             "wall_s": recorder.wall_s,
             "cpu_s": time.process_time() - cpu,
             "max_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "started": started.isoformat(timespec="seconds"),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        origin = provenance(self.device, started)
         for index, seed in enumerate(self.seeds):
             directory = Path(out_dir) if len(self.seeds) == 1 else Path(out_dir, f"seed{seed}")
             recorder.write(index, directory)
-            write_json(directory / RUN, self._record(index, spec, timing))
+            write_json(directory / RUN, self._record(index, spec, timing, origin))
 
     def _spec(self, intervals: dict[str, int], **training: Any) -> RunSpec:
         """The identity of the first seed's run; ConfigError where a value is out of range."""
@@ -320,7 +319,9 @@ class MPOTrainer:
         except ValidationError as error:
             raise ConfigError(explain(error)) from None
 
-    def _record(self, index: int, spec: RunSpec, timing: Mapping[str, Any]) -> dict[str, Any]:
+    def _record(
+        self, index: int, spec: RunSpec, timing: Mapping[str, float], origin: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """What run.json says of one seed; times are those of the whole stack."""
         seed = self.seeds[index]
         return {
@@ -333,7 +334,7 @@ class MPOTrainer:
             "refused_transitions": self.refused_transitions[index],
             **timing,
             "spec": spec.model_copy(update={"seed": seed}).model_dump(mode="json"),
-            "provenance": provenance(self.device),
+            "provenance": origin,
         }
 
     def _label(self) -> str:

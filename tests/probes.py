@@ -1,0 +1,104 @@
+"""Environments whose optimum is known, registered on import as `probe/...-v0`."""
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict
+
+
+class Target(gym.Env):
+    """One step; the reward is largest where the action equals `target` (in its own units)."""
+
+    observation_space = Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, low: float = -1.0, high: float = 1.0, target: float = 0.3) -> None:
+        self.action_space = Box(np.float32(low), np.float32(high), (1,))
+        self._target, self._scale = target, (high - low) / 2
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        reward = -(((action[0] - self._target) / self._scale) ** 2)
+        return np.zeros(1, np.float32), float(reward), True, False, {}
+
+
+class Copy(gym.Env):
+    """One step; the best action is the observation, which comes as a Dict."""
+
+    observation_space = Dict({"x": Box(-1, 1, (1,)), "y": Box(-1, 1, (1,))})
+    action_space = Box(-1, 1, (2,))
+
+    def _obs(self):
+        return {"x": self._xy[:1], "y": self._xy[1:]}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._xy = self.np_random.uniform(-0.8, 0.8, 2).astype(np.float32)
+        return self._obs(), {}
+
+    def step(self, action):
+        return self._obs(), -float(np.square(action - self._xy).sum()), True, False, {}
+
+
+class Clock(gym.Env):
+    """Reward 1 a step; terminates after `length` steps, or never (then a time limit ends it)."""
+
+    observation_space = Box(0, 1, (1,), np.float32)
+    action_space = Box(-1, 1, (1,))
+
+    def __init__(self, length: int | None = None) -> None:
+        self._length, self._time = length, 0
+
+    def _obs(self):
+        return np.array([self._time / self._length if self._length else 0.0], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._time = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self._time += 1
+        return self._obs(), 1.0, self._time == self._length, False, {}
+
+
+class Broken(Clock):
+    """Its seventh step of each episode answers with a reward that is not a number."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, float("nan") if self._time == 7 else reward, terminated, truncated, info
+
+
+class Unfit(gym.Env):
+    """Has the given spaces and nothing else."""
+
+    def __init__(self, action_space: gym.Space, observation_space: gym.Space) -> None:
+        self.action_space, self.observation_space = action_space, observation_space
+
+
+_LINE = Box(-1, 1, (1,))
+for _name, _class, _limit, _arguments in (
+    ("Target", Target, 1, {}),
+    ("Rescaled", Target, 1, {"low": 0.0, "high": 10.0, "target": 7.5}),
+    ("Copy", Copy, 1, {}),
+    ("Endless", Clock, 5, {}),
+    ("Terminating", Clock, 50, {"length": 3}),
+    ("Broken", Broken, 10, {}),
+    ("Discrete", Unfit, 5, {"action_space": gym.spaces.Discrete(2), "observation_space": _LINE}),
+    (
+        "Unbounded",
+        Unfit,
+        5,
+        {"action_space": Box(-np.inf, np.inf, (1,)), "observation_space": _LINE},
+    ),
+    ("Matrix", Unfit, 5, {"action_space": Box(-1, 1, (2, 2)), "observation_space": _LINE}),
+    (
+        "Sequence",
+        Unfit,
+        5,
+        {"action_space": _LINE, "observation_space": gym.spaces.Sequence(_LINE)},
+    ),
+):
+    gym.register(f"probe/{_name}-v0", _class, max_episode_steps=_limit, kwargs=_arguments)

@@ -1,0 +1,238 @@
+"""MPO by the papers' sums, one sample at a time, in float64, for one learner: slow and plain.
+
+Sources: 2018a is Abdolmaleki et al. (arXiv 1806.06920), 2018b (1812.02256), MO-MPO 2020
+(2005.07513), Retrace Munos et al. 2016 (1606.02647). Nothing here is shared with `mpo`, except that
+`PlainPolicy` and `PlainCritic` read the weights of one stacked learner.
+
+Letters: N action samples, B states, T time, D action dimensions.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def zero() -> Tensor:
+    return torch.zeros((), dtype=torch.float64)
+
+
+def mean_over(terms: list[Tensor]) -> Tensor:
+    """Mean of the terms; 0 of none."""
+    return sum(terms, zero()) / max(len(terms), 1)
+
+
+def counted(valid: Tensor) -> list[int]:
+    return [b for b in range(len(valid)) if valid[b] == 1]
+
+
+# E-step (2018a, section 4.1; MO-MPO, section 4.1).
+
+
+def weights(values: Tensor, temperature: Tensor) -> Tensor:
+    """q(a_n | s_b) proportional to exp(Q / eta) over the N samples, [N, B]."""
+    samples, states = values.shape
+    table = torch.zeros(samples, states, dtype=torch.float64)
+    for b in range(states):
+        scaled = [values[n, b].item() / temperature.item() for n in range(samples)]
+        highest = max(scaled)
+        powers = [math.exp(x - highest) for x in scaled]
+        for n in range(samples):
+            table[n, b] = powers[n] / math.fsum(powers)
+    return table
+
+
+def temperature_dual(values: Tensor, temperature: Tensor, epsilon: float, valid: Tensor) -> Tensor:
+    """g(eta) = eta * epsilon + eta * mean_b log (1 / N) sum_n exp(Q / eta) (2018a, eq. 8)."""
+    logs = []
+    for b in counted(valid):
+        scaled = torch.stack([values[n, b] / temperature for n in range(len(values))])
+        logs.append(torch.logsumexp(scaled, 0) - math.log(len(values)))
+    return temperature * epsilon + temperature * mean_over(logs)
+
+
+def kl_from_uniform(table: Tensor, valid: Tensor) -> Tensor:
+    """mean_b sum_n q log(q / (1 / N)), in nats."""
+    kls = []
+    for b in counted(valid):
+        terms = [q * math.log(q * len(table)) for q in table[:, b].tolist() if q > 0]
+        kls.append(torch.tensor(math.fsum(terms), dtype=torch.float64))
+    return mean_over(kls)
+
+
+def penalty_values(actions: Tensor) -> Tensor:
+    """Minus the distance of each action [N, B, D] from the box [-1, 1], [N, B]."""
+    samples, states, dims = actions.shape
+    costs = torch.zeros(samples, states, dtype=torch.float64)
+    for n in range(samples):
+        for b in range(states):
+            over = [max(abs(float(actions[n, b, d])) - 1, 0.0) for d in range(dims)]
+            costs[n, b] = -math.sqrt(sum(x * x for x in over))
+    return costs
+
+
+# M-step (2018b, section 4.2 and appendix).
+
+
+def log_density(x: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:
+    """log N(x; mean, stddev^2) of scalars."""
+    return -((x - mean) ** 2) / (2 * stddev**2) - torch.log(stddev * math.sqrt(2 * math.pi))
+
+
+def cross_entropy(
+    table: Tensor, actions: Tensor, mean: Tensor, stddev: Tensor, valid: Tensor
+) -> Tensor:
+    """-mean_b sum_n w_nb log pi(a_nb | s_b)."""
+    samples, _, dims = actions.shape
+    losses = []
+    for b in counted(valid):
+        total = zero()
+        for n in range(samples):
+            for d in range(dims):
+                density = log_density(actions[n, b, d], mean[b, d], stddev[b, d])
+                total = total - table[n, b] * density
+        losses.append(total)
+    return mean_over(losses)
+
+
+def gaussian_kl(mean: Tensor, stddev: Tensor, other_mean: Tensor, other_stddev: Tensor) -> Tensor:
+    """KL(N(mean, stddev^2) || N(other_mean, other_stddev^2)) of scalars, in nats."""
+    spread = (stddev**2 + (mean - other_mean) ** 2) / (2 * other_stddev**2)
+    return torch.log(other_stddev / stddev) + spread - 0.5
+
+
+def kl_per_dimension(
+    mean: Tensor, stddev: Tensor, other_mean: Tensor, other_stddev: Tensor, valid: Tensor
+) -> list[Tensor]:
+    """mean_b KL of each action dimension, a list of D."""
+    return [
+        mean_over(
+            [
+                gaussian_kl(mean[b, d], stddev[b, d], other_mean[b, d], other_stddev[b, d])
+                for b in counted(valid)
+            ]
+        )
+        for d in range(mean.shape[1])
+    ]
+
+
+def lagrangian(kls: list[Tensor], alpha: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Sums over D of alpha * KL (alpha held) and of alpha * (epsilon - KL) (KL held)."""
+    policy = sum((alpha[d].detach() * kls[d] for d in range(len(kls))), zero())
+    dual = sum((alpha[d] * (epsilon - kls[d].detach()) for d in range(len(kls))), zero())
+    return policy, dual
+
+
+# Critic.
+
+
+def critic_loss(values: Tensor, targets: Tensor) -> Tensor:
+    """Half the mean squared error of two vectors."""
+    return mean_over([0.5 * (values[i] - targets[i]) ** 2 for i in range(len(values))])
+
+
+def n_step(
+    rewards: Tensor, terminated: Tensor, truncated: Tensor, gamma: float
+) -> tuple[float, float, int]:
+    """Of one window [T]: the discounted rewards, the bootstrap's factor and its step."""
+    last = 0
+    while last < len(rewards) - 1 and not terminated[last] and not truncated[last]:
+        last += 1
+    total = math.fsum(gamma**t * float(rewards[t]) for t in range(last + 1))
+    return total, 0.0 if terminated[last] else gamma ** (last + 1), last
+
+
+def retrace(
+    rewards: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    successor_values: Tensor,
+    taken_values: Tensor,
+    ratios: Tensor,
+    gamma: float,
+    lambda_: float,
+) -> list[float]:
+    """Of one window [T]: Q(s_t, a_t) + sum_k gamma^(k-t) (prod_{i=t+1..k} c_i) delta_k, every t.
+
+    delta_k = r_k + gamma * E_pi Q(s_{k+1}, .) - Q(s_k, a_k) (Munos et al., eq. 3) without the
+    bootstrap where k terminated, c_i = lambda * min(1, pi / b); the sum over k ends with the
+    episode or the window.
+    """
+    steps = len(rewards)
+    targets = []
+    for t in range(steps):
+        terms = [float(taken_values[t])]
+        for k in range(t, steps):
+            bootstrap = 0.0 if terminated[k] else gamma * float(successor_values[k])
+            delta = float(rewards[k]) + bootstrap - float(taken_values[k])
+            trace = 1.0
+            for i in range(t + 1, k + 1):
+                trace *= lambda_ * min(1.0, float(ratios[i]))
+            terms.append(gamma ** (k - t) * trace * delta)
+            if terminated[k] or truncated[k]:
+                break
+        targets.append(math.fsum(terms))
+    return targets
+
+
+# Networks: one learner of a stack as plain torch modules.
+
+
+def plain_linear(layer: nn.Module, index: int) -> nn.Linear:
+    """The learner's affine map; its weight lies [in, out] in the stack."""
+    weight = layer.weight[index].detach().T
+    plain = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    with torch.no_grad():
+        plain.weight.copy_(weight)
+        plain.bias.copy_(layer.bias[index, 0])
+    return plain
+
+
+def plain_torso(torso: nn.Module, index: int) -> list[nn.Module]:
+    norm = nn.LayerNorm(torso.norm.gain.shape[-1], dtype=torso.norm.gain.dtype)
+    with torch.no_grad():
+        norm.weight.copy_(torso.norm.gain[index, 0])
+        norm.bias.copy_(torso.norm.bias[index, 0])
+    modules = [norm, nn.Tanh()]
+    for layer in torso.layers:
+        modules += [plain_linear(layer, index), nn.ELU()]
+    return modules
+
+
+class PlainPolicy(nn.Module):
+    """Linear, LayerNorm, tanh, (Linear, ELU)*, then a linear head of mean and raw stddev."""
+
+    def __init__(self, stacked: nn.Module, index: int, init_scale: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            plain_linear(stacked.first, index),
+            *plain_torso(stacked.torso, index),
+            plain_linear(stacked.head, index),
+        )
+        self.init_scale = init_scale
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.layers(obs)
+        dims = out.shape[-1] // 2
+        unit = F.softplus(out[..., dims:]) / math.log(2)
+        return out[..., :dims], self.init_scale * unit + 1e-6
+
+
+class PlainCritic(nn.Module):
+    """The same torso on the concatenation of observation and clipped action; a scalar head."""
+
+    def __init__(self, stacked: nn.Module, index: int) -> None:
+        super().__init__()
+        obs_part = plain_linear(stacked.first_obs, index)
+        action_part = plain_linear(stacked.first_action, index)
+        inputs = obs_part.in_features + action_part.in_features
+        joint = nn.Linear(inputs, obs_part.out_features, dtype=obs_part.weight.dtype)
+        with torch.no_grad():
+            joint.weight.copy_(torch.cat([obs_part.weight, action_part.weight], 1))
+            joint.bias.copy_(obs_part.bias + action_part.bias)
+        head = plain_linear(stacked.head, index)
+        self.layers = nn.Sequential(joint, *plain_torso(stacked.torso, index), head)
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        return self.layers(torch.cat([obs, action.clamp(-1, 1)], -1)).squeeze(-1)

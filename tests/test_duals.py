@@ -1,0 +1,136 @@
+import math
+
+import pytest
+import torch
+
+from mpo.duals import Duals, softplus
+
+S, D = 3, 2
+NAMES = ("temperature", "penalty_temperature", "alpha_mean", "alpha_stddev")
+
+
+def make(temperature: float = 1.0, alpha_mean: float = 1.0, alpha_stddev: float = 1.0) -> Duals:
+    return Duals(S, D, temperature, alpha_mean, alpha_stddev)
+
+
+def set_raw(duals: Duals, value: float) -> None:
+    with torch.no_grad():
+        for parameter in duals.parameters():
+            parameter.fill_(value)
+
+
+def test_one_temperature_a_seed_and_one_multiplier_a_dimension():
+    shapes = {name: tuple(getattr(make(), name).shape) for name in NAMES}
+    assert shapes == {
+        "temperature": (S,),
+        "penalty_temperature": (S,),
+        "alpha_mean": (S, D),
+        "alpha_stddev": (S, D),
+    }
+
+
+@pytest.mark.parametrize("value", [1e-4, 0.03, 0.5, 1.0, 10.0, 1000.0, 1e5])
+def test_initial_values_are_natural_units(value):
+    for name in NAMES:
+        arguments = {"temperature": 2.0, "alpha_mean": 3.0, "alpha_stddev": 4.0}
+        arguments[name.removeprefix("penalty_")] = value
+        duals = make(**arguments)
+        actual = getattr(duals, name).detach()
+        expected = torch.full_like(actual, value)
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1.1e-8)
+        for other, untouched in {"alpha_mean": 3.0, "alpha_stddev": 4.0}.items():
+            if other != name:
+                assert getattr(duals, other)[0, 0].item() == pytest.approx(untouched, rel=1e-5)
+
+
+def test_an_initial_value_below_the_floor_starts_at_the_floor():
+    for parameter in make(1e-12, 1e-30, 1e-9).parameters():
+        assert parameter.eq(-18).all()
+
+
+def test_softplus_is_exact_and_does_not_overflow():
+    for x in (-30.0, -1.0, 0.0, 0.3, 5.0, 19.0, 25.0):
+        assert softplus(x) == pytest.approx(math.log(1 + math.exp(x)), rel=1e-9, abs=1e-15)
+    assert softplus(1000.0) == 1000.0
+    assert softplus(-1000.0) == 0.0
+
+
+@pytest.mark.parametrize("raw", [-1000.0, -18.0, -1.0, 0.0, 3.0, 19.0, 21.0, 1000.0])
+def test_duals_are_the_softplus_of_their_variable_and_positive(raw):
+    duals = make()
+    set_raw(duals, raw)
+    for name in NAMES:
+        value = getattr(duals, name)
+        assert (value > 0).all() and value.isfinite().all()
+        expected = torch.full_like(value, softplus(raw) + 1e-8)
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("raw", [-18.0, -5.0, 0.0, 4.0, 30.0])
+def test_the_gradient_is_that_of_the_softplus(raw):
+    duals = make()
+    set_raw(duals, raw)
+    sum(getattr(duals, name).sum() for name in NAMES).backward()
+    for parameter in duals.parameters():
+        expected = torch.full_like(parameter, 1 / (1 + math.exp(-raw)))
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-6, atol=0)
+
+
+def test_clamping_lifts_what_is_below_minus_18_in_place_and_nothing_else():
+    duals = make()
+    parameters = list(duals.parameters())
+    places = [parameter.data_ptr() for parameter in parameters]
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_(torch.linspace(-40, 40, parameter.numel()).view_as(parameter))
+    expected = [parameter.detach().clamp(min=-18) for parameter in parameters]
+    assert any((e != p).any() for e, p in zip(expected, parameters, strict=True))
+    duals.clamp_()
+    for parameter, same, place, value in zip(
+        duals.parameters(), parameters, places, expected, strict=True
+    ):
+        assert parameter is same and parameter.data_ptr() == place and parameter.requires_grad
+        assert torch.equal(parameter, value)
+
+
+def test_a_clamped_dual_is_let_go_by_its_gradient():
+    duals = make()
+    set_raw(duals, -50.0)
+    duals.clamp_()
+    optimizer = torch.optim.Adam(duals.groups(1e-2, 1e-2))
+    before = {name: getattr(duals, name).detach().clone() for name in NAMES}
+    for _ in range(500):
+        optimizer.zero_grad()
+        # A KL far over its bound: the dual's loss falls as the dual rises.
+        (-10 * sum(getattr(duals, name).sum() for name in NAMES)).backward()
+        assert all((parameter.grad < 0).all() for parameter in duals.parameters())
+        optimizer.step()
+        duals.clamp_()
+    for name in NAMES:
+        assert (getattr(duals, name) > 10 * before[name]).all()
+
+
+def test_groups_hold_each_variable_once_at_its_rate():
+    duals = make()
+    temperatures, multipliers = duals.groups(0.3, 0.07)
+    assert temperatures["lr"] == 0.3 and multipliers["lr"] == 0.07
+    grouped = [*temperatures["params"], *multipliers["params"]]
+    assert sorted(map(id, grouped)) == sorted(map(id, duals.parameters()))
+    assert [p.ndim for p in temperatures["params"]] == [1, 1]
+    assert [p.ndim for p in multipliers["params"]] == [2, 2]
+
+
+def test_each_value_moves_its_own_variable_alone():
+    duals = make()
+    parameters = list(duals.parameters())
+    owners = []
+    for name in NAMES:
+        grads = torch.autograd.grad(
+            getattr(duals, name)[1].sum(), parameters, allow_unused=True, materialize_grads=True
+        )
+        moved = [i for i, g in enumerate(grads) if g.any()]
+        assert len(moved) == 1
+        owners += moved
+        grad = grads[moved[0]]
+        assert grad[1].ne(0).all() and grad[0].eq(0).all() and grad[2].eq(0).all()
+    assert sorted(owners) == [0, 1, 2, 3]

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+
+from mpo.config import ConfigError
+from mpo.envs import make_env
+from mpo.episodes import EpisodeStream
+from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED, episode_seed, numpy_generator
+from tests import probes  # noqa: F401 (registers the environments)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "obs_dim", "action_dim"),
+    [
+        ("Pendulum-v1", 3, 1),
+        ("Reacher-v5", 10, 2),
+        ("dm_control/reacher-easy-v0", 6, 2),
+        ("probe/Copy-v0", 2, 2),
+    ],
+)
+def test_observations_are_flat_floats_and_actions_canonical(env_id, obs_dim, action_dim):
+    env = make_env(env_id)
+    obs, _ = env.reset(seed=1)
+    assert obs.shape == (obs_dim,) and obs.dtype == np.float32
+    assert env.observation_space.shape == (obs_dim,)
+    assert (env.action_space.low == -1).all() and (env.action_space.high == 1).all()
+    assert env.action_space.shape == (action_dim,)
+    obs, *_ = env.step(np.ones(action_dim, np.float32))
+    assert obs.shape == (obs_dim,) and obs.dtype == np.float32
+
+
+def test_actions_are_rescaled_to_the_environments_bounds():
+    env = make_env("probe/Rescaled-v0")  # bounds 0 and 10, best action 7.5
+    for action, distance in ((-1.0, 7.5), (1.0, 2.5), (0.5, 0.0)):
+        env.reset(seed=0)
+        reward = env.step(np.array([action], np.float32))[1]
+        assert reward == pytest.approx(-((distance / 5) ** 2), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("Pendulm-v1", "'Pendulm-v1'.*Pendulum-v1"),
+        ("Pendulum", "near choices: Pendulum-v1"),
+        ("Pendulum-v9", "Pendulum-v1"),
+        ("dm_control/cartpole-swingpu-v0", "dm_control/cartpole-swingup-v0"),
+        ("no_such_module:Some-v0", "no_such_module"),
+        ("CartPole-v1", "1-d Box of actions, got Discrete"),
+        ("probe/Discrete-v0", "1-d Box of actions, got Discrete"),
+        ("probe/Unbounded-v0", "actions must have finite bounds"),
+        ("probe/Matrix-v0", "1-d Box of actions"),
+        ("probe/Sequence-v0", "cannot flatten observations"),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_named_with_the_choices(env_id, message):
+    with pytest.raises(ConfigError, match=message):
+        make_env(env_id)
+
+
+def test_a_time_limit_truncates_and_does_not_terminate():
+    env = make_env("dm_control/reacher-easy-v0")
+    env.reset(seed=0)
+    steps = [env.step(np.zeros(2, np.float32))[2:4] for _ in range(1000)]
+    assert steps[-1] == (False, True) and not any(a or b for a, b in steps[:-1])
+
+
+def test_training_and_evaluation_seeds_never_meet():
+    training = {episode_seed(seed, n) for seed in (0, 1, 2**32 - 1) for n in range(500)}
+    assert len(training) == 1500
+    assert max(training) < FIRST_ONLINE_SEED
+    assert FIRST_FINAL_SEED - FIRST_ONLINE_SEED > 1000 and FIRST_FINAL_SEED + 1000 < 2**32
+
+
+def test_streams_of_a_seed_are_independent_and_repeatable():
+    draws = {
+        (seed, name): numpy_generator(seed, name).standard_normal(3).tolist()
+        for seed in (0, 1)
+        for name in ("act", "noise")
+    }
+    assert len({tuple(v) for v in draws.values()}) == 4
+    assert draws[0, "act"] == numpy_generator(0, "act").standard_normal(3).tolist()
+
+
+def test_an_episode_stream_counts_and_restarts():
+    stream = EpisodeStream(make_env("probe/Terminating-v0"), seed=0)
+    for _ in range(7):  # three steps an episode
+        step = stream.step(np.zeros(1, np.float32))
+        stream.advance(step, valid=True)
+    assert stream.count == 2 and stream.take_finished() == [(3.0, 3), (3.0, 3)]
+    assert stream.take_finished() == []
+    stream.advance(stream.step(np.zeros(1, np.float32)), valid=False)
+    assert stream.obs == 0.0 and stream.count == 2
+
+
+def test_the_nth_episode_starts_alike_whatever_came_before():
+    first, second = (EpisodeStream(make_env("Pendulum-v1"), seed=3) for _ in range(2))
+    for stream, action in ((first, -1.0), (second, 1.0)):
+        for _ in range(200):
+            stream.advance(stream.step(np.array([action], np.float32)), valid=True)
+    assert np.array_equal(first.obs, second.obs)

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from mpo.config import EvaluationSpec, RunSpec, Training
+from mpo.evaluate import evaluate, rollouts, vector_env
+from mpo.networks import GaussianPolicy
+from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
+from tests import probes  # noqa: F401 (registers the environments)
+
+
+def spec(env_id):
+    training = Training(
+        policy_layer_sizes=(8,),
+        critic_layer_sizes=(8,),
+        replay_size=9,
+        update_after=1,
+        batch_size=1,
+    )
+    return RunSpec(env_id=env_id, seed=0, training=training, snapshot_interval=1, log_interval=1)
+
+
+def policy(bias, obs_dim=1):
+    """A policy whose mean is `bias` everywhere."""
+    network = GaussianPolicy(obs_dim, 1, (8,), 0.5, [torch.Generator().manual_seed(0)])
+    network.head.weight.data.zero_()
+    network.head.bias.data[..., 0] = bias
+    return network.state_dict()
+
+
+def test_an_episode_is_counted_to_its_end_and_no_further():
+    envs = vector_env("probe/Terminating-v0", 4)
+    played = rollouts(envs, lambda obs: np.zeros((4, 1), np.float32), [1, 2, 3, 4])
+    assert played.returns.tolist() == [3.0] * 4 and played.lengths.tolist() == [3] * 4
+    assert played.terminated.all()
+    endless = vector_env("probe/Endless-v0", 2)
+    played = rollouts(endless, lambda obs: np.zeros((2, 1), np.float32), [1, 2])
+    assert played.lengths.tolist() == [5, 5] and not played.terminated.any()
+
+
+def test_every_snapshot_then_the_last_one_in_full():
+    snapshots = [(0, policy(0.0)), (10, policy(0.3))]
+    config = EvaluationSpec(online_episodes=2, final_episodes=12)
+    rows = evaluate(spec("probe/Target-v0"), snapshots, config)
+    assert len(rows) == 2 + 2 + 12 + 12
+    online = [row for row in rows if row["phase"] == "online"]
+    assert [row["env_step"] for row in online] == [0, 0, 10, 10]
+    assert [row["return"] for row in online] == pytest.approx([-0.09, -0.09, 0, 0], abs=1e-6)
+    assert {row["eval_seed"] for row in online} == {FIRST_ONLINE_SEED, FIRST_ONLINE_SEED + 1}
+    final = [row for row in rows if row["phase"] == "final"]
+    assert {row["env_step"] for row in final} == {10}
+    assert [row["eval_seed"] for row in final[:12]] == [FIRST_FINAL_SEED + i for i in range(12)]
+    mode = [row["return"] for row in final if row["policy"] == "mode"]
+    sample = [row["return"] for row in final if row["policy"] == "sample"]
+    assert mode == pytest.approx([0] * 12, abs=1e-6)
+    assert len(set(sample)) > 6 and max(sample) < 0
+
+
+def test_the_first_episodes_do_not_depend_on_how_many_follow():
+    snapshots = [(0, policy(0.1, obs_dim=3))]
+    few, many = (
+        evaluate(
+            spec("Pendulum-v1"), snapshots, EvaluationSpec(online_episodes=1, final_episodes=n)
+        )
+        for n in (3, 11)
+    )
+    for name in ("mode", "sample"):
+        a, b = (
+            [r for r in rows if r["policy"] == name and r["phase"] == "final"]
+            for rows in (few, many)
+        )
+        assert [r["return"] for r in a] == [r["return"] for r in b[:3]]

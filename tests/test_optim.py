@@ -1,0 +1,90 @@
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from mpo.config import OptimizerName
+from mpo.optim import OPTIMIZERS, make_optimizer
+
+S = 3
+WHOLE = ((8, 16), (1, 64), (32, 1))
+RAGGED = ((4, 5), (1, 5), (6, 1), (1, 12), (3, 7))
+"""Shapes of a seed's parameters; these end within a vector register of the CPU."""
+LR = 0.01
+
+
+def test_choices_are_those_of_the_schema():
+    assert tuple(OPTIMIZERS) == get_args(OptimizerName)
+
+
+def test_an_unknown_name_is_told_the_choices():
+    with pytest.raises(ValueError, match="adm") as error:
+        make_optimizer("adm", [torch.zeros(1, requires_grad=True)], LR, 0.0)
+    for name in get_args(OptimizerName):
+        assert name in str(error.value)
+
+
+def trained(name: str, start: list[Tensor], gradients: list[list[Tensor]]) -> list[Tensor]:
+    parameters = [x.clone().requires_grad_() for x in start]
+    optimizer = make_optimizer(name, parameters, LR, 0.8)
+    for step in gradients:
+        for parameter, gradient in zip(parameters, step, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+def start_and_gradients(
+    shapes: tuple[tuple[int, ...], ...],
+) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """Parameters [S, ...] and four steps' gradients, each seed's of another size."""
+    g = torch.Generator().manual_seed(0)
+    scale = torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    start = [torch.randn(S, *shape, generator=g) for shape in shapes]
+    steps = [[scale * torch.randn(x.shape, generator=g) for x in start] for _ in range(4)]
+    return start, steps
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("shapes", [WHOLE, RAGGED], ids=["whole", "ragged"])
+def test_a_stacked_step_equals_separate_ones(name, shapes):
+    start, gradients = start_and_gradients(shapes)
+    stacked = trained(name, start, gradients)
+    for s in range(S):
+        alone = trained(
+            name,
+            [x[s : s + 1] for x in start],
+            [[x[s : s + 1] for x in step] for step in gradients],
+        )
+        for whole, part, initial in zip(stacked, alone, start, strict=True):
+            assert not torch.equal(part[0], initial[s])
+            assert torch.equal(whole[s], part[0])
+
+
+def test_momentum_is_used_by_sgd():
+    start, gradients = [torch.zeros(1, 1, 1)], [[torch.ones(1, 1, 1)]] * 2
+    # Velocities 1 and 0.8 + 1, times the rate.
+    assert float(trained("sgd", start, gradients)[0]) == pytest.approx(-LR * 2.8)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_the_first_step_of_adam_is_the_rate_whatever_the_gradients_size(name):
+    start = [torch.zeros(S, 1, 1)]
+    gradient = torch.tensor([1e-3, -1.0, 1e3])[:, None, None]
+    moved = trained(name, start, [[gradient]])[0]
+    torch.testing.assert_close(moved, -LR * gradient.sign(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_rate_and_the_groups_rates_are_kept(name):
+    first, second = (torch.zeros(1, requires_grad=True) for _ in range(2))
+    groups = [{"params": [first], "lr": 0.5}, {"params": [second]}]
+    assert [g["lr"] for g in make_optimizer(name, groups, 0.25, 0.0).param_groups] == [0.5, 0.25]
+
+
+def test_only_adamw_decays_the_weights():
+    start, gradients = [torch.ones(1, 1, 1)], [[torch.zeros(1, 1, 1)]] * 3
+    kept = {name: float(trained(name, start, gradients)[0]) for name in OPTIMIZERS}
+    assert {name for name, value in kept.items() if value != 1} == {"adamw"}
+    assert kept["adamw"] < 1

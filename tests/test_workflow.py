@@ -1,0 +1,226 @@
+"""The pipeline itself, run by Snakemake from config to figures in a folder of its own."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from mpo.records import read_policies
+
+ROOT = Path(__file__).parents[1]
+TINY = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
+CELLS = [
+    f"{env}/retrace-{retrace}_optimizer-{optimizer}"
+    for env in ("Pendulum-v1", "Reacher-v5")
+    for retrace in ("off", "on")
+    for optimizer in ("adam", "sgd")
+]
+
+
+def project(folder):
+    """A copy of all that the pipeline is made of."""
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("workflow", "mpo", "profiles", "config"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def snakemake(folder, *arguments, config=None):
+    """Runs Snakemake on the tiny study, or on a changed one."""
+    (folder / "study.yaml").write_text(yaml.safe_dump(config or TINY))
+    # No activated environment: only Snakemake's own interpreter is known.
+    environment = {**os.environ, "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "snakemake", *arguments, "--configfile", "study.yaml"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def planned(folder, config=None):
+    """Jobs by rule that a run would do now."""
+    done = snakemake(folder, "--dry-run", "--cores", "2", config=config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if "Nothing to be done" in done.stdout + done.stderr:
+        return {}
+    table = re.search(r"^job +count\n[- ]+\n(.*?)\ntotal", done.stdout, re.M | re.S)
+    counts = dict(line.split() for line in table[1].splitlines())
+    return {rule: int(n) for rule, n in counts.items() if rule not in ("all", "default")}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    folder = project(tmp_path_factory.mktemp("project"))
+    done = snakemake(folder, "--cores", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "output.txt").write_text(done.stdout + done.stderr)
+    return folder
+
+
+def changed(**sections):
+    """The tiny study with keys of its sections changed."""
+    config = json.loads(json.dumps(TINY))
+    for name, value in sections.items():
+        config[name] = config[name] | value if isinstance(value, dict) else value
+    return config
+
+
+def test_every_run_is_trained_and_evaluated(finished):
+    runs = finished / "results/tiny/runs"
+    for cell in CELLS:
+        for seed in (0, 1):
+            directory = runs / cell / f"seed{seed}" / "step400"
+            record = json.loads((directory / "run.json").read_text())
+            assert record["status"] == "ok" and record["env_steps"] == 400
+            assert (directory / "evals.parquet").exists()
+            spec = (directory.parent / "spec.json").read_text()
+            assert json.loads(spec) == record["spec"]
+    assert len(list(runs.glob("*/*/*/*/run.json"))) == 16
+
+
+def test_tables_hold_every_run_and_agree_with_each_other(finished):
+    tables = {
+        name: pd.read_parquet(finished / f"results/tiny/tables/{name}.parquet")
+        for name in ("runs", "evals", "train", "curves", "scores")
+    }
+    for name, table in tables.items():
+        assert len(pd.read_csv(finished / f"results/tiny/tables/{name}.csv")) == len(table)
+    assert len(tables["runs"]) == tables["train"]["run_id"].nunique() == 16
+    evals = tables["evals"].merge(tables["runs"][["run_id", "env", "retrace", "optimizer", "seed"]])
+    final = evals.query("phase == 'final' and policy == 'mode'")
+    per_seed = final.groupby(["env", "retrace", "optimizer", "seed"])["return"].mean()
+    expected = per_seed.groupby(["env", "retrace", "optimizer"]).mean()
+    scores = tables["scores"].query("policy == 'mode'")
+    found = scores.set_index(["env", "retrace", "optimizer"])["mean"]
+    pd.testing.assert_series_equal(found.sort_index(), expected, check_names=False)
+    assert (tables["scores"]["n"] == 2).all()
+    assert sorted(tables["curves"]["env_step"].unique()) == [0, 200, 400]
+
+
+def test_figures_and_summary_are_there(finished):
+    figures = finished / "results/tiny/figures"
+    for name in ("learning_curves", "final_scores"):
+        assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert "<svg" in (figures / f"{name}.svg").read_text()
+    summary = (finished / "results/tiny/summary.md").read_text()
+    assert "figures/learning_curves.png" in summary and "Reacher-v5" in summary
+    assert "exploratory" in summary
+
+
+def test_progress_is_shown_and_kept(finished):
+    shown = (finished / "output.txt").read_text()
+    log = (
+        finished / "results/tiny/logs/Pendulum-v1/retrace-on_optimizer-sgd/seed1/step400/train.log"
+    ).read_text()
+    line = r"Pendulum-v1 retrace on sgd seed 1: 400/400 steps, [\d.]+ *steps/s, return -\d.*ETA"
+    assert re.search(line, log) and re.search(line, shown)
+
+
+def test_a_second_call_has_nothing_to_do(finished):
+    assert planned(finished) == {}
+
+
+def test_another_seed_trains_only_itself(finished):
+    jobs = planned(finished, changed(seeds=[0, 1, 5]))
+    assert jobs["train"] == jobs["evaluate"] == jobs["spec"] == 8
+
+
+def test_one_optimizers_learning_rate_retrains_only_its_runs(finished):
+    jobs = planned(finished, changed(optimizers={"sgd": {"policy_lr": 0.05}}))
+    assert jobs["train"] == jobs["evaluate"] == 8
+
+
+def test_more_evaluation_trains_nothing(finished):
+    jobs = planned(finished, changed(evaluation={"final_episodes": 4}))
+    assert "train" not in jobs and jobs["evaluate"] == 16
+
+
+def test_a_longer_budget_keeps_the_shorter_result(finished):
+    jobs = planned(finished, changed(schedule={"total_steps": 600}))
+    assert jobs["train"] == 16 and "spec" not in jobs
+
+
+def test_where_a_run_executes_retrains_nothing(finished):
+    assert planned(finished, changed(execution={"device": "auto"})).keys() <= {
+        "study",
+        "collect",
+        "figure_learning_curves",
+        "figure_final_scores",
+        "summary",
+    }
+
+
+def test_an_ablation_axis_leaves_finished_runs_alone(finished):
+    jobs = planned(finished, changed(axes={"gamma": [0.99, 0.9]}))
+    assert jobs["train"] == jobs["spec"] == 16
+
+
+def test_editing_a_figure_redraws_only_that_figure(finished):
+    code = finished / "mpo/figures/final_scores.py"
+    before = code.read_text()
+    code.write_text(before + "\n# edited\n")
+    try:
+        assert planned(finished) == {"figure_final_scores": 1, "summary": 1}
+    finally:
+        code.write_text(before)
+
+
+def test_a_rules_command_can_be_pasted_and_gives_the_same_bits(finished):
+    output = (finished / "output.txt").read_text()
+    run = "Pendulum-v1/retrace-on_optimizer-adam/seed1"
+    commands = re.findall(r"python -m mpo (?:train|evaluate) .*", output)
+    train, evaluate = (
+        next(c for c in commands if f"mpo {verb} " in c and run in c)
+        for verb in ("train", "evaluate")
+    )
+    again = finished / "again"
+    for command in (train, evaluate):
+        pasted = command.replace(f"results/tiny/runs/{run}/step400", str(again))
+        pasted = pasted.replace("python -m", f"{sys.executable} -m")
+        subprocess.run(pasted, shell=True, cwd=finished, check=True, capture_output=True)
+    first = finished / f"results/tiny/runs/{run}/step400"
+    metrics, policies = (
+        [f(path / n) for path in (first, again)]
+        for f, n in ((pq.read_table, "train.parquet"), (read_policies, "policies.pt"))
+    )
+    assert metrics[0].drop_columns(["wall_s"]).equals(metrics[1].drop_columns(["wall_s"]))
+    assert repr(policies[0]) == repr(policies[1])
+    assert (first / "evals.parquet").read_bytes() == (again / "evals.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            changed(training={"gama": 0.9}),
+            "unknown key 'gama' with value 0.9; did you mean 'gamma'",
+        ),
+        (changed(environments=["Pendulm-v1"]), "'Pendulm-v1'.*Pendulum-v1"),
+        (changed(environments=["CartPole-v1"]), "MPO needs a 1-d Box of actions, got Discrete"),
+        (changed(axes={"optimizer": ["adam", "adm"]}), "axes.optimizer.*'rmsprop', received 'adm'"),
+        (changed(environments=["Pendulum-v1; touch x"]), "received 'Pendulum-v1; touch x'"),
+        (changed(training={"policy_lr": "fast"}), "training.policy_lr.*received 'fast'"),
+    ],
+)
+def test_bad_input_ends_before_any_job_and_writes_nothing(tmp_path, config, message):
+    folder = project(tmp_path)
+    done = snakemake(folder, "--cores", "1", config=config)
+    assert done.returncode != 0
+    assert re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "results").exists()
+
+
+def test_lint_finds_nothing_but_the_missing_software_environment():
+    """Software is pinned in constraints.txt and installed by pip, for all rules at once."""
+    command = [sys.executable, "-m", "snakemake", "--lint"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    found = {line.strip() for line in done.stderr.splitlines() if line.startswith("    * ")}
+    assert found == {"* Specify a conda environment or container for each rule.:"}
