@@ -109,8 +109,7 @@ class MPOAgent:
             Diagnostics of the update, each [S], without gradient.
         """
         batch = self._targets(windows)
-        metrics = self._critic_step(batch)
-        metrics |= self._policy_steps(batch, m_steps)
+        metrics = batch.metrics | self._critic_step(batch) | self._policy_steps(batch, m_steps)
         self.updates += 1
         if self.updates % self.config.target_networks_update_period == 0:
             self._copy_targets()
@@ -137,7 +136,7 @@ class MPOAgent:
     def _policy_steps(self, batch: Targets, m_steps: int) -> dict[str, Tensor]:
         """The E-step, then `m_steps` steps of the policy and the multipliers."""
         config, duals = self.config, self.duals
-        improved = losses.e_step(batch.values, duals.temperature, config.kl_epsilon, batch.valid)
+        improved = losses.e_step(batch.values, duals.temperature, config.kl_epsilon)
         weights, dual_loss = improved.weights, improved.loss
         metrics = {
             "temperature": duals.temperature.detach(),
@@ -150,7 +149,6 @@ class MPOAgent:
                 losses.out_of_bounds_cost(actions),
                 duals.penalty_temperature,
                 config.epsilon_penalty,
-                batch.valid,
             )
             weights = weights + penalty.weights
             dual_loss = dual_loss + penalty.loss
@@ -168,7 +166,7 @@ class MPOAgent:
         """One step of the policy and of the duals; `dual_loss` is the temperatures' part."""
         config, duals = self.config, self.duals
         mean, stddev = self.policy(batch.state)
-        fit = losses.m_step(moments, batch.mean, batch.stddev, mean, stddev, batch.valid)
+        fit = losses.m_step(moments, batch.mean, batch.stddev, mean, stddev)
         epsilon_stddev = config.mstep_kl_epsilon_stddev or config.mstep_kl_epsilon
         hold_mean = losses.kl_penalty(fit.kl_mean, duals.alpha_mean, config.mstep_kl_epsilon)
         hold_stddev = losses.kl_penalty(fit.kl_stddev, duals.alpha_stddev, epsilon_stddev)

@@ -101,7 +101,7 @@ class Hyperparameters(Section):
 
     policy_layer_sizes: Widths
     critic_layer_sizes: Widths
-    replay_size: Count
+    replay_size: Annotated[Count, Field(le=2**24)]
     gamma: Fraction = 0.99
     target_networks_update_period: Count = 100
     policy_lr: Positive = 3e-4
@@ -121,8 +121,8 @@ class Hyperparameters(Section):
     retrace_lambda: Fraction = 0.95
     optimizer: OptimizerName = "adam"
     sgd_momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9
-    init_log_alpha_mean: Float = 10.0
-    init_log_alpha_stddev: Float = 1000.0
+    init_log_alpha_mean: Annotated[Float, Field(ge=-18)] = 10.0
+    init_log_alpha_stddev: Annotated[Float, Field(ge=-18)] = 1000.0
     mstep_kl_epsilon_stddev: Positive | None = None
     action_penalty: bool = True
     n_step: Count = 1

@@ -4,7 +4,7 @@ Sources: E-step and temperature, Abdolmaleki et al. 2018a (arXiv 1806.06920); de
 a bound per dimension, 2018b (1812.02256); action penalty, MO-MPO 2020 (2005.07513).
 
 Letters: N action samples, B states, D action dimensions. Actions are a = mean' + stddev' * noise
-from the target policy (primed). `valid` [..., B] is 0 at states that do not count (terminal ones).
+from the target policy (primed).
 """
 
 import math
@@ -12,11 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-
-def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
-    """Mean over the last axis of the entries where `valid` is 1; 0 where none is."""
-    return (x * valid).sum(-1) / valid.sum(-1).clamp(min=1)
 
 
 class EStep(NamedTuple):
@@ -30,14 +25,13 @@ class EStep(NamedTuple):
     """KL of the weights from the uniform ones, mean over B, in nats, [...]."""
 
 
-def e_step(values: Tensor, temperature: Tensor, epsilon: float, valid: Tensor) -> EStep:
+def e_step(values: Tensor, temperature: Tensor, epsilon: float) -> EStep:
     """Weights of the sampled actions, and the dual whose minimum over the temperature bounds them.
 
     Args:
         values: Q or a negative cost, [..., N, B].
         temperature: eta > 0, [...].
         epsilon: bound on the KL from the sampling distribution, in nats.
-        valid: [..., B].
     """
     samples = values.shape[-2]
     # Dividing values of hundreds by a small temperature costs float32 its digits; less their
@@ -46,13 +40,11 @@ def e_step(values: Tensor, temperature: Tensor, epsilon: float, valid: Tensor) -
     scaled = (values.detach() - best) / temperature[..., None, None]
     log_normalizer = torch.logsumexp(scaled, dim=-2)  # [..., B]
     log_mean = log_normalizer - math.log(samples)
-    loss = temperature * (epsilon + masked_mean(log_mean, valid)) + masked_mean(
-        best[..., 0, :], valid
-    )
+    loss = temperature * (epsilon + log_mean.mean(-1)) + best.mean((-2, -1))
     with torch.no_grad():
         log_weights = scaled - log_normalizer.unsqueeze(-2)
         weights = log_weights.exp()
-        kl = masked_mean((weights * log_weights).sum(-2) + math.log(samples), valid)
+        kl = (weights * log_weights).sum(-2).mean(-1) + math.log(samples)
     return EStep(weights, loss, kl)
 
 
@@ -98,7 +90,6 @@ def m_step(
     target_stddev: Tensor,
     mean: Tensor,
     stddev: Tensor,
-    valid: Tensor,
 ) -> MStep:
     """Fits the online Gaussian to the weighted samples, mean and stddev apart (2018b, sec. 4.2).
 
@@ -111,7 +102,6 @@ def m_step(
         target_stddev: positive.
         mean: online.
         stddev: online, positive.
-        valid: [..., B].
     """
     shift = (target_mean - mean) / target_stddev
     ratio = target_stddev / stddev
@@ -123,10 +113,10 @@ def m_step(
     kl_mean = 0.5 * shift.square()
     kl_stddev = 0.5 * (ratio.square() - 1) - ratio.log()
     return MStep(
-        masked_mean(nll_mean.sum(-1), valid),
-        masked_mean(nll_stddev.sum(-1), valid),
-        masked_mean(kl_mean.mT, valid.unsqueeze(-2)),
-        masked_mean(kl_stddev.mT, valid.unsqueeze(-2)),
+        nll_mean.sum(-1).mean(-1),
+        nll_stddev.sum(-1).mean(-1),
+        kl_mean.mean(-2),
+        kl_stddev.mean(-2),
     )
 
 

@@ -1,7 +1,8 @@
 """Replay of S learners: one ring of packed rows [S, C, W] on the training device.
 
-A transition is one row, so storing is one copy and sampling one gather. Both episode ends are kept
-apart: `terminated` decides the bootstrap, either of them cuts a trace.
+A transition is one row, so storing is one copy and sampling one gather. The two ends of an episode
+are kept apart: `terminated` decides the bootstrap, either of them cuts a trace. A row knows the
+slot of its episode's first transition.
 
 Letters: S seed, C capacity, W row width, T window, B batch, O observation, D action dimensions.
 """
@@ -38,7 +39,10 @@ class Replay:
         self._generators = generators
         self._capacity = capacity
         seeds, width = len(generators), sum(self.widths)
-        self._rows = torch.zeros(seeds, capacity, width, device=generators[0].device)
+        # The last column is the slot of the episode's first transition: exact up to 2**24 slots.
+        self._rows = torch.zeros(seeds, capacity, width + 1, device=generators[0].device)
+        self._first = np.zeros(seeds, dtype=np.int64)
+        self._episode_over = np.ones(seeds, dtype=bool)
         self._seed_column = torch.arange(seeds, device=self._rows.device)[:, None, None]
         # A segment is a stretch of transitions that really followed each other, across episodes
         # too; only a refused transition ends one.
@@ -57,13 +61,18 @@ class Replay:
     def add(self, seed_index: int, row: Tensor) -> None:
         """Stores one packed transition [W], fields in the order obs, action, ..., truncated."""
         slot = self.pointer(seed_index)
-        self._rows[seed_index, slot] = row
+        if self._episode_over[seed_index]:
+            self._first[seed_index] = slot
+        self._episode_over[seed_index] = bool(row[-2:].any())
+        self._rows[seed_index, slot, :-1] = row
+        self._rows[seed_index, slot, -1] = float(self._first[seed_index])
         self._segments[seed_index, slot] = self._segment[seed_index]
         self._added[seed_index] += 1
 
     def break_segment(self, seed_index: int) -> None:
         """Says that the seed's next transition does not follow its last one."""
         self._segment[seed_index] += 1
+        self._episode_over[seed_index] = True
 
     def sample(self, batch_size: int, offsets: Tensor) -> TensorDict:
         """Draws windows uniformly, with replacement, among those that span no gap.
@@ -73,8 +82,9 @@ class Replay:
             offsets: 0 ... T-1, [T].
 
         Returns:
-            A TensorDict [S, T, B] of the fields: obs and next_obs [..., O], action and action_raw
-            [..., D], the others [...].
+            A TensorDict [S, T, B] of the fields: obs, next_obs and first_obs [..., O], action and
+            action_raw [..., D], the others [...]. `first_obs` is what the step's episode began
+            with, or, where the ring has overwritten that, a newer observation.
 
         Raises:
             RuntimeError: a seed holds no window of T transitions in sequence.
@@ -85,11 +95,13 @@ class Replay:
         )  # [S, B]
         index = (starts[:, None, :] + offsets[None, :, None]) % self._capacity  # [S, T, B]
         rows = self._rows[self._seed_column, index]  # [S, T, B, W]
-        parts = rows.split(self.widths, dim=-1)
+        *parts, first = rows.split([*self.widths, 1], dim=-1)
         fields = {
             name: part if name in _VECTORS else part.squeeze(-1)
             for name, part in zip(self._fields, parts, strict=True)
         }
+        obs = self._rows[..., : self.widths[0]]
+        fields["first_obs"] = obs[self._seed_column, first.squeeze(-1).long()]
         return TensorDict(fields, batch_size=index.shape)
 
     def _starts(self, seed_index: int, batch_size: int, window: int) -> Tensor:

@@ -29,7 +29,11 @@ class Targets(NamedTuple):
     target: Tensor
     """[S, R]."""
     state: Tensor
-    """The policy's states, [S, B, O]: one successor a window, with Retrace or without."""
+    """The policy's states, [S, B, O], one a window, with Retrace or without: the successor that the
+    target bootstraps from. Nothing bootstraps from a terminal one and no action is taken there, so
+    the episode's first state, which is nothing's successor, takes its place: over an episode that
+    terminates these are just the states that were acted in (but for its states 1 ... n-1 with
+    n-step targets, which are no window's bootstrap)."""
     mean: Tensor
     """The target policy there, [S, B, D]."""
     stddev: Tensor
@@ -38,8 +42,6 @@ class Targets(NamedTuple):
     """The target policy's samples are mean + stddev * noise, [S, N, B, D]."""
     values: Tensor
     """The target critic of the samples, [S, N, B]."""
-    valid: Tensor
-    """0 where the state is terminal, [S, B]."""
     metrics: dict[str, Tensor]
     """Diagnostics, [S] each."""
 
@@ -78,9 +80,7 @@ class TargetPass:
 
     def _td(self, windows: TensorDict, discounts: Tensor, cut: Tensor) -> Targets:
         step = returns.n_step(windows["reward"], discounts, cut)
-        last = step.last[:, None, :]  # [S, 1, B]
-        index = last.unsqueeze(-1).expand(-1, -1, -1, windows["next_obs"].shape[-1])
-        state = windows["next_obs"].gather(1, index).squeeze(1)
+        state = _policy_states(windows, step.last)
         mean, stddev, noise, values = self._evaluate(state, self._config.action_samples)
         return Targets(
             obs=windows["obs"][:, 0],
@@ -91,17 +91,15 @@ class TargetPass:
             stddev=stddev,
             noise=noise,
             values=values,
-            valid=1 - windows["terminated"].gather(1, last).squeeze(1),
             metrics={},
         )
 
     def _retrace(self, windows: TensorDict, discounts: Tensor, cut: Tensor) -> Targets:
         steps, rows = cut.shape[1:]
-        successors = windows["next_obs"]  # [S, T, B, O]
-        first = successors[:, 0]
-        mean, stddev, noise, values = self._evaluate(first, self._config.action_samples)
+        state = _policy_states(windows, torch.zeros_like(cut[:, 0], dtype=torch.long))
+        mean, stddev, noise, values = self._evaluate(state, self._config.action_samples)
         # The expectation at the later successors needs no E-step, so fewer samples do.
-        later = successors[:, 1:].flatten(1, 2)
+        later = windows["next_obs"][:, 1:].flatten(1, 2)
         *policy, _, later_values = self._evaluate(later, self._config.retrace_mc_actions)
         shape = (steps - 1, rows)
         expected = torch.cat(
@@ -130,17 +128,27 @@ class TargetPass:
             cut,
             self._config.retrace_lambda,
         )
-        joined = (~cut[:, :-1]).float().flatten(1)
-        ratio = losses.masked_mean(log_ratios.clamp(max=0).exp().flatten(1), joined)
+        joined = ~cut[:, :-1]
+        ratios = torch.where(joined, log_ratios.clamp(max=0).exp(), 0.0)
+        mean_ratio = ratios.sum((1, 2)) / joined.sum((1, 2)).clamp(min=1)
         return Targets(
             obs=windows["obs"].flatten(1, 2),
             action=windows["action"].flatten(1, 2),
             target=target.flatten(1),
-            state=first,
+            state=state,
             mean=mean,
             stddev=stddev,
             noise=noise,
             values=values,
-            valid=1 - windows["terminated"][:, 0],
-            metrics={"retrace_truncated_ratio": ratio},
+            metrics={"retrace_truncated_ratio": mean_ratio},
         )
+
+
+def _policy_states(windows: TensorDict, step: Tensor) -> Tensor:
+    """The states of `Targets.state` after the given step of each window, [S, B] -> [S, B, O]."""
+    index = step[:, None, :, None].expand(-1, -1, -1, windows["obs"].shape[-1])
+    successor, first = (
+        windows[key].gather(1, index).squeeze(1) for key in ("next_obs", "first_obs")
+    )
+    terminated = windows["terminated"].gather(1, step[:, None, :]).squeeze(1)
+    return torch.where(terminated.unsqueeze(-1) > 0, first, successor)

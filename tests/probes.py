@@ -41,6 +41,23 @@ class Copy(gym.Env):
         return self._obs(), -float(np.square(action - self._xy).sum()), True, False, {}
 
 
+class TwoSteps(gym.Env):
+    """Two steps that want unlike actions, 0.5 then -0.5; only the first observation is 0."""
+
+    observation_space = Box(0, 1, (1,), np.float32)
+    action_space = Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        reward = -float((action[0] - (0.5, -0.5)[self._time]) ** 2)
+        self._time += 1
+        return np.ones(1, np.float32), reward, self._time == 2, False, {}
+
+
 class Clock(gym.Env):
     """Reward 1 a step; terminates after `length` steps, or never (then a time limit ends it)."""
 
@@ -83,6 +100,7 @@ for _name, _class, _limit, _arguments in (
     ("Target", Target, 1, {}),
     ("Rescaled", Target, 1, {"low": 0.0, "high": 10.0, "target": 7.5}),
     ("Copy", Copy, 1, {}),
+    ("TwoSteps", TwoSteps, 5, {}),
     ("Endless", Clock, 5, {}),
     ("Terminating", Clock, 50, {"length": 3}),
     ("Broken", Broken, 10, {}),

@@ -1,7 +1,7 @@
 """Numbers of short runs, kept: they change only together with a version.
 
-After a deliberate change bump `ALGORITHM_VERSION` or `EVALUATION_VERSION` in mpo/__init__.py and run
-`python -m tests.test_golden` to keep the new numbers.
+After a deliberate change bump `ALGORITHM_VERSION` or `EVALUATION_VERSION` in mpo/__init__.py and
+run `python -m tests.test_golden` to keep the new numbers.
 """
 
 import json

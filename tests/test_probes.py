@@ -66,6 +66,14 @@ def test_each_stacked_seed_learns_to_copy_a_dict_observation(tmp_path):
         assert error < 0.12, f"seed {index}: {error}"
 
 
+@pytest.mark.parametrize("settings", [{}, {"use_retrace": True}])
+def test_the_first_action_of_an_episode_is_learnt_too(tmp_path, settings):
+    trainer = trained(tmp_path, "probe/TwoSteps-v0", steps=1200, **settings)
+    for observation, best in ((0.0, 0.5), (1.0, -0.5)):
+        action = trainer.agent.mode(np.full((1, 1), observation, np.float32)).item()
+        assert action == pytest.approx(best, abs=0.1)
+
+
 @pytest.mark.parametrize("settings", [{}, {"use_retrace": True, "retrace_steps": 4}, {"n_step": 3}])
 def test_time_limits_bootstrap(tmp_path, settings):
     trainer = trained(tmp_path, "probe/Endless-v0", steps=1500, **settings)
