@@ -53,18 +53,18 @@ def evaluate(args: argparse.Namespace) -> None:
 
     import torch
 
-    from mpo import records
+    from mpo import files, records
     from mpo.evaluate import evaluate as roll_out
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     start = time.perf_counter()
-    run = json.loads((args.run / records.RUN).read_text())
+    run = json.loads((args.run / files.RUN).read_text())
     spec = RunSpec.model_validate(run["spec"])
-    rows = roll_out(spec, records.read_policies(args.run / records.POLICIES), config)
-    records.write_rows(args.run / records.EVALUATIONS, rows)
+    rows = roll_out(spec, records.read_policies(args.run / files.POLICIES), config)
+    records.write_rows(args.run / files.EVALUATIONS, rows)
     seconds = time.perf_counter() - start
-    records.write_json(args.run / records.EVALUATION_COST, {"eval_s": seconds})
+    records.write_json(args.run / files.EVALUATION_COST, {"eval_s": seconds})
 
 
 def collect(args: argparse.Namespace) -> None:

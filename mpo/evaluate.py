@@ -95,7 +95,8 @@ def evaluate(
                     "terminated": bool(played.terminated[i]),
                 }
             )
-        bar.set_postfix_str(f"{policy} at step {step}: return {played.returns.mean():.1f}")
+        text = f"{policy} at step {step}: return={played.returns.mean():.4g}"
+        bar.set_postfix_str(text, refresh=False)
         bar.update(len(seeds))
     bar.close()
     return rows

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpo.records import METRICS, POLICIES, write_policies, write_rows
+from mpo.files import METRICS, POLICIES
+from mpo.records import write_policies, write_rows
 
 
 class Diverged(FloatingPointError):

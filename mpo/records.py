@@ -2,11 +2,10 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,44 +15,29 @@ import pyarrow.parquet as pq
 import torch
 
 from mpo import ALGORITHM_VERSION
-
-METRICS, POLICIES, RUN = "train.parquet", "policies.pt", "run.json"
-"""What a training leaves in its run's directory."""
-
-EVALUATIONS, EVALUATION_COST = "evals.parquet", "evals.json"
-"""What an evaluation adds to it."""
+from mpo.files import replacing
 
 _PACKAGES = ("torch", "tensordict", "numpy", "gymnasium", "mujoco", "dm_control", "shimmy")
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a file beside `path`, then renames it: `path` is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    os.replace(partial, path)
-
-
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes readable JSON, keys in the order given."""
-    write_atomically(path, lambda partial: _dump(partial, value))
-
-
-def _dump(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows of equal keys as parquet (zstd)."""
     table = pa.Table.from_pylist([dict(row) for row in rows])
-    write_atomically(path, lambda partial: pq.write_table(table, partial, compression="zstd"))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def write_policies(path: Path, steps: Sequence[int], policies: Sequence[Mapping[str, Any]]) -> None:
     """Writes policy snapshots: `steps` [K] and each parameter stacked [K, 1, ...]."""
     stacked = {name: torch.stack([p[name] for p in policies]) for name in policies[0]}
-    content = {"steps": torch.tensor(steps), "policy": stacked}
-    write_atomically(path, lambda partial: torch.save(content, partial))
+    with replacing(path) as temporary:
+        torch.save({"steps": torch.tensor(steps), "policy": stacked}, temporary)
 
 
 def read_policies(path: Path) -> list[tuple[int, dict[str, torch.Tensor]]]:

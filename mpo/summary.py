@@ -1,0 +1,140 @@
+"""The page of a study, `summary.md`: what it is, its figures, its tables, where they come from."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mpo import figures as drawings
+from mpo.figures.style import EXPLORATORY, plural
+from mpo.files import replacing
+from mpo.study import Study
+from mpo.tables import flat, read
+
+_ORIGIN = {
+    "git_sha": "commit",
+    "git_dirty": "uncommitted changes",
+    "algorithm_version": "algorithm version",
+    "device_name": "device",
+    "cpu": "CPU",
+    "host": "host",
+    "threads": "threads a run",
+    "python": "Python",
+    "torch": "torch",
+    "gymnasium": "gymnasium",
+    "mujoco": "mujoco",
+    "numpy": "numpy",
+}
+"""Columns of `runs` that say where numbers come from, in words."""
+
+
+def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> None:
+    """Writes the page.
+
+    Args:
+        study: what was planned.
+        tables: the directory of its tables.
+        figures: PNG files, each named by its figure; linked relative to `output`.
+        output: the Markdown file.
+    """
+    runs = read(tables, "runs")
+    parts = [
+        f"# Study `{study.study}`",
+        _plan(study),
+        "## Final scores",
+        _scores(read(tables, "scores")),
+        "## Figures",
+        *(_figure(study, tables, path, output.parent) for path in figures),
+        "## Cost",
+        _costs(runs),
+        "## Provenance",
+        _provenance(runs),
+    ]
+    text = "\n\n".join(parts) + "\n"
+    with replacing(output) as temporary:
+        temporary.write_text(text)
+
+
+def _plan(study: Study) -> str:
+    budgets = {run.spec.env_id: run.total_steps for run in study.runs}
+    axes = [
+        f"- {name}: {', '.join(str(flat(value)).lower() for value in values)}"
+        for name, values in study.axis_values.items()
+    ]
+    return "\n".join(
+        [
+            f"{len(study.runs)} runs: every combination of",
+            "",
+            "- environment (budget in environment steps): "
+            + ", ".join(f"{env} ({steps})" for env, steps in budgets.items()),
+            *axes,
+            f"- seed: {', '.join(map(str, study.seeds))}",
+        ]
+    )
+
+
+def _scores(scores: pd.DataFrame) -> str:
+    shown = scores[scores["policy"] == "mode"]
+    interval = [f"{r.mean:.1f} [{r.lo:.1f}, {r.hi:.1f}]" for r in shown.itertuples()]
+    if shown["n"].max() == 1:
+        interval = [f"{mean:.1f}" for mean in shown["mean"]]
+    table = pd.DataFrame(
+        {
+            "environment": shown["env"],
+            "arm": shown["arm"],
+            "final return [95 % interval]": interval,
+            "seeds": shown["n"],
+        }
+    )
+    episodes = shown["episodes"].max()
+    notes = [
+        "Return of the mean-action policy after the whole budget: mean over seeds, each the "
+        f"average of {plural(episodes, 'evaluation episode')}, with Student's t interval."
+    ]
+    if shown["n"].min() < EXPLORATORY:
+        notes.append(f"**Fewer than {EXPLORATORY} seeds: exploratory, no ground to conclude.**")
+    return "\n\n".join([*notes, table.to_markdown(index=False)])
+
+
+def _figure(study: Study, tables: Path, path: Path, page: Path) -> str:
+    link = os.path.relpath(path, page)
+    return f"![{path.stem}]({link})\n\n{drawings.caption(path.stem, study, tables)}"
+
+
+def _costs(runs: pd.DataFrame) -> str:
+    groups = runs.groupby(["env", "arm"], sort=False)
+    table = groups.agg(
+        runs=("run_id", "size"),
+        train=("wall_s", "mean"),
+        updates=("updates_per_s", "mean"),
+        evaluate=("eval_s", "mean"),
+        memory=("max_rss_mb", "max"),
+    ).reset_index()
+    names = {
+        "env": "environment",
+        "train": "training, s a run",
+        "updates": "updates/s",
+        "evaluate": "evaluation, s a run",
+        "memory": "peak memory, MB",
+    }
+    total = (runs["wall_s"].sum() + runs["eval_s"].sum()) / 3600
+    text = table.rename(columns=names).to_markdown(index=False, floatfmt=".0f")
+    return f"{text}\n\nIn all {total:.2f} hours of training and evaluation, one run after another."
+
+
+def _provenance(runs: pd.DataFrame) -> str:
+    lines = [
+        f"Trained from {runs['started'].min()} to {runs['finished'].max()}.",
+        "",
+    ]
+    differing = []
+    for column, words in _ORIGIN.items():
+        values = [str(value) for value in runs[column].unique()]
+        lines.append(f"- {words}: {', '.join(values)}")
+        if len(values) > 1:
+            differing.append(f"{words} ({', '.join(values)})")
+    if differing:
+        warning = f"**Not all runs were made alike; they differ in: {'; '.join(differing)}.**"
+        lines = [warning, "", *lines]
+    return "\n".join(lines)

@@ -5,9 +5,7 @@ curves and scores (an interval of the mean over seeds). Rows follow the order of
 """
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mpo.config import canonical_json
+from mpo.files import EVALUATION_COST, EVALUATIONS, METRICS, RUN, replacing
 from mpo.stats import t_interval
 from mpo.study import CORE_AXES, Run, Study
 
@@ -26,7 +25,8 @@ SCHEMA_VERSION = 1
 
 CONFIDENCE = 0.95
 
-RUN_FILES = ("run.json", "train.parquet", "evals.parquet", "evals.json")
+RUN_FILES = (RUN, METRICS, EVALUATIONS, EVALUATION_COST)
+"""Of each run."""
 
 UNITS = {
     "env_step": "environment steps",
@@ -71,7 +71,7 @@ def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
     """
     _refuse_missing(study, root)
     runs = pd.DataFrame([_run_row(study, run, root) for run in study.runs])
-    evals = _stack(study, root, "evals.parquet")
+    evals = _stack(study, root, EVALUATIONS)
     means = seed_means(evals)
     _refuse_uneven(study, runs, means)
     estimates = _estimates(study, runs, means)
@@ -80,7 +80,7 @@ def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
     return {
         "runs": runs,
         "evals": evals,
-        "train": _stack(study, root, "train.parquet"),
+        "train": _stack(study, root, METRICS),
         "curves": estimates[online]
         .drop(columns=["phase", "policy", "min", "max"])
         .reset_index(drop=True),
@@ -114,7 +114,6 @@ def arm_label(study: Study, arm: Mapping[str, Any]) -> str:
 
 def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
     """Writes each table as NAME.parquet (zstd; schema version and units in it) and NAME.csv."""
-    directory.mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():
         table = pa.Table.from_pandas(frame, preserve_index=False)
         units = {column: UNITS[column] for column in frame.columns if column in UNITS}
@@ -143,17 +142,6 @@ def read(directory: Path, name: str) -> pd.DataFrame:
     return table.to_pandas()
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that takes the place of `path` on success only."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _words(name: str, value: Any) -> str:
     """An axis value in words."""
     if name == "optimizer":
@@ -161,11 +149,11 @@ def _words(name: str, value: Any) -> str:
     if isinstance(value, bool):
         text = "on" if value else "off"
     else:
-        text = f"{value:.12g}" if isinstance(value, float) else str(_flat(value)).lower()
+        text = f"{value:.12g}" if isinstance(value, float) else str(flat(value)).lower()
     return f"{'Retrace' if name == 'retrace' else name.replace('_', ' ')} {text}"
 
 
-def _flat(value: Any) -> Any:
+def flat(value: Any) -> Any:
     """An axis value as a table can hold it: a tuple as text such as 64x64."""
     return "x".join(map(str, value)) if isinstance(value, tuple) else value
 
@@ -214,10 +202,10 @@ def _refuse_uneven(study: Study, runs: pd.DataFrame, means: pd.DataFrame) -> Non
 
 def _run_row(study: Study, run: Run, root: Path) -> dict[str, Any]:
     directory = root / run.directory
-    record = json.loads((directory / "run.json").read_text())
+    record = json.loads((directory / RUN).read_text())
     if canonical_json(record["spec"]) != run.spec.identity:
         raise ValueError(f"{run.run_id}: its results are of another spec than the study plans")
-    evaluation = json.loads((directory / "evals.json").read_text())
+    evaluation = json.loads((directory / EVALUATION_COST).read_text())
     provenance = record["provenance"]
     costs = record | evaluation
     return {
@@ -225,7 +213,7 @@ def _run_row(study: Study, run: Run, root: Path) -> dict[str, Any]:
         "env": run.spec.env_id,
         "seed": run.spec.seed,
         "arm": arm_label(study, run.arm),
-        **{name: _flat(value) for name, value in run.arm.items()},
+        **{name: flat(value) for name, value in run.arm.items()},
         "status": record["status"],
         **{name: record[name] for name in _COUNTS},
         "updates_per_s": record["updates"] / record["wall_s"],

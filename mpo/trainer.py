@@ -22,9 +22,10 @@ from mpo.config import ConfigError, Hyperparameters, RunSpec, Training, explain
 from mpo.envs import dimensions, make_env
 from mpo.episodes import EpisodeStream
 from mpo.evaluate import rollouts
+from mpo.files import RUN
 from mpo.progress import progress
 from mpo.recorder import Recorder
-from mpo.records import RUN, provenance, write_json
+from mpo.records import provenance, write_json
 from mpo.replay import Replay
 from mpo.seeding import torch_generator
 
@@ -295,7 +296,8 @@ class MPOTrainer:
                 recorder.log(self.env_steps, self.agent.updates, finished)
                 returns = [r for episodes in finished for r, _ in episodes]
                 if returns:
-                    bar.set_postfix_str(f"return {np.mean(returns):.1f}", refresh=False)
+                    text = _format_metrics({"return": float(np.mean(returns))})
+                    bar.set_postfix_str(text, refresh=False)
             if self.env_steps % snapshot_interval == 0 or self.env_steps == total_steps:
                 recorder.snapshot(self.env_steps, self.agent.policy)
             bar.update()

@@ -12,7 +12,7 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-PURE = {"returns", "losses", "duals", "stats", "seeding", "progress"}
+PURE = {"returns", "losses", "duals", "stats", "seeding", "progress", "files"}
 """Modules that import nothing of ours."""
 ONLY_CONFIG = {"study", "envs", "optim"}
 MAY_NOT = {

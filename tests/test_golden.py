@@ -33,7 +33,7 @@ CASES = {
     },
 }
 # Other processors round otherwise, and 60 updates let that grow; a change of the algorithm shows.
-TOLERANCE = {"rel": 2e-3, "abs": 1e-5}
+TOLERANCE = {"rel": 1e-3, "abs": 1e-5}
 
 
 def trace(**settings):
@@ -46,8 +46,9 @@ def trace(**settings):
         critic_layer_sizes=(32, 32),
         replay_size=150,
         temperature_lr=1e-2,
-        target_networks_update_period=20,
-        **settings,
+        # Fast enough for a small change to show within the run.
+        target_networks_update_period=5,
+        **{"policy_lr": 3e-3, "q_lr": 3e-3, **settings},
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer.train(200, 140, 16, folder, snapshot_interval=200, log_interval=50)

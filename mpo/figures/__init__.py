@@ -35,12 +35,11 @@ def draw(name: str, study: "Study", tables: Path, outputs: Sequence[Path]) -> No
     from matplotlib import pyplot
 
     from mpo.figures import style
-    from mpo.tables import replacing
+    from mpo.files import replacing
 
     with matplotlib.rc_context(style.RC):
         figure = module.draw(study, tables)
         for output in outputs:
-            output.parent.mkdir(parents=True, exist_ok=True)
             kind = output.suffix.removeprefix(".")
             with replacing(output) as path:
                 figure.savefig(path, format=kind, metadata=_TIMELESS[output.suffix])

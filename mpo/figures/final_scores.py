@@ -82,7 +82,8 @@ def _intervals(axes: Axes, cell: pd.DataFrame, looks: dict[str, style.Look]) -> 
             if beyond:
                 axes.plot(edge, row, arrow, color=look.color, markersize=5, clip_on=False, zorder=4)
     axes.set_xlim(left, right)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.set_ylim(len(looks) - 0.5, -0.5)  # the first arm on top
+    axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.grid(axis="y", linewidth=0.4)
 
 

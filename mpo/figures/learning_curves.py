@@ -81,6 +81,6 @@ def caption(study: Study, tables: Path) -> str:
     return (
         "Learning curves of the mean-action policy: the mean return (lines) over "
         f"{style.seeds_in_words(n)}, each seed (faint) the average of "
-        f"{style.plural(episodes, 'evaluation episode')}{band}. Nothing is smoothed; the axes span the single seeds, so that a wider "
-        "band is cut."
+        f"{style.plural(episodes, 'evaluation episode')}{band}. Nothing is smoothed; the axes span "
+        "the single seeds, so that a wider band is cut."
     )
