@@ -1,0 +1,130 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from mpo import figures, tables
+from mpo.figures import final_scores, learning_curves, style
+from tests import synthetic
+
+TWO_OPTIMIZERS = {"retrace": [False, True], "optimizer": ["adam", "sgd"]}
+STUDIES = {
+    "usual": {},
+    "one of each": {
+        "environments": 1,
+        "seeds": 1,
+        "axes": {"retrace": [True], "optimizer": ["adam"]},
+    },
+    "two arms": {"axes": {"optimizer": ["adam", "sgd"]}},
+    "twelve arms": {"environments": 1, "axes": {**TWO_OPTIMIZERS, "gamma": [0.9, 0.95, 0.99]}},
+    "fifteen environments": {"environments": 15, "seeds": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    """Each study with its tables."""
+    found = {}
+    for name, settings in STUDIES.items():
+        root = tmp_path_factory.mktemp("study")
+        study = synthetic.plan(**settings)
+        synthetic.write_runs(study, root)
+        tables.write(tables.collect(study, root), root / "tables")
+        found[name] = study, root / "tables"
+    return found
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def arms(study):
+    return len(study.runs) // (len(study.environments) * len(study.seeds))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_learning_curves_show_every_environment_arm_and_seed(collected, name):
+    study, folder = collected[name]
+    figure = learning_curves.draw(study, folder)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == [e.id for e in study.environments]
+    curves = tables.read(folder, "curves")
+    for axes in panels:
+        lines = [line for line in axes.lines if line.get_marker() not in ("", "None", None)]
+        assert len(lines) == arms(study)
+        assert len(axes.lines) == arms(study) * (1 + len(study.seeds))
+        cell = curves[curves["env"] == axes.get_title()]
+        for line, (_, curve) in zip(lines, cell.groupby("arm", sort=False), strict=True):
+            assert np.allclose(line.get_ydata(), curve["mean"])
+            assert np.allclose(line.get_xdata(), curve["env_step"])
+    assert panels[-1].get_xlabel() == "Environment steps"
+    assert [text.get_text() for text in figure.legends[0].texts] == list(style.looks(study))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_final_scores_show_every_seed_mean_and_arm(collected, name):
+    study, folder = collected[name]
+    figure = final_scores.draw(study, folder)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == [e.id for e in study.environments]
+    scores = tables.read(folder, "scores").query("policy == 'mode'")
+    for axes in panels:
+        dots = np.concatenate([c.get_offsets() for c in axes.collections if len(c.get_offsets())])
+        assert len(dots) == arms(study) * len(study.seeds)
+        means = [line.get_xdata()[0] for line in axes.lines if line.get_zorder() == 3]
+        assert means == pytest.approx(list(scores[scores["env"] == axes.get_title()]["mean"]))
+        low, high = axes.get_xlim()
+        assert low < dots[:, 0].min() and dots[:, 0].max() < high
+        bottom, top = axes.get_ylim()  # every row whole, the first arm on top
+        assert (bottom, top) == (arms(study) - 0.5, -0.5)
+    labels = [label.get_text() for label in panels[0].get_yticklabels()]
+    assert labels == list(style.looks(study))
+
+
+def test_an_arm_looks_the_same_in_every_figure(collected):
+    study, folder = collected["usual"]
+    looks = list(style.looks(study).values())
+    curves = learning_curves.draw(study, folder).axes[0]
+    lines = [line for line in curves.lines if line.get_marker() not in ("", "None", None)]
+    marks = [
+        line for line in final_scores.draw(study, folder).axes[0].lines if line.get_zorder() == 3
+    ]
+    for drawn in (lines, marks):
+        assert [to_rgb(line.get_color()) for line in drawn] == [look.color for look in looks]
+        assert [line.get_marker() for line in drawn] == [look.marker for look in looks]
+
+
+def test_retrace_is_the_colour_and_the_optimizer_the_dash():
+    looks = list(style.looks(synthetic.plan()).values())
+    assert looks[0].color == looks[1].color != looks[2].color == looks[3].color
+    assert looks[0].linestyle == looks[2].linestyle != looks[1].linestyle == looks[3].linestyle
+
+
+def test_arms_of_many_axes_can_all_be_told_apart():
+    study = synthetic.plan(axes={**TWO_OPTIMIZERS, "gamma": [0.9, 0.95, 0.99]})
+    looks = style.looks(study)
+    assert len(set(looks.values())) == len(looks) == 12
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_files_are_equal_bytes_and_captions_say_the_interval_and_n(collected, tmp_path, name):
+    study, folder = collected["usual"]
+    for run in ("a", "b"):
+        outputs = [tmp_path / run / f"{name}.{kind}" for kind in ("png", "pdf", "svg")]
+        figures.draw(name, study, folder, outputs)
+    for output in outputs:
+        assert output.read_bytes() == (tmp_path / "a" / output.name).read_bytes()
+    caption = figures.caption(name, study, folder)
+    assert "95 % Student-t interval" in caption and "n = 3 seeds (exploratory)" in caption
+    study, folder = collected["one of each"]
+    assert "no interval" in figures.caption(name, study, folder)
+
+
+def test_unknown_names_and_formats_list_the_choices(collected, tmp_path):
+    study, folder = collected["usual"]
+    with pytest.raises(ValueError, match="'curves'; choose from learning_curves, final_scores"):
+        figures.draw("curves", study, folder, [tmp_path / "x.png"])
+    with pytest.raises(ValueError, match="x.jpg; choose from .pdf, .svg, .png"):
+        figures.draw("final_scores", study, folder, [tmp_path / "x.jpg"])

@@ -1,0 +1,49 @@
+import json
+
+from mpo import summary, tables
+from tests import synthetic
+
+
+def page(tmp_path, study):
+    tables.write(tables.collect(study, tmp_path), tmp_path / "tables")
+    figures = [tmp_path / "figures" / f"{name}.png" for name in ("learning_curves", "final_scores")]
+    summary.write(study, tmp_path / "tables", figures, tmp_path / "summary.md")
+    return (tmp_path / "summary.md").read_text()
+
+
+def test_the_page_says_what_was_run_and_found(tmp_path):
+    study = synthetic.plan()
+    synthetic.write_runs(study, tmp_path)
+    text = page(tmp_path, study)
+    assert "24 runs" in text and "Pendulum-v1 (10000)" in text
+    assert "- optimizer: adam, sgd" in text and "- seed: 0, 1, 2" in text
+    assert "(figures/learning_curves.png)" in text and "(figures/final_scores.png)" in text
+    score = tables.read(tmp_path / "tables", "scores").query("policy == 'mode'").iloc[0]
+    row = next(line for line in text.splitlines() if line.startswith("| Pendulum-v1"))
+    assert f"{score['mean']:.1f} [{score['lo']:.1f}, {score['hi']:.1f}]" in row
+    assert synthetic.PROVENANCE["git_sha"] in text
+    assert "exploratory" in text and "differ in" not in text
+
+
+def test_five_seeds_are_not_called_exploratory(tmp_path):
+    study = synthetic.plan(environments=1, seeds=5)
+    synthetic.write_runs(study, tmp_path)
+    assert "exploratory" not in page(tmp_path, study)
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    study = synthetic.plan(environments=1, seeds=1)
+    synthetic.write_runs(study, tmp_path)
+    assert "[nan" not in page(tmp_path, study)
+
+
+def test_runs_made_unlike_are_said_aloud(tmp_path):
+    study = synthetic.plan(environments=1)
+    synthetic.write_runs(study, tmp_path)
+    path = tmp_path / study.runs[0].directory / "run.json"
+    record = json.loads(path.read_text())
+    record["provenance"]["packages"]["mujoco"] = "2.0.0"
+    record["provenance"]["git_dirty"] = True
+    path.write_text(json.dumps(record))
+    text = page(tmp_path, study)
+    assert "differ in: uncommitted changes (True, False); mujoco (2.0.0, 3.3.0)" in text
