@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpo import losses
 from mpo.config import Hyperparameters
 from mpo.duals import Duals, softplus
 from mpo.networks import GaussianPolicy, QNetwork
-from mpo.optim import make_optimizer
+from mpo.optim import StackedOptimizer, flatten_
 from mpo.seeding import numpy_generator, torch_generator
 from mpo.targets import TargetPass, Targets
 
@@ -55,23 +55,24 @@ class MPOAgent:
             alpha_mean=config.lambda_init * softplus(config.init_log_alpha_mean),
             alpha_stddev=config.lambda_init * softplus(config.init_log_alpha_stddev),
         ).to(device)
-        self._policy_optimizer = self._optimizer(self.policy, config.policy_lr)
-        self._critic_optimizer = self._optimizer(self.critic, config.q_lr)
-        self._dual_optimizer = make_optimizer(
-            config.dual_optimizer,
-            self.duals.groups(config.temperature_lr, config.lambda_lr),
-            config.lambda_lr,
-            config.sgd_momentum,
+        momentum = config.sgd_momentum
+        self._policy_optimizer, self._critic_optimizer = (
+            StackedOptimizer(config.optimizer, network.parameters(), lr, momentum)
+            for network, lr in ((self.policy, config.policy_lr), (self.critic, config.q_lr))
         )
+        self._temperature_optimizer, self._alpha_optimizer = (
+            StackedOptimizer(config.dual_optimizer, group, lr, momentum)
+            for group, lr in (
+                (self.duals.temperatures(), config.temperature_lr),
+                (self.duals.alphas(), config.lambda_lr),
+            )
+        )
+        self._flat_target_policy = flatten_(self.target_policy.parameters())
+        self._flat_target_critic = flatten_(self.target_critic.parameters())
         self._act_noise = [numpy_generator(seed, "act") for seed in seeds]
         self._noise = [torch_generator(seed, "noise", device) for seed in seeds]
         self._targets = TargetPass(config, self.target_policy, self.target_critic, self._draw)
         self.updates = 0
-
-    def _optimizer(self, network: nn.Module, lr: float) -> torch.optim.Optimizer:
-        return make_optimizer(
-            self.config.optimizer, network.parameters(), lr, self.config.sgd_momentum
-        )
 
     @torch.no_grad()
     def mode(self, obs: np.ndarray, seed_index: int = 0) -> np.ndarray:
@@ -125,10 +126,9 @@ class MPOAgent:
     def _critic_step(self, batch: Targets) -> dict[str, Tensor]:
         values = self.critic(batch.obs, batch.action.unsqueeze(1)).squeeze(1)
         loss = 0.5 * (values - batch.target).square().mean(-1)
-        norm = self._step(self.critic, self._critic_optimizer, loss)
         return {
             "critic_loss": loss.detach(),
-            "critic_grad_norm": norm,
+            "critic_grad_norm": self._critic_optimizer.step(loss, self.config.max_grad_norm),
             "q_mean": values.detach().mean(-1),
             "target_mean": batch.target.mean(-1),
         }
@@ -154,16 +154,15 @@ class MPOAgent:
             dual_loss = dual_loss + penalty.loss
             metrics["penalty_temperature"] = duals.penalty_temperature.detach()
             metrics["penalty_kl_relative"] = penalty.kl / config.epsilon_penalty
+        self._temperature_optimizer.step(dual_loss)
+        duals.clamp_()
         moments = losses.noise_moments(weights, batch.noise)
         for _ in range(m_steps):
-            metrics |= self._m_step(batch, moments, dual_loss)
-            dual_loss = torch.zeros_like(dual_loss)
+            metrics |= self._m_step(batch, moments)
         return metrics
 
-    def _m_step(
-        self, batch: Targets, moments: losses.Moments, dual_loss: Tensor
-    ) -> dict[str, Tensor]:
-        """One step of the policy and of the duals; `dual_loss` is the temperatures' part."""
+    def _m_step(self, batch: Targets, moments: losses.Moments) -> dict[str, Tensor]:
+        """One step of the policy and of the KL multipliers."""
         config, duals = self.config, self.duals
         mean, stddev = self.policy(batch.state)
         fit = losses.m_step(moments, batch.mean, batch.stddev, mean, stddev)
@@ -179,42 +178,12 @@ class MPOAgent:
             "alpha_stddev": duals.alpha_stddev.detach().mean(-1),
             "policy_stddev": stddev.detach().mean((-2, -1)),
         }
-        metrics["policy_grad_norm"] = self._step(self.policy, self._policy_optimizer, policy_loss)
-        self._dual_optimizer.zero_grad()
-        (dual_loss + hold_mean.dual + hold_stddev.dual).sum().backward()
-        self._dual_optimizer.step()
+        metrics["policy_grad_norm"] = self._policy_optimizer.step(policy_loss, config.max_grad_norm)
+        self._alpha_optimizer.step(hold_mean.dual + hold_stddev.dual)
         duals.clamp_()
         return metrics
 
-    def _step(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-        """Descends losses [S]; returns the gradient norms before clipping, [S]."""
-        optimizer.zero_grad()
-        loss.sum().backward()
-        norm = clip_gradients(network, self.config.max_grad_norm)
-        optimizer.step()
-        return norm
-
     @torch.no_grad()
     def _copy_targets(self) -> None:
-        for target, online in (
-            (self.target_policy, self.policy),
-            (self.target_critic, self.critic),
-        ):
-            target.load_state_dict(online.state_dict())
-
-
-@torch.no_grad()
-def clip_gradients(network: nn.Module, max_norm: float) -> Tensor:
-    """Scales each seed's gradient to at most `max_norm` (2-norm over all its parameters).
-
-    Returns:
-        The norms before clipping, [S].
-    """
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    squares = [gradient.square().sum((1, 2)) for gradient in gradients]
-    # Summed along the last axis: along the first, rounding would depend on the number of seeds.
-    norm = torch.stack(squares, dim=-1).sum(-1).sqrt()
-    scale = (max_norm / (norm + 1e-6)).clamp(max=1)
-    for gradient in gradients:
-        gradient.mul_(scale.view(-1, 1, 1))
-    return norm
+        self._flat_target_policy.copy_(self._policy_optimizer.flat)
+        self._flat_target_critic.copy_(self._critic_optimizer.flat)

@@ -4,7 +4,6 @@ Constructors speak natural units (a temperature of 10 is 10); the softplus is pr
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,12 +65,13 @@ class Duals(nn.Module):
         """Of the KL bound on the standard deviations, [S, D]."""
         return _softplus(self._alpha_stddev) + _FLOOR
 
-    def groups(self, temperature_lr: float, alpha_lr: float) -> list[dict[str, Any]]:
-        """Parameter groups for an optimizer: the temperatures, and the KL multipliers."""
-        return [
-            {"params": [self._temperature, self._penalty_temperature], "lr": temperature_lr},
-            {"params": [self._alpha_mean, self._alpha_stddev], "lr": alpha_lr},
-        ]
+    def temperatures(self) -> list[nn.Parameter]:
+        """What the E-step's duals move."""
+        return [self._temperature, self._penalty_temperature]
+
+    def alphas(self) -> list[nn.Parameter]:
+        """What the KL bounds' duals move."""
+        return [self._alpha_mean, self._alpha_stddev]
 
     @torch.no_grad()
     def clamp_(self) -> None:

@@ -1,14 +1,15 @@
-"""The optimizers that a study can choose from."""
+"""The optimizers that a study can choose from, over the parameters of S stacked learners."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 
 import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import ParamsT
 
 from mpo.config import OptimizerName
 
-OPTIMIZERS: dict[OptimizerName, Callable[[ParamsT, float, float], Optimizer]] = {
+OPTIMIZERS: dict[OptimizerName, Callable[[list[nn.Parameter], float, float], Optimizer]] = {
     "adam": lambda params, lr, _: torch.optim.Adam(params, lr=lr, fused=True),
     "adamw": lambda params, lr, _: torch.optim.AdamW(params, lr=lr, fused=True),
     "sgd": lambda params, lr, m: torch.optim.SGD(params, lr=lr, momentum=m, fused=True),
@@ -19,13 +20,80 @@ OPTIMIZERS: dict[OptimizerName, Callable[[ParamsT, float, float], Optimizer]] = 
 Each must work element by element: an optimizer that mixes elements would mix stacked seeds.
 """
 
+_ALIGNMENT = 32
 
-def make_optimizer(name: OptimizerName, params: ParamsT, lr: float, momentum: float) -> Optimizer:
-    """Builds an optimizer by its name.
+# The gradients of several seeds lie as their parameters do, in rows of one tensor; autograd warns of
+# a layout that is its usual one for a single seed only.
+warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
-    Raises:
-        ValueError: the name is not in `OPTIMIZERS`.
+
+class StackedOptimizer:
+    """Descends the losses of S learners, whose parameters it keeps as one tensor [S, P].
+
+    Gradient norm, clipping, optimizer step and target copy are then one kernel each. A parameter's
+    share of a row is padded to a multiple of 32 elements: CPU kernels round a ragged tail in
+    another way, and a seed's numbers would depend on its place in the stack.
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
-    return OPTIMIZERS[name](params, lr, momentum)
+
+    def __init__(
+        self,
+        name: OptimizerName,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float,
+    ) -> None:
+        """Moves the parameters [S, ...] and their gradients into its own tensors.
+
+        Raises:
+            ValueError: the name is not in `OPTIMIZERS`.
+        """
+        if name not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
+        parameters = list(parameters)
+        flat = nn.Parameter(flatten_(parameters))
+        flat.grad = self._gradient = torch.zeros_like(flat)
+        for parameter, gradient in zip(parameters, _views(parameters, flat.grad), strict=True):
+            parameter.grad = gradient
+        self.flat = flat.detach()
+        """The parameters, [S, P]; they are views of it."""
+        self._optimizer = OPTIMIZERS[name]([flat], lr, momentum)
+
+    def step(self, loss: Tensor, max_norm: float = float("inf")) -> Tensor:
+        """One step down each learner's loss.
+
+        Args:
+            loss: [S].
+            max_norm: bound on the 2-norm of each learner's gradient.
+
+        Returns:
+            The norms before clipping, [S].
+        """
+        self._gradient.zero_()
+        loss.sum().backward()
+        norm = torch.linalg.vector_norm(self._gradient, dim=1)
+        self._gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1).unsqueeze(1))
+        self._optimizer.step()
+        return norm
+
+
+def flatten_(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Moves parameters [S, ...] into one tensor [S, P] that they become views of."""
+    parameters = list(parameters)
+    first = parameters[0]
+    flat = first.new_zeros(len(first), sum(map(_padded, parameters)), requires_grad=False)
+    for parameter, view in zip(parameters, _views(parameters, flat), strict=True):
+        parameter.data = view.copy_(parameter.data)
+    return flat
+
+
+def _padded(parameter: Tensor) -> int:
+    return -(-parameter[0].numel() // _ALIGNMENT) * _ALIGNMENT
+
+
+def _views(parameters: list[nn.Parameter], flat: Tensor) -> list[Tensor]:
+    """Each parameter's place in a flat tensor, in its own shape."""
+    views, start = [], 0
+    for parameter in parameters:
+        views.append(flat[:, start : start + parameter[0].numel()].view(parameter.shape))
+        start += _padded(parameter)
+    return views
