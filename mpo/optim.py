@@ -22,8 +22,8 @@ Each must work element by element: an optimizer that mixes elements would mix st
 
 _ALIGNMENT = 32
 
-# The gradients of several seeds lie as their parameters do, in rows of one tensor; autograd warns of
-# a layout that is its usual one for a single seed only.
+# The gradients of several seeds lie as their parameters do, in rows of one tensor; autograd warns
+# of a layout that is its usual one for a single seed only.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 

@@ -96,6 +96,48 @@ def test_an_arm_looks_the_same_in_every_figure(collected):
         assert [line.get_marker() for line in drawn] == [look.marker for look in looks]
 
 
+@pytest.fixture
+def wild(tmp_path):
+    """Two seeds far apart: their interval is some thirteen times as wide as their range."""
+    study = synthetic.plan(seeds=2, axes={})
+    synthetic.write_runs(study, tmp_path, spread=0.5)
+    tables.write(tables.collect(study, tmp_path), tmp_path / "tables")
+    return study, tmp_path / "tables"
+
+
+def test_a_wide_band_leaves_the_axis_to_the_seeds(wild):
+    seeds = style.seed_returns(wild[1], "online")
+    for axes in learning_curves.draw(*wild).axes:
+        shown = seeds[seeds["env"] == axes.get_title()]["return"]
+        low, high = axes.get_ylim()
+        assert low < shown.min() and shown.max() < high
+        assert high - low < 1.2 * (shown.max() - shown.min())
+
+
+def test_an_interval_beyond_its_axis_ends_in_arrows(wild, collected):
+    figure = final_scores.draw(*wild)
+    for axes in figure.axes:
+        arrows = [line for line in axes.lines if line.get_marker() in ("<", ">")]
+        assert [line.get_xdata()[0] for line in arrows] == pytest.approx(axes.get_xlim())
+    assert figure.legends[0].texts[-1].get_text() == "Beyond the axis"
+    assert "An arrow marks" in final_scores.caption(*wild)
+    study, folder = collected["one of each"]
+    assert len(final_scores.draw(study, folder).legends[0].texts) == 2
+    assert "arrow" not in final_scores.caption(study, folder)
+
+
+@pytest.mark.parametrize("module", [learning_curves, final_scores])
+def test_long_titles_do_not_run_into_one_another(tmp_path, module):
+    ids = [f"dm_control/manipulator-insert_peg-v{index}" for index in range(3)]
+    study = synthetic.plan(environments=ids, seeds=1, axes={})
+    synthetic.write_runs(study, tmp_path)
+    tables.write(tables.collect(study, tmp_path), tmp_path / "tables")
+    with plt.rc_context(style.RC):
+        figure = module.draw(study, tmp_path / "tables")
+        boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
 def test_retrace_is_the_colour_and_the_optimizer_the_dash():
     looks = list(style.looks(synthetic.plan()).values())
     assert looks[0].color == looks[1].color != looks[2].color == looks[3].color

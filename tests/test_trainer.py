@@ -10,8 +10,8 @@ import torch
 from mpo import trainer as module
 from mpo.config import ConfigError, Hyperparameters, RunSpec
 from mpo.evaluate import vector_env
-from mpo.records import read_policies
 from mpo.recorder import Diverged
+from mpo.records import read_policies
 from mpo.trainer import MPOTrainer
 from tests import probes  # noqa: F401 (registers the environments)
 

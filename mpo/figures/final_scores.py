@@ -14,9 +14,9 @@ from mpo.figures import style
 from mpo.study import Study
 from mpo.tables import read
 
-_MEAN: dict[str, Any] = {"markersize": 5.5, "markeredgecolor": "0.1", "markeredgewidth": 0.8}
-_BAR: dict[str, Any] = {"linewidth": 5, "alpha": 0.3, "solid_capstyle": "butt"}
 _DOT = 3.5  # the diameter of a seed, in points
+_MEAN: dict[str, Any] = {"fillstyle": "none", "markersize": 6, "markeredgewidth": 1.3}
+_BAR: dict[str, Any] = {"linewidth": 6, "alpha": 0.3, "solid_capstyle": "butt"}
 
 
 def draw(study: Study, tables: Path) -> Figure:
@@ -24,8 +24,8 @@ def draw(study: Study, tables: Path) -> Figure:
     looks = style.looks(study)
     environments = style.environments(study)
     columns = style.columns(len(environments))
-    height = 0.7 + 0.2 * len(looks)
-    width = (style.text_width(looks) + 2.0 * columns) / columns
+    height = 0.8 + 0.2 * max(2, len(looks))
+    width = (style.text_width(looks) + 2.1 * columns) / columns
     grid = sns.catplot(
         data=style.seed_returns(tables, "final"),
         kind="strip",
@@ -37,7 +37,7 @@ def draw(study: Study, tables: Path) -> Figure:
         palette={arm: look.color for arm, look in looks.items()},
         jitter=False,  # a random jitter would make equal figures differ
         size=_DOT,
-        alpha=0.7,
+        alpha=0.8,
         legend=False,
         col="env",
         col_order=environments,
@@ -46,10 +46,10 @@ def draw(study: Study, tables: Path) -> Figure:
         aspect=width / height,
         sharex=False,
     )
-    scores = read(tables, "scores").query("policy == 'mode'")
+    scores = _scores(tables)
     for env, axes in grid.axes_dict.items():
         _intervals(axes, scores[scores["env"] == env].set_index("arm"), looks)
-    grid.set_titles("{col_name}")
+    grid.set_titles("{col_name}", size=style.title_size(study))
     grid.set_axis_labels("Final return", "")
     grid.tight_layout()
     style.legend_below(grid.figure, _key(scores))
@@ -58,51 +58,66 @@ def draw(study: Study, tables: Path) -> Figure:
 
 def caption(study: Study, tables: Path) -> str:
     """What the figure shows, with its interval, its seeds and its episodes."""
-    scores = read(tables, "scores")
-    n, episodes = int(scores["n"].max()), int(scores["episodes"].max())
-    bar = "" if n == 1 else " and its 95 % Student-t interval (bars)"
+    scores = _scores(tables)
+    n = int(scores["n"].max())
+    episodes = style.plural(int(scores["episodes"].max()), "evaluation episode")
+    mean = "" if n == 1 else "; their mean (outlined mark) and its 95 % Student-t interval (bar)"
+    arrow = " An arrow marks an interval that goes on beyond its axis." if _cut(scores) else ""
     return (
         "Final return of the mean-action policy after the whole budget: "
-        f"{style.seeds_in_words(n)}, each (dots) the average of "
-        f"{style.plural(episodes, 'evaluation episode')}; their mean (outlined marks){bar}."
+        f"{style.seeds_in_words(n)}, each (dot) the mean of {episodes}{mean}.{arrow}"
     )
 
 
+def _scores(tables: Path) -> pd.DataFrame:
+    """The scores of the mean-action policy with the `left` and `right` end of their axis.
+
+    An axis spans an environment's seeds and what its intervals add, up to half of the seeds' range
+    on either side: the interval of two or three seeds can be ten times as wide as their range.
+    """
+    scores = read(tables, "scores").query("policy == 'mode'")
+    ends = scores.groupby("env").agg({"min": "min", "max": "max", "lo": "min", "hi": "max"})
+    span = ends["max"] - ends["min"]
+    span = span.where(span > 0, ends["max"].abs().clip(lower=1.0))
+    left = ends[["min", "lo"]].min(axis=1).clip(lower=ends["min"] - span / 2)
+    right = ends[["max", "hi"]].max(axis=1).clip(upper=ends["max"] + span / 2)
+    limits = pd.DataFrame({"left": left - 0.05 * span, "right": right + 0.05 * span})
+    return scores.join(limits, on="env")
+
+
+def _cut(scores: pd.DataFrame) -> bool:
+    """Whether an interval goes on beyond its axis."""
+    return bool(((scores["lo"] < scores["left"]) | (scores["hi"] > scores["right"])).any())
+
+
 def _intervals(axes: Axes, cell: pd.DataFrame, looks: dict[str, style.Look]) -> None:
-    """Means and intervals of one environment, on an axis that keeps its seeds apart."""
-    left, right = _limits(cell)
+    """The means and the intervals of one environment."""
+    left, right = float(cell["left"].iloc[0]), float(cell["right"].iloc[0])
     for row, (arm, look) in enumerate(looks.items()):
-        score = cell.loc[arm]
-        axes.plot([score["lo"], score["hi"]], [row, row], color=look.color, **_BAR, zorder=1)
-        axes.plot(score["mean"], row, look.marker, color=look.color, **_MEAN, zorder=3)
-        for beyond, edge, arrow in (
-            (score["lo"] < left, left, "<"),
-            (score["hi"] > right, right, ">"),
-        ):
-            if beyond:
-                axes.plot(edge, row, arrow, color=look.color, markersize=5, clip_on=False, zorder=4)
+        score, color = cell.loc[arm], look.color
+        axes.plot([score["lo"], score["hi"]], [row, row], color=color, **_BAR, zorder=1)
+        axes.plot(score["mean"], row, look.marker, color=color, **_MEAN, zorder=3)
+        if score["lo"] < left:
+            axes.plot(left, row, "<", color=color, markersize=5, clip_on=False, zorder=4)
+        if score["hi"] > right:
+            axes.plot(right, row, ">", color=color, markersize=5, clip_on=False, zorder=4)
     axes.set_xlim(left, right)
     axes.set_ylim(len(looks) - 0.5, -0.5)  # the first arm on top
-    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
     axes.grid(axis="y", linewidth=0.4)
-
-
-def _limits(cell: pd.DataFrame) -> tuple[float, float]:
-    """The seeds, and of the intervals what lies within half of the seeds' range of them.
-
-    The interval of two or three seeds can be ten times as wide as their range.
-    """
-    low, high = cell["min"].min(), cell["max"].max()
-    span = high - low or max(abs(high), 1.0)
-    left = max(min(low, cell["lo"].min()), low - span / 2)
-    right = min(max(high, cell["hi"].max()), high + span / 2)
-    return left - 0.05 * span, right + 0.05 * span
+    place = axes.get_subplotspec()
+    first = place is not None and place.is_first_col()
+    axes.tick_params(axis="y", length=0, pad=6, labelleft=first)
 
 
 def _key(scores: pd.DataFrame) -> list[Line2D]:
     """What the marks mean; the rows name the arms."""
-    interval = ", 95 % interval (bar)" if scores["n"].max() > 1 else ""
-    return [
-        Line2D([], [], color="0.5", linestyle="", marker="o", markersize=_DOT, label="One seed"),
-        Line2D([], [], color="0.5", linestyle="", marker="o", **_MEAN, label=f"Mean{interval}"),
+    grey: dict[str, Any] = {"color": "0.4", "linestyle": ""}
+    mean = "Mean" if scores["n"].max() == 1 else "Mean, 95 % interval (bar)"
+    key = [
+        Line2D([], [], **grey, marker="o", markersize=_DOT, label="One seed"),
+        Line2D([], [], **grey, marker="o", **_MEAN, label=mean),
     ]
+    if _cut(scores):
+        key.append(Line2D([], [], **grey, marker=">", markersize=5, label="Beyond the axis"))
+    return key

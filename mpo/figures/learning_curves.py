@@ -57,9 +57,10 @@ def draw(study: Study, tables: Path) -> Figure:
                 markevery=(index % spacing, spacing),
             )
         axes.set_ylim(limits)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    grid.set_titles("{col_name}")
+    grid.set_titles("{col_name}", size=style.title_size(study))
     grid.set_axis_labels(style.STEPS, "Return")
     style.legend_below(
         grid.figure,
@@ -76,11 +77,14 @@ def draw(study: Study, tables: Path) -> Figure:
 def caption(study: Study, tables: Path) -> str:
     """What the figure shows, with its interval, its seeds and its episodes."""
     curves = read(tables, "curves")
-    n, episodes = int(curves["n"].max()), int(curves["episodes"].max())
-    band = "" if n == 1 else ", with the 95 % Student-t interval of the mean (bands)"
+    n = int(curves["n"].max())
+    episodes = style.plural(int(curves["episodes"].max()), "evaluation episode")
+    seeds = f"{style.seeds_in_words(n)}, each (faint) the mean of {episodes}"
+    band = (
+        "; their mean (line) and its 95 % Student-t interval (band). The axes span the single "
+        "seeds, so that a wider band is cut"
+    )
     return (
-        "Learning curves of the mean-action policy: the mean return (lines) over "
-        f"{style.seeds_in_words(n)}, each seed (faint) the average of "
-        f"{style.plural(episodes, 'evaluation episode')}{band}. Nothing is smoothed; the axes span "
-        "the single seeds, so that a wider band is cut."
+        "Return of the mean-action policy during training, not smoothed: "
+        f"{seeds}{'' if n == 1 else band}."
     )

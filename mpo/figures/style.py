@@ -27,6 +27,7 @@ RC: Any = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
     "legend.fontsize": 8,
+    "legend.handlelength": 3,
     "lines.linewidth": 1.4,
     # The font that matplotlib brings along, so that figures are alike on every machine.
     "font.family": ["DejaVu Sans"],
@@ -96,14 +97,19 @@ def seed_returns(tables: Path, phase: str) -> pd.DataFrame:
     return shown.merge(read(tables, "runs")[["run_id", "env", "arm"]], on="run_id")
 
 
+def title_size(study: Study) -> float:
+    """The size of the titles, in points: 9, or as much less as the longest id needs in a panel."""
+    return min(9.0, 9.0 * 28 / max(map(len, environments(study))))
+
+
 def text_width(texts: Iterable[str]) -> float:
     """About how wide the longest text is, in inches at 8 pt."""
-    return 0.065 * max(map(len, texts))
+    return 0.06 * max(map(len, texts))
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
     """One legend for the whole figure, under its panels, in as many columns as its width takes."""
-    entry = 0.6 + text_width(str(handle.get_label()) for handle in handles)
+    entry = 0.65 + text_width(str(handle.get_label()) for handle in handles)
     figure.legend(
         handles=list(handles),
         loc="upper center",
@@ -116,7 +122,7 @@ def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
 def seeds_in_words(n: int) -> str:
     """The number of seeds, and whether an interval can be drawn of them."""
     if n == 1:
-        return "one seed (exploratory), which has no interval"
+        return "one seed (exploratory, no interval)"
     return f"n = {n} seeds{' (exploratory)' if n < EXPLORATORY else ''}"
 
 

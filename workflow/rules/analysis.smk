@@ -39,7 +39,7 @@ rule collect:
 
 rule summary:
     input:
-        code=["mpo/summary.py", "mpo/figures/style.py"],
+        code=["mpo/summary.py", "mpo/figures/style.py", *FIGURE_CODE.values()],
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
         figures=[f"{STUDY_DIR}/figures/{name}.png" for name in FIGURES],

@@ -27,6 +27,7 @@ def parse_study():
 STUDY = parse_study()
 RUNS = {run.run_id: run for run in STUDY.runs}
 STUDY_DIR = f"results/{STUDY.study}"
+FIGURE_CODE = {name: f"{module.replace('.', '/')}.py" for name, module in FIGURES.items()}
 
 # Rules call `python`: the one that runs Snakemake, whether or not its environment is activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))

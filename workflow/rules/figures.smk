@@ -1,11 +1,11 @@
 # Requires: the tables. Produces: each figure as PNG, PDF and SVG, by a rule of its own.
-for figure, module in FIGURES.items():
+for figure, code in FIGURE_CODE.items():
 
     rule:
         name:
             f"figure_{figure}"
         input:
-            code=[f"{module.replace('.', '/')}.py", "mpo/figures/style.py"],
+            code=[code, "mpo/figures/style.py"],
             study=f"{STUDY_DIR}/study.json",
             tables=rules.collect.output,
         output:

@@ -53,5 +53,4 @@ rule evaluate:
         run=subpath(input.record, parent=True),
         config=EvaluationSpec(**STUDY.evaluation.model_dump()).identity,
     shell:
-        "python -m mpo evaluate --run {params.run:q} --config {params.config:q}"
-        " --log {log:q}"
+        "python -m mpo evaluate --run {params.run:q} --config {params.config:q}" " --log {log:q}"
