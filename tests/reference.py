@@ -19,12 +19,7 @@ def zero() -> Tensor:
 
 
 def mean_over(terms: list[Tensor]) -> Tensor:
-    """Mean of the terms; 0 of none."""
-    return sum(terms, zero()) / max(len(terms), 1)
-
-
-def counted(valid: Tensor) -> list[int]:
-    return [b for b in range(len(valid)) if valid[b] == 1]
+    return sum(terms, zero()) / len(terms)
 
 
 # E-step (2018a, section 4.1; MO-MPO, section 4.1).
@@ -43,19 +38,19 @@ def weights(values: Tensor, temperature: Tensor) -> Tensor:
     return table
 
 
-def temperature_dual(values: Tensor, temperature: Tensor, epsilon: float, valid: Tensor) -> Tensor:
+def temperature_dual(values: Tensor, temperature: Tensor, epsilon: float) -> Tensor:
     """g(eta) = eta * epsilon + eta * mean_b log (1 / N) sum_n exp(Q / eta) (2018a, eq. 8)."""
     logs = []
-    for b in counted(valid):
+    for b in range(values.shape[1]):
         scaled = torch.stack([values[n, b] / temperature for n in range(len(values))])
         logs.append(torch.logsumexp(scaled, 0) - math.log(len(values)))
     return temperature * epsilon + temperature * mean_over(logs)
 
 
-def kl_from_uniform(table: Tensor, valid: Tensor) -> Tensor:
+def kl_from_uniform(table: Tensor) -> Tensor:
     """mean_b sum_n q log(q / (1 / N)), in nats."""
     kls = []
-    for b in counted(valid):
+    for b in range(table.shape[1]):
         terms = [q * math.log(q * len(table)) for q in table[:, b].tolist() if q > 0]
         kls.append(torch.tensor(math.fsum(terms), dtype=torch.float64))
     return mean_over(kls)
@@ -80,13 +75,11 @@ def log_density(x: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:
     return -((x - mean) ** 2) / (2 * stddev**2) - torch.log(stddev * math.sqrt(2 * math.pi))
 
 
-def cross_entropy(
-    table: Tensor, actions: Tensor, mean: Tensor, stddev: Tensor, valid: Tensor
-) -> Tensor:
+def cross_entropy(table: Tensor, actions: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:
     """-mean_b sum_n w_nb log pi(a_nb | s_b)."""
     samples, _, dims = actions.shape
     losses = []
-    for b in counted(valid):
+    for b in range(table.shape[1]):
         total = zero()
         for n in range(samples):
             for d in range(dims):
@@ -103,14 +96,14 @@ def gaussian_kl(mean: Tensor, stddev: Tensor, other_mean: Tensor, other_stddev: 
 
 
 def kl_per_dimension(
-    mean: Tensor, stddev: Tensor, other_mean: Tensor, other_stddev: Tensor, valid: Tensor
+    mean: Tensor, stddev: Tensor, other_mean: Tensor, other_stddev: Tensor
 ) -> list[Tensor]:
     """mean_b KL of each action dimension, a list of D."""
     return [
         mean_over(
             [
                 gaussian_kl(mean[b, d], stddev[b, d], other_mean[b, d], other_stddev[b, d])
-                for b in counted(valid)
+                for b in range(len(mean))
             ]
         )
         for d in range(mean.shape[1])

@@ -97,7 +97,7 @@ def test_a_clamped_dual_is_let_go_by_its_gradient():
     duals = make()
     set_raw(duals, -50.0)
     duals.clamp_()
-    optimizer = torch.optim.Adam(duals.groups(1e-2, 1e-2))
+    optimizer = torch.optim.Adam(duals.parameters(), lr=1e-2)
     before = {name: getattr(duals, name).detach().clone() for name in NAMES}
     for _ in range(500):
         optimizer.zero_grad()
@@ -110,14 +110,12 @@ def test_a_clamped_dual_is_let_go_by_its_gradient():
         assert (getattr(duals, name) > 10 * before[name]).all()
 
 
-def test_groups_hold_each_variable_once_at_its_rate():
+def test_temperatures_and_alphas_are_all_there_is():
     duals = make()
-    temperatures, multipliers = duals.groups(0.3, 0.07)
-    assert temperatures["lr"] == 0.3 and multipliers["lr"] == 0.07
-    grouped = [*temperatures["params"], *multipliers["params"]]
+    grouped = [*duals.temperatures(), *duals.alphas()]
     assert sorted(map(id, grouped)) == sorted(map(id, duals.parameters()))
-    assert [p.ndim for p in temperatures["params"]] == [1, 1]
-    assert [p.ndim for p in multipliers["params"]] == [2, 2]
+    assert [p.ndim for p in duals.temperatures()] == [1, 1]
+    assert [p.ndim for p in duals.alphas()] == [2, 2]
 
 
 def test_each_value_moves_its_own_variable_alone():

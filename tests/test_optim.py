@@ -2,10 +2,10 @@ from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpo.config import OptimizerName
-from mpo.optim import OPTIMIZERS, make_optimizer
+from mpo.optim import OPTIMIZERS, StackedOptimizer, flatten_
 
 S = 3
 WHOLE = ((8, 16), (1, 64), (32, 1))
@@ -20,18 +20,20 @@ def test_choices_are_those_of_the_schema():
 
 def test_an_unknown_name_is_told_the_choices():
     with pytest.raises(ValueError, match="adm") as error:
-        make_optimizer("adm", [torch.zeros(1, requires_grad=True)], LR, 0.0)
+        StackedOptimizer("adm", [nn.Parameter(torch.zeros(1, 1))], LR, 0.0)
     for name in get_args(OptimizerName):
         assert name in str(error.value)
 
 
-def trained(name: str, start: list[Tensor], gradients: list[list[Tensor]]) -> list[Tensor]:
-    parameters = [x.clone().requires_grad_() for x in start]
-    optimizer = make_optimizer(name, parameters, LR, 0.8)
+def trained(
+    name: str, start: list[Tensor], gradients: list[list[Tensor]], max_norm: float = float("inf")
+) -> list[Tensor]:
+    """Parameters after descending losses that have these gradients."""
+    parameters = [nn.Parameter(x.clone()) for x in start]
+    optimizer = StackedOptimizer(name, parameters, LR, 0.8)
     for step in gradients:
-        for parameter, gradient in zip(parameters, step, strict=True):
-            parameter.grad = gradient.clone()
-        optimizer.step()
+        products = [(p * g).flatten(1).sum(1) for p, g in zip(parameters, step, strict=True)]
+        optimizer.step(torch.stack(products).sum(0), max_norm)
     return [parameter.detach() for parameter in parameters]
 
 
@@ -76,11 +78,32 @@ def test_the_first_step_of_adam_is_the_rate_whatever_the_gradients_size(name):
     torch.testing.assert_close(moved, -LR * gradient.sign(), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_rate_and_the_groups_rates_are_kept(name):
-    first, second = (torch.zeros(1, requires_grad=True) for _ in range(2))
-    groups = [{"params": [first], "lr": 0.5}, {"params": [second]}]
-    assert [g["lr"] for g in make_optimizer(name, groups, 0.25, 0.0).param_groups] == [0.5, 0.25]
+def test_parameters_are_views_of_one_tensor_and_keep_their_values():
+    start, _ = start_and_gradients(RAGGED)
+    parameters = [nn.Parameter(x.clone()) for x in start]
+    flat = flatten_(parameters)
+    assert flat.shape[0] == S and flat.shape[1] % 32 == 0
+    assert all(torch.equal(p, x) for p, x in zip(parameters, start, strict=True))
+    flat.zero_()
+    assert all(p.eq(0).all() for p in parameters)
+
+
+def test_each_seeds_gradient_is_clipped_by_its_own_norm():
+    start, _ = start_and_gradients(RAGGED)
+    g = torch.Generator().manual_seed(1)
+    drawn = [torch.randn(x.shape, generator=g) for x in start]
+    wanted = torch.tensor([0.4, 250.0, 0.0])
+    size = torch.stack([x.square().sum((1, 2)) for x in drawn]).sum(0).sqrt()
+    drawn = [x * (wanted / size)[:, None, None] for x in drawn]
+    parameters = [nn.Parameter(x.clone()) for x in start]
+    optimizer = StackedOptimizer("sgd", parameters, 1.0, 0.0)
+    loss = sum((p * x).sum((1, 2)) for p, x in zip(parameters, drawn, strict=True))
+    torch.testing.assert_close(optimizer.step(loss, 2.0), wanted)
+    for parameter, initial, gradient in zip(parameters, start, drawn, strict=True):
+        step = initial - parameter.detach()
+        torch.testing.assert_close(step[0], gradient[0], rtol=1e-4, atol=1e-6)  # untouched
+        torch.testing.assert_close(step[1], gradient[1] * (2 / 250), rtol=1e-4, atol=1e-6)
+        assert step[2].eq(0).all()
 
 
 def test_only_adamw_decays_the_weights():

@@ -58,7 +58,7 @@ def test_fields_have_their_shapes_and_their_elements():
         "terminated": 14,
         "truncated": 15,
     }
-    assert list(sample.keys()) == list(layout)
+    assert list(sample.keys()) == [*layout, "first_obs"]
     number = sample["obs"][..., 0]
     for name, columns in layout.items():
         value = sample[name]
@@ -265,3 +265,56 @@ def test_a_sample_is_a_copy():
     before = sample["obs"].clone()
     fill(replay, range(50, 55))
     assert torch.equal(sample["obs"], before)
+
+
+def play(replay: Replay, lengths: list[int], seed_index: int = 0, start: int = 0) -> dict[int, int]:
+    """Adds episodes of these lengths; which transition each transition's episode began with."""
+    number, first = start, {}
+    for length in lengths:
+        for step in range(length):
+            ends = torch.tensor([float(step == length - 1 and length % 2), 0.0])
+            ends[1] = float(step == length - 1 and not length % 2)
+            replay.add(seed_index, torch.cat([row(number)[:-2], ends]))
+            first[number] = number - step
+            number += 1
+    return first
+
+
+def firsts(replay: Replay, seed_index: int = 0) -> dict[int, int]:
+    """Of every sampled transition, the number of the observation said to be its episode's first."""
+    sample = replay.sample(600, torch.arange(2))
+    return {
+        round(float(obs)): round(float(first))
+        for obs, first in zip(
+            sample["obs"][seed_index, ..., 0].flatten(),
+            sample["first_obs"][seed_index, ..., 0].flatten(),
+            strict=True,
+        )
+    }
+
+
+def test_first_obs_is_what_the_episode_began_with_for_each_seed():
+    replay = make(40, (0, 1, 2))
+    expected = [play(replay, lengths, i) for i, lengths in enumerate(([3, 1, 4], [2, 5], [7]))]
+    for i in range(3):
+        assert firsts(replay, i) == expected[i]
+
+
+def test_first_obs_holds_while_the_ring_holds_it():
+    replay = make(10)
+    expected = play(replay, [6, 3, 4])  # 0 ... 2 are overwritten by 10 ... 12
+    found = firsts(replay)
+    assert set(found) == set(range(3, 13))
+    for number in range(6, 13):
+        assert found[number] == expected[number]
+    assert all(found[number] >= 3 for number in range(3, 6))  # a newer one's: 0 is gone
+
+
+def test_a_refused_transition_begins_another_episode():
+    replay = make(20)
+    fill_to = [torch.cat([row(i)[:-2], torch.zeros(2)]) for i in range(6)]
+    for i, transition in enumerate(fill_to):
+        if i == 4:
+            replay.break_segment(0)
+        replay.add(0, transition)
+    assert firsts(replay) == {0: 0, 1: 0, 2: 0, 3: 0, 4: 4, 5: 4}
