@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test
+.PHONY: study test reference
 
 # The default study, from training to figures. CONFIG=config/x.yaml runs another one.
 study: .venv/installed
@@ -13,6 +13,14 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/pytest
+
+# Keeps the small tables and the pictures of the finished default study with the code.
+reference:
+	mkdir -p results/reference/default/figures results/reference/default/tables
+	cp results/default/summary.md results/reference/default/
+	cp results/default/figures/*.png results/reference/default/figures/
+	cp results/default/tables/runs.csv results/default/tables/curves.csv \
+	  results/default/tables/scores.csv results/reference/default/tables/
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -34,17 +34,20 @@ def e_step(values: Tensor, temperature: Tensor, epsilon: float) -> EStep:
         epsilon: bound on the KL from the sampling distribution, in nats.
     """
     samples = values.shape[-2]
-    # Dividing values of hundreds by a small temperature costs float32 its digits; less their
-    # maximum the dual is the same: eta * lse(Q / eta) = max Q + eta * lse((Q - max Q) / eta).
-    best = values.detach().amax(-2, keepdim=True)
-    scaled = (values.detach() - best) / temperature[..., None, None]
-    log_normalizer = torch.logsumexp(scaled, dim=-2)  # [..., B]
-    log_mean = log_normalizer - math.log(samples)
-    loss = temperature * (epsilon + log_mean.mean(-1)) + best.mean((-2, -1))
     with torch.no_grad():
+        # Dividing values of hundreds by a small temperature costs float32 its digits; less their
+        # maximum the dual is the same: eta * lse(Q / eta) = max Q + eta * lse((Q - max Q) / eta).
+        best = values.amax(-2, keepdim=True)
+        scaled = (values - best) / temperature[..., None, None]
+        log_normalizer = torch.logsumexp(scaled, dim=-2)  # [..., B]
         log_weights = scaled - log_normalizer.unsqueeze(-2)
         weights = log_weights.exp()
-        kl = (weights * log_weights).sum(-2).mean(-1) + math.log(samples)
+        log_samples = math.log(samples)
+        kl = (weights * log_weights).sum(-2).mean(-1) + log_samples
+        log_mean = log_normalizer.mean(-1) - log_samples
+        dual = temperature * (epsilon + log_mean) + best.mean((-2, -1))
+    # The dual's derivative is epsilon - kl in closed form: no graph over the samples is needed.
+    loss = dual + (temperature - temperature.detach()) * (epsilon - kl)
     return EStep(weights, loss, kl)
 
 

@@ -82,14 +82,14 @@ class MPOTrainer:
 
     Args:
         env_id: see `make_env`.
-        seed: the only source of randomness, with `extra_seeds`.
+        seed: with `extra_seeds` the only source of randomness.
         device: of networks, replay and updates.
-        policy_layer_sizes: hidden units a layer.
-        critic_layer_sizes: likewise.
+        policy_layer_sizes: hidden units a layer of the policy.
+        critic_layer_sizes: likewise of the critic.
         replay_size: capacity of the replay, in transitions a seed.
         gamma: discount in [0, 1].
         target_networks_update_period: updates between copies to the target networks.
-        policy_lr: learning rate.
+        policy_lr: learning rate of the policy.
         q_lr: learning rate of the critic.
         kl_epsilon: E-step bound, in nats.
         mstep_kl_epsilon: M-step bound on the means a dimension, in nats.
