@@ -132,7 +132,7 @@ class Study(Section):
     @classmethod
     def _optimizer_keys(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for overrides in value.values():
-            check_keys(overrides, [key for key in Training.model_fields if key != "optimizer"])
+            check_keys(overrides, [key for key in Training.model_fields if key not in CORE_AXES])
         return value
 
     @field_validator("axes")
@@ -167,7 +167,7 @@ class Study(Section):
     def _cell(self, environment: Environment, arm: dict[str, Any]) -> list[Run]:
         """The runs of one environment and arm, one a seed.
 
-        A value is taken from the axis, else the environment or the optimizer, else `training`.
+        A value is the axis's, else the environment's or the optimizer's, else that of `training`.
         """
         base = self._base(environment, arm["optimizer"])
         shown = [name for name in arm if name in CORE_AXES or arm[name] != base[name]]
@@ -206,13 +206,19 @@ class Study(Section):
         for key, value in by_optimizer.items():
             base[key] = training_value(f"optimizers.{optimizer}", key, value)
         for key, value in environment.overrides.items():
+            where = f"environments ({environment.id})"
+            if key in self.axis_values:
+                raise ConfigError(
+                    f"{where}.{key}: it is an axis of the study, received {value!r}; "
+                    f"its values are axes.{key}: {self.axis_values[key]}"
+                )
             if key in by_optimizer:
                 raise ConfigError(
-                    f"environments ({environment.id}).{key}: optimizers.{optimizer} sets it too, "
-                    f"received {value!r} and {by_optimizer[key]!r}; keep one"
+                    f"{where}.{key}: optimizers.{optimizer} sets it too, received {value!r} and "
+                    f"{by_optimizer[key]!r}; keep one"
                 )
             if key in Training.model_fields:
-                base[key] = training_value(f"environments ({environment.id})", key, value)
+                base[key] = training_value(where, key, value)
         return base
 
 

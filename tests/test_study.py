@@ -61,15 +61,24 @@ def test_overrides_reach_only_their_runs():
         assert training.policy_lr == (0.02 if training.optimizer == "sgd" else 3e-4)
 
 
-def test_an_axis_wins_over_overrides_and_is_named_only_where_it_differs():
-    runs = Study.parse(changed("axes.gamma", [0.99, 0.9])).runs
-    variants = {run.variant for run in runs if run.env_slug == "Pendulum-v1"}
-    assert variants >= {"retrace-off_optimizer-adam", "retrace-off_optimizer-adam_gamma-0.9"}
-    assert len(variants) == 8
-    before = {run.run_id: run.spec for run in Study.parse(SMALL).runs}
-    after = {run.run_id: run.spec for run in runs}
-    assert before.items() <= after.items()
-    assert all(run.spec.training.gamma == run.arm["gamma"] for run in runs)
+def test_an_axis_wins_over_an_optimizers_value_and_is_named_only_where_it_differs():
+    runs = Study.parse(changed("axes.policy_lr", [3e-4, 1e-3])).runs
+    variants = {run.variant for run in runs}
+    assert {v for v in variants if v.startswith("retrace-off")} == {
+        "retrace-off_optimizer-adam",
+        "retrace-off_optimizer-adam_policy_lr-0.001",
+        "retrace-off_optimizer-sgd_policy_lr-0.0003",
+        "retrace-off_optimizer-sgd_policy_lr-0.001",
+    }
+    assert all(run.spec.training.policy_lr == run.arm["policy_lr"] for run in runs)
+
+
+def test_a_new_axis_leaves_the_runs_at_the_base_value_as_they_were():
+    config = changed("environments", ["Pendulum-v1"])
+    before = {run.run_id: run.spec for run in Study.parse(config).runs}
+    config["axes"]["gamma"] = [0.99, 0.9]
+    after = {run.run_id: run.spec for run in Study.parse(config).runs}
+    assert before.items() <= after.items() and len(after) == 2 * len(before)
 
 
 def test_widths_can_be_an_axis():
@@ -152,6 +161,12 @@ def test_a_spec_of_another_version_is_refused():
             [{"id": "A-v0", "gamma": 2}],
             r"environments \(A-v0\).gamma: .*received 2",
         ),
+        (
+            "environments",
+            [{"id": "A-v0", "retrace": True}],
+            r"retrace: it is an axis.*\[False, True\]",
+        ),
+        ("optimizers.sgd.retrace", True, r"optimizers: unknown key 'retrace' with value True"),
         ("environments", [{"id": "A-v0", "policy_lr": 1}], r"optimizers.sgd sets it too.*keep one"),
         (
             "schedule.total_steps",
