@@ -9,8 +9,8 @@ from mpo.optim import OPTIMIZERS, StackedOptimizer, flatten_
 
 S = 3
 WHOLE = ((8, 16), (1, 64), (32, 1))
-RAGGED = ((4, 5), (1, 5), (6, 1), (1, 12), (3, 7))
-"""Shapes of a seed's parameters; these end within a vector register of the CPU."""
+RAGGED = ((4, 5), (1, 5), (6, 1), (1, 12), (3, 9))
+"""Shapes of a seed's parameters; each of these, and their sum, ends within a vector register."""
 LR = 0.01
 
 
