@@ -1,6 +1,7 @@
 """Whole updates of the agent, recomputed for each seed in float64 by the papers' sums."""
 
 import copy
+import itertools
 import math
 from typing import NamedTuple
 
@@ -546,8 +547,20 @@ def test_duals_are_clamped_after_their_step():
 # Independence of seeds and streams
 
 
-@pytest.mark.parametrize("action_dim", [1, 2, 6])
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop"])
+def assert_alike(alone: Tensor, stacked: Tensor, action_dim: int, label: str = "") -> None:
+    """The same bits; but of an odd number of actions beyond one, up to rounding."""
+    # A CPU multiplies for one seed alone by another kernel than for several where the policy head's
+    # columns, two an action, are no multiple of four.
+    if action_dim % 2 and action_dim > 1:
+        torch.testing.assert_close(alone, stacked, rtol=1e-5, atol=1e-5)
+    else:
+        assert torch.equal(alone, stacked), label
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "action_dim"),
+    [*itertools.product(["adam", "adamw", "sgd", "rmsprop"], [1, 2, 6]), ("adam", 3)],
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_seeds_updates_do_not_depend_on_its_neighbours(mode, optimizer, action_dim):
     settings = {"optimizer": optimizer, "target_networks_update_period": 2, **MODES[mode]}
@@ -560,11 +573,11 @@ def test_a_seeds_updates_do_not_depend_on_its_neighbours(mode, optimizer, action
             single = alone.update(make_windows(steps, (seed,), action_dim, key), 2)
             assert single.keys() == metrics.keys()
             for name in metrics:
-                assert torch.equal(single[name][0], metrics[name][i]), (key, name)
+                assert_alike(single[name][0], metrics[name][i], action_dim, name)
         for name, module in parts(alone).items():
             for label, parameter in module.named_parameters():
                 stacked = parts(stack)[name].get_parameter(label)
-                assert torch.equal(parameter[0], stacked[i]), (name, label)
+                assert_alike(parameter[0], stacked[i], action_dim, f"{name} {label}")
 
 
 def test_a_seed_that_diverges_leaves_its_neighbours_alone():
@@ -655,16 +668,16 @@ def test_acting_samples_the_online_gaussian():
     assert (np.abs(np.corrcoef(z.T) - np.eye(S * D)) < 0.1).all()  # streams are independent
 
 
-def test_a_seed_acts_alike_without_its_neighbours():
-    stack = make_agent()
+@pytest.mark.parametrize("action_dim", [1, 2, 6, 7])
+def test_a_seed_acts_alike_without_its_neighbours(action_dim):
+    stack = make_agent(SEEDS, action_dim)
     obs = np.random.default_rng(3).standard_normal((4, S, OBS), dtype=np.float32)
     together = [stack.act(x) for x in obs]
     for i, seed in enumerate(SEEDS):
-        alone = make_agent((seed,))
-        for x, (actions, log_probs) in zip(obs, together, strict=True):
-            action, log_prob = alone.act(x[i : i + 1])
-            assert np.array_equal(action[0], actions[i])
-            assert log_prob[0] == log_probs[i]
+        alone = make_agent((seed,), action_dim)
+        for x, both in zip(obs, together, strict=True):
+            for one, several in zip(alone.act(x[i : i + 1]), both, strict=True):
+                assert_alike(torch.tensor(one[0]), torch.tensor(several[i]), action_dim)
 
 
 def test_the_mode_is_the_clipped_online_mean_of_the_seed():
