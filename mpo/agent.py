@@ -155,14 +155,13 @@ class MPOAgent:
             metrics["penalty_temperature"] = duals.penalty_temperature.detach()
             metrics["penalty_kl_relative"] = penalty.kl / config.epsilon_penalty
         self._temperature_optimizer.step(dual_loss)
-        duals.clamp_()
         moments = losses.noise_moments(weights, batch.noise)
         for _ in range(m_steps):
             metrics |= self._m_step(batch, moments)
         return metrics
 
     def _m_step(self, batch: Targets, moments: losses.Moments) -> dict[str, Tensor]:
-        """One step of the policy and of the KL multipliers."""
+        """One step of the policy and of the KL multipliers; leaves all duals clamped."""
         config, duals = self.config, self.duals
         mean, stddev = self.policy(batch.state)
         fit = losses.m_step(moments, batch.mean, batch.stddev, mean, stddev)

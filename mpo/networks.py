@@ -1,8 +1,9 @@
 """Networks of S independent learners, stacked: parameters [S, in, out], one `baddbmm` a layer.
 
 Torso (Acme's LayerNormMLP): Linear, LayerNorm, tanh, then Linear, ELU, ... A seed's initial weights
-come from its own generator, and no operation mixes seeds: on a CPU, with one thread and widths that
-are multiples of 32, a seed's numbers are bit for bit those of the seed alone.
+come from its own generator, and no operation mixes seeds: on a CPU, with one thread, widths that
+are multiples of 32, and one or an even number of action dimensions, its numbers are bit for bit
+those of the seed alone; elsewhere kernels round by the size of the stack.
 
 Letters: S seed, B rows, N action samples, O observation, D action dimensions, H hidden units.
 """
