@@ -30,15 +30,6 @@ MODES = {
 NETWORKS = ("policy", "critic", "target_policy", "target_critic")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in training; with more, a matrix product may be split by the size of the stack."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make_agent(seeds: tuple[int, ...] = SEEDS, action_dim: int = D, **settings) -> MPOAgent:
     """An agent whose four networks are all moved off their start, and so apart."""
     config = {

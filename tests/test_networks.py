@@ -13,15 +13,6 @@ SEEDS = (11, 3, 8)
 WHOLE = (32, 32)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in training; with more, a matrix product may be split by the size of the stack."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def generators(seeds: tuple[int, ...] = SEEDS) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 

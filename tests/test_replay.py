@@ -10,15 +10,6 @@ from mpo.replay import Replay
 OBS, D = 4, 2
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Beside other processes a small operation waits milliseconds for a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make(capacity: int, seeds: tuple[int, ...] = (0,)) -> Replay:
     return Replay(OBS, D, capacity, [torch.Generator().manual_seed(seed) for seed in seeds])
 
