@@ -4,6 +4,7 @@ Imports are late: a verb pays only for what it needs.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -13,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpo.config import ConfigError, EvaluationSpec, RunSpec
+from mpo.config import ConfigError, EvaluationSpec, JobFailed, RunSpec
+from mpo.signals import EXIT_CODE, Interrupted
 from mpo.study import Study
 
 if TYPE_CHECKING:
@@ -21,51 +23,69 @@ if TYPE_CHECKING:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Trains one run to its budget."""
+    """Trains one run to its budget; goes on from where it was left."""
     spec = RunSpec.parse(args.spec.read_text())
 
-    import torch
+    from mpo import gpus
+    from mpo.heartbeat import Heartbeat
 
-    from mpo.trainer import MPOTrainer
+    total, timeout = args.total_steps, args.environment_timeout
+    beat = Heartbeat(args.status, "train", spec.identity, total, timeout, args.log)
+    with beat, contextlib.ExitStack() as stack:
+        import torch
 
-    torch.set_num_threads(args.threads)
-    values = spec.training.model_dump()
-    loop = {key: values.pop(key) for key in ("update_after", "batch_size", "m_steps")}
-    trainer = MPOTrainer(
-        spec.env_id,
-        spec.seed,
-        _device(args.device),
-        use_retrace=values.pop("retrace"),
-        optimizer_type=values.pop("optimizer"),
-        **values,
-    )
-    trainer.train(
-        args.total_steps,
-        out_dir=str(args.out),
-        snapshot_interval=spec.snapshot_interval,
-        log_interval=spec.log_interval,
-        **loop,
-    )
+        from mpo.trainer import MPOTrainer
+
+        if args.device != "cpu" and torch.backends.cuda.is_built():
+            stack.enter_context(gpus.slot(args.runs_per_gpu))
+        torch.set_num_threads(args.threads)
+        values = spec.training.model_dump()
+        loop = {key: values.pop(key) for key in ("update_after", "batch_size", "m_steps")}
+        trainer = MPOTrainer(
+            spec.env_id,
+            spec.seed,
+            _device(args.device),
+            use_retrace=values.pop("retrace"),
+            optimizer_type=values.pop("optimizer"),
+            **values,
+        )
+        beat.count = lambda: trainer.env_steps
+        trainer.train(
+            total,
+            out_dir=str(args.out),
+            snapshot_interval=spec.snapshot_interval,
+            log_interval=spec.log_interval,
+            resume_dir=str(args.resume) if args.resume else None,
+            checkpoint_interval_s=args.checkpoint_interval,
+            keep_resume_state=not args.discard_resume_state,
+            **loop,
+        )
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluates the policy snapshots of a finished run."""
     config = EvaluationSpec.parse(args.config)
 
-    import torch
+    from mpo import files
+    from mpo.heartbeat import Heartbeat
 
-    from mpo import files, records
-    from mpo.evaluate import evaluate as roll_out
-
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     start = time.perf_counter()
     run = json.loads((args.run / files.RUN).read_text())
     spec = RunSpec.model_validate(run["spec"])
-    rows = roll_out(spec, records.read_policies(args.run / files.POLICIES), config)
-    records.write_rows(args.run / files.EVALUATIONS, rows)
-    seconds = time.perf_counter() - start
-    records.write_json(args.run / files.EVALUATION_COST, {"eval_s": seconds})
+    timeout = args.environment_timeout
+    with Heartbeat(args.status, "evaluate", spec.identity, 0, timeout, args.log):
+        import torch
+
+        from mpo import records
+        from mpo.evaluate import evaluate as roll_out
+
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+        policies = records.read_policies(args.run / files.POLICIES)
+        rows = roll_out(spec, policies, config, run["total_steps"])
+        records.write_rows(args.run / files.EVALUATIONS, rows)
+        seconds = time.perf_counter() - start
+        records.write_json(args.run / files.EVALUATION_COST, {"eval_s": seconds})
 
 
 def collect(args: argparse.Namespace) -> None:
@@ -89,6 +109,27 @@ def summary(args: argparse.Namespace) -> None:
     page.write(_study(args.study), args.tables, args.figures, args.out)
 
 
+def status(args: argparse.Namespace) -> None:
+    """Shows how every run of a study stands, while it runs and after."""
+    from mpo.status import overview
+
+    found = [args.study] if args.study else sorted(Path("results").glob("*/study.json"))
+    if not found:
+        raise ConfigError("no study has been started here: there is no results/*/study.json")
+    print("\n\n".join(overview(_study(path), Path()) for path in found))
+
+
+def failures(args: argparse.Namespace) -> None:
+    """Writes the page on every run that diverged or failed."""
+    from mpo import status as page
+    from mpo.files import replacing
+
+    study = _study(args.study)
+    text = page.failures(study, Path())
+    with replacing(args.out) as temporary:
+        temporary.write_text(text)
+
+
 def _study(path: Path) -> Study:
     return Study.parse(json.loads(path.read_text()))
 
@@ -107,30 +148,42 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mpo", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     sub = {}
-    for function in (train, evaluate, collect, figure, summary):
+    for function in (train, evaluate, collect, figure, summary, status, failures):
         name, text = function.__name__, function.__doc__
         sub[name] = verbs.add_parser(name, help=text, description=text)
         sub[name].set_defaults(function=function)
         sub[name].add_argument("--log", type=Path, help="write progress and errors here too")
 
-    sub["train"].add_argument("--spec", type=Path, required=True, help="the run's spec.json")
-    sub["train"].add_argument("--total-steps", type=int, required=True, help="environment steps")
-    sub["train"].add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    sub["train"].add_argument("--threads", type=int, default=1, help="CPU threads of the networks")
-    sub["train"].add_argument("--out", type=Path, required=True, help="the run's directory")
+    options = sub["train"].add_argument
+    options("--spec", type=Path, required=True, help="the run's spec.json")
+    options("--total-steps", type=int, required=True, help="environment steps")
+    options("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    options("--threads", type=int, default=1, help="CPU threads of the networks")
+    options("--runs-per-gpu", type=int, default=1, help="runs that may share a GPU")
+    options("--resume", type=Path, help="the directory of the resumable state")
+    options("--checkpoint-interval", type=float, default=60.0, help="seconds")
+    options("--discard-resume-state", action="store_true", help="at the end: saves disk")
+    options("--out", type=Path, required=True, help="the run's directory")
 
     sub["evaluate"].add_argument("--run", type=Path, required=True, help="a trained run")
     sub["evaluate"].add_argument("--config", required=True, help="an EvaluationSpec as JSON")
 
-    for name in ("collect", "figure", "summary"):
+    for name in ("train", "evaluate"):
+        sub[name].add_argument("--status", type=Path, help="say here how it goes")
+        sub[name].add_argument(
+            "--environment-timeout", type=float, default=300.0, help="seconds for one step"
+        )
+    for name in ("collect", "figure", "summary", "failures"):
         sub[name].add_argument("--study", type=Path, required=True, help="the study's study.json")
+    sub["status"].add_argument("--study", type=Path, help="a study.json; all in results/ else")
     for name in ("figure", "summary"):
         sub[name].add_argument("--tables", type=Path, required=True, help="the tables' directory")
     sub["collect"].add_argument("--out", type=Path, required=True, help="the tables' directory")
     sub["figure"].add_argument("--name", required=True, help="which figure")
     sub["figure"].add_argument("--out", type=Path, nargs="+", required=True, help="image files")
     sub["summary"].add_argument("--figures", type=Path, nargs="+", required=True, help="PNG files")
-    sub["summary"].add_argument("--out", type=Path, required=True, help="the page")
+    for name in ("summary", "failures"):
+        sub[name].add_argument("--out", type=Path, required=True, help="the page")
     return parser
 
 
@@ -150,7 +203,12 @@ def _log_to(path: Path | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; 2 where the config is at fault, 1 where anything else is."""
+    """Runs one verb.
+
+    Returns:
+        The exit code: 2 where the config is at fault, 75 where a signal stopped what can go on, 1
+        where anything else is wrong.
+    """
     args = _parser().parse_args(argv)
     _log_to(args.log)
     try:
@@ -158,6 +216,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as error:
+        logging.getLogger("mpo").error("%s", error)
+        return EXIT_CODE
+    except (JobFailed, OSError) as error:
+        logging.getLogger("mpo").error("failed: %s", error)
+        return 1
     except Exception:
         logging.getLogger("mpo").exception("failed")
         return 1

@@ -8,6 +8,7 @@ Letters: S seed, T window, B batch, N action samples, O observation, D action di
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,6 +116,48 @@ class MPOAgent:
         if self.updates % self.config.target_networks_update_period == 0:
             self._copy_targets()
         return metrics
+
+    def non_finite(self) -> dict[str, Tensor]:
+        """Where parameters are not finite: a bool [S] for each of policy, critic and duals."""
+        flats = {
+            "policy": [self._policy_optimizer.flat],
+            "critic": [self._critic_optimizer.flat],
+            "duals": [self._temperature_optimizer.flat, self._alpha_optimizer.flat],
+        }
+        return {name: ~torch.cat(flat, dim=1).isfinite().all(1) for name, flat in flats.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that acting and learning depend on, not copied: tensors, numbers and text."""
+        return {
+            "updates": self.updates,
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "targets": [self._flat_target_policy, self._flat_target_critic],
+            "act_noise": [generator.bit_generator.state for generator in self._act_noise],
+            "noise": [generator.get_state() for generator in self._noise],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Becomes the agent, of the same settings and seeds, whose `state_dict` this is."""
+        self.updates = state["updates"]
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        targets = (self._flat_target_policy, self._flat_target_critic)
+        for target, saved in zip(targets, state["targets"], strict=True):
+            target.copy_(saved)
+        for act, saved in zip(self._act_noise, state["act_noise"], strict=True):
+            act.bit_generator.state = saved
+        for noise, saved in zip(self._noise, state["noise"], strict=True):
+            noise.set_state(saved.cpu())
+
+    @property
+    def _optimizers(self) -> tuple[StackedOptimizer, ...]:
+        """Between them they hold all parameters of the online networks and the duals."""
+        return (
+            self._policy_optimizer,
+            self._critic_optimizer,
+            self._temperature_optimizer,
+            self._alpha_optimizer,
+        )
 
     def _draw(self, samples: int, rows: int) -> Tensor:
         """Standard normal noise [S, samples, rows, D], each seed's from its own stream."""

@@ -30,6 +30,10 @@ class ConfigError(ValueError):
     """A config that cannot be used; the message names each key, its value and the choices."""
 
 
+class JobFailed(RuntimeError):
+    """Work that cannot go on, for a reason outside the program; the message says all of it."""
+
+
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("expected a number")
@@ -199,6 +203,11 @@ class Schedule(Section):
                 f"snapshot_interval must divide total_steps, received {self.snapshot_interval} and "
                 f"{self.total_steps}"
             )
+        if self.snapshot_interval % self.log_interval:
+            raise ValueError(
+                f"log_interval must divide snapshot_interval, received {self.log_interval} and "
+                f"{self.snapshot_interval}"
+            )
         return self
 
 
@@ -214,6 +223,10 @@ class Execution(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 1
+    runs_per_gpu: Count = 1
+    checkpoint_interval_s: Positive = 60.0
+    environment_timeout_s: Positive = 300.0
+    keep_resume_state: bool = True
 
 
 class Spec(Section):

@@ -5,13 +5,68 @@ Time limits stay what Gymnasium says: `truncated`, apart from `terminated`.
 
 import difflib
 import importlib
+import time
 import warnings
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from mpo.config import ConfigError
+from mpo.config import ConfigError, JobFailed
+
+
+class EnvironmentFailed(JobFailed):
+    """An environment raised, or answered with a number that is not finite."""
+
+
+_call: tuple[str, float] | None = None
+
+
+def current_call() -> tuple[str, float] | None:
+    """The environment that this process waits for, in words, and since when (monotonic seconds)."""
+    return _call
+
+
+class _Guard(gym.Wrapper):
+    """Names the environment, the call and the step where one of them fails."""
+
+    def __init__(self, env: gym.Env, env_id: str) -> None:
+        super().__init__(env)
+        self._id = env_id
+        self._step = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self._step = 0
+        obs, info = self._guarded("reset", seed=seed, options=options)
+        self._refuse_non_finite("observation", obs)
+        return obs, info
+
+    def step(self, action: np.ndarray) -> Any:
+        self._step += 1
+        answer = self._guarded("step", action)
+        self._refuse_non_finite("observation", answer[0])
+        self._refuse_non_finite("reward", np.float32(answer[1]))
+        return answer
+
+    def _guarded(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        global _call
+        _call = f"{self._where} ({name})", time.monotonic()
+        try:
+            return getattr(self.env, name)(*args, **kwargs)
+        except Exception as error:
+            text = f"{self._where}: {name} raised {type(error).__name__}: {error}"
+            raise EnvironmentFailed(text) from error
+        finally:
+            _call = None
+
+    def _refuse_non_finite(self, what: str, value: Any) -> None:
+        if not np.isfinite(value).all():
+            raise EnvironmentFailed(f"{self._where}: {what} is {value}")
+
+    @property
+    def _where(self) -> str:
+        return f"environment {self._id!r}, step {self._step} of an episode"
 
 
 def make_env(env_id: str) -> gym.Env:
@@ -23,7 +78,8 @@ def make_env(env_id: str) -> gym.Env:
 
     Returns:
         An environment whose observation space is a float32 Box `[O]` and whose action space is the
-        Box [-1, 1] `[D]`, rescaled affinely to the environment's own finite bounds.
+        Box [-1, 1] `[D]`, rescaled affinely to the environment's own finite bounds. Its `step` and
+        `reset` raise `EnvironmentFailed` where they raise or answer with what is not finite.
 
     Raises:
         ConfigError: the id is unknown or without its version, or a space does not fit.
@@ -43,7 +99,7 @@ def make_env(env_id: str) -> gym.Env:
         env = gym.wrappers.FlattenObservation(env)
     space = Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
     env = gym.wrappers.TransformObservation(env, lambda obs: obs.astype(np.float32), space)
-    return gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+    return _Guard(gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0)), env_id)
 
 
 def dimensions(observations: gym.Space, actions: gym.Space) -> tuple[int, int]:

@@ -1,11 +1,15 @@
 """One seed's stream of training episodes: its environment, and where it stands in it."""
 
-from typing import NamedTuple
+import logging
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 from mpo.seeding import episode_seed
+
+logger = logging.getLogger(__name__)
 
 
 class Step(NamedTuple):
@@ -26,39 +30,63 @@ class EpisodeStream:
         self._env = env
         self._seed = seed
         self._started = 0
-        self.count = 0
-        """Episodes finished in all."""
         self._finished: list[tuple[float, int]] = []
         self._begin()
 
     def _begin(self) -> None:
         self.obs, _ = self._env.reset(seed=episode_seed(self._seed, self._started))
         self._started += 1
-        self._return, self._length = 0.0, 0
+        self._return = 0.0
+        self._actions: list[np.ndarray] = []
 
     def step(self, action: np.ndarray) -> Step:
-        """Takes one environment step with a canonical action [D]."""
+        """Takes one environment step with a canonical action [D]; call `advance` after it."""
         next_obs, reward, terminated, truncated, _ = self._env.step(action)
         self._return += float(reward)
-        self._length += 1
+        self._actions.append(action)
         return Step(next_obs, float(reward), bool(terminated), bool(truncated))
 
-    def advance(self, step: Step, valid: bool) -> None:
-        """Moves on to the successor, or to a new episode where this one is over.
-
-        Args:
-            step: the last one.
-            valid: False where a number in it was not finite: the episode is dropped, uncounted.
-        """
-        if valid and not (step.terminated or step.truncated):
+    def advance(self, step: Step) -> None:
+        """Moves on to the last step's successor, or to a new episode where this one is over."""
+        if step.terminated or step.truncated:
+            self._finished.append((self._return, len(self._actions)))
+            self._begin()
+        else:
             self.obs = step.next_obs
-            return
-        if valid:
-            self._finished.append((self._return, self._length))
-            self.count += 1
-        self._begin()
 
     def take_finished(self) -> list[tuple[float, int]]:
         """Return and length (environment steps) of what has finished since the last call."""
         taken, self._finished = self._finished, []
         return taken
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands; the environment's own state is its episode's actions."""
+        actions = np.stack(self._actions) if self._actions else np.empty((0,), np.float32)
+        return {
+            "started": self._started,
+            "finished": list(self._finished),
+            "actions": torch.from_numpy(actions),
+            "obs": torch.from_numpy(self.obs),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes to where another stream of the same seed stood, by playing its last episode again.
+
+        Where the environment does not repeat itself, a warning says so and a new episode begins.
+        """
+        self._started = state["started"] - 1
+        self._begin()
+        for action in state["actions"].numpy():
+            self.advance(self.step(action))
+        self._finished = [(total, length) for total, length in state["finished"]]
+        repeated = self._started == state["started"]
+        if not (repeated and np.array_equal(self.obs, state["obs"].numpy())):
+            logger.warning(
+                "%s does not repeat an episode from its seed and actions: episode %d of seed %d is "
+                "dropped, and this run is not what an uninterrupted one would be",
+                self._env.spec.id if self._env.spec else self._env,
+                state["started"],
+                self._seed,
+            )
+            self._started = state["started"]
+            self._begin()

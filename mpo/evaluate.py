@@ -60,14 +60,20 @@ def rollouts(envs: gym.vector.VectorEnv, act: Act, seeds: Sequence[int]) -> Epis
 
 
 def evaluate(
-    spec: RunSpec, policies: Sequence[tuple[int, dict[str, torch.Tensor]]], config: Evaluation
+    spec: RunSpec,
+    policies: Sequence[tuple[int, dict[str, torch.Tensor]]],
+    config: Evaluation,
+    total_steps: int,
 ) -> list[dict[str, Any]]:
     """Evaluates a run's snapshots.
+
+    A run that has diverged is scored by its last snapshot from there on.
 
     Args:
         spec: of the run.
         policies: (environment step, policy state) in the order of training.
         config: numbers of episodes.
+        total_steps: the run's budget.
 
     Returns:
         One row an episode: env_step, phase (online, final), policy (mode, sample), episode,
@@ -76,7 +82,8 @@ def evaluate(
     online = [FIRST_ONLINE_SEED + i for i in range(config.online_episodes)]
     final = [FIRST_FINAL_SEED + i for i in range(config.final_episodes)]
     plan = [(step, state, "online", "mode", online) for step, state in policies]
-    plan += [(*policies[-1], "final", policy, final) for policy in ("mode", "sample")]
+    last_step, last = policies[-1]
+    plan += [(total_steps, last, "final", policy, final) for policy in ("mode", "sample")]
     label = f"evaluate {spec.env_id} seed {spec.seed}"
     bar = progress(label, sum(len(seeds) for *_, seeds in plan), unit="episodes")
     rows = []
@@ -99,7 +106,9 @@ def evaluate(
         bar.set_postfix_str(text, refresh=False)
         bar.update(len(seeds))
     bar.close()
-    return rows
+    carried = [row for row in rows if (row["env_step"], row["phase"]) == (last_step, "online")]
+    later = range(last_step + spec.snapshot_interval, total_steps + 1, spec.snapshot_interval)
+    return rows + [{**row, "env_step": step} for step in later for row in carried]
 
 
 def _play(

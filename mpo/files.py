@@ -11,14 +11,30 @@ METRICS, POLICIES, RUN = "train.parquet", "policies.pt", "run.json"
 EVALUATIONS, EVALUATION_COST = "evals.parquet", "evals.json"
 """What an evaluation adds to it."""
 
+RUN_FILES = (RUN, METRICS, POLICIES, EVALUATIONS, EVALUATION_COST)
+"""Of a finished run."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that takes the place of `path` on success only."""
+    """A temporary path in the same folder that takes the place of `path` on success only.
+
+    What has taken its place is on the disk, also after a power cut.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

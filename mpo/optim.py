@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,15 @@ class StackedOptimizer:
         self._gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1).unsqueeze(1))
         self._optimizer.step()
         return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parameters and the optimizer's own state, not copied."""
+        return {"parameters": self.flat, "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over another one's parameters and state."""
+        self.flat.copy_(state["parameters"])
+        self._optimizer.load_state_dict(state["optimizer"])
 
 
 def flatten_(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import socket
 import subprocess
@@ -49,13 +50,16 @@ def read_policies(path: Path) -> list[tuple[int, dict[str, torch.Tensor]]]:
     ]
 
 
-def provenance(device: torch.device, started: datetime) -> dict[str, Any]:
+def provenance(
+    device: torch.device, started: datetime, resumed: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Where and when numbers were made: code, packages, hardware and thread settings."""
     return {
         "algorithm_version": ALGORITHM_VERSION,
         **_git(),
         "device": device.type,
         "device_name": _device_name(device),
+        "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "threads": torch.get_num_threads(),
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -65,6 +69,7 @@ def provenance(device: torch.device, started: datetime) -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "resumed": list(resumed),
     }
 
 

@@ -8,6 +8,7 @@ Letters: S seed, C capacity, W row width, T window, B batch, O observation, D ac
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,6 +74,60 @@ class Replay:
         """Says that the seed's next transition does not follow its last one."""
         self._segment[seed_index] += 1
         self._episode_over[seed_index] = True
+
+    @property
+    def added(self) -> list[int]:
+        """Transitions that each seed has stored in all."""
+        return self._added.tolist()
+
+    def newest(self, seed_index: int, count: int) -> dict[str, Tensor]:
+        """A seed's newest transitions, at most `count` of them, oldest first, on the CPU.
+
+        Returns:
+            Packed rows [n, W + 1] and the segment of each [n].
+        """
+        slots = self._newest_slots(seed_index, count)
+        rows = self._rows[seed_index, torch.from_numpy(slots).to(self._rows.device)]
+        return {"rows": rows.cpu(), "segments": torch.from_numpy(self._segments[seed_index, slots])}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the transitions."""
+        return {
+            "added": self._added.tolist(),
+            "segment": self._segment.tolist(),
+            "first": self._first.tolist(),
+            "episode_over": self._episode_over.tolist(),
+            "generators": [generator.get_state() for generator in self._generators],
+        }
+
+    def load_state_dict(
+        self, state: dict[str, Any], newest: Sequence[Sequence[dict[str, Tensor]]]
+    ) -> None:
+        """Becomes the replay whose `state_dict` this is.
+
+        Args:
+            state: see `state_dict`.
+            newest: for each seed what `newest` returned of it, piece by piece, oldest first; with
+                at least as many transitions as the replay held, and one at the least.
+        """
+        for name in ("added", "segment", "first", "episode_over"):
+            getattr(self, f"_{name}")[:] = state[name]
+        for generator, saved in zip(self._generators, state["generators"], strict=True):
+            generator.set_state(saved.cpu())
+        for index, pieces in enumerate(newest):
+            slots = self._newest_slots(index, self._capacity)
+            rows, segments = (
+                torch.cat([piece[name] for piece in pieces])[-len(slots) :]
+                for name in ("rows", "segments")
+            )
+            places = torch.from_numpy(slots).to(self._rows.device)
+            self._rows[index, places] = rows.to(self._rows.device)
+            self._segments[index, slots] = segments
+
+    def _newest_slots(self, seed_index: int, count: int) -> np.ndarray:
+        """The slots of a seed's newest transitions, oldest first."""
+        end = self._added[seed_index]
+        return np.arange(end - min(count, self.size(seed_index)), end) % self._capacity
 
     def sample(self, batch_size: int, offsets: Tensor) -> TensorDict:
         """Draws windows uniformly, with replacement, among those that span no gap.

@@ -3,6 +3,7 @@
 Neither torch nor gymnasium is imported here: every Snakemake job parses the study again.
 """
 
+import hashlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from mpo.config import (
     Section,
     Seed,
     Training,
+    canonical_json,
     check_keys,
     explain,
     training_value,
@@ -88,6 +90,24 @@ class Run:
         """Where the results at this budget are, relative to the repository's root."""
         return Path("results", self.study, "runs", self.run_id, f"step{self.total_steps}")
 
+    @property
+    def status_file(self) -> Path:
+        """What the run's jobs say of themselves while they run; see `mpo.heartbeat`."""
+        return Path("results", self.study, "status", self.run_id, f"step{self.total_steps}.json")
+
+    @property
+    def resume_directory(self) -> Path:
+        """What training goes on from, at any budget; studies that plan the same run share it."""
+        others = canonical_json(self.spec.model_dump(mode="json", exclude={"seed"}))
+        digest = hashlib.sha256(others.encode()).hexdigest()[:12]
+        seed = f"seed{self.spec.seed}"
+        return Path("results/.resume", self.env_slug, self.variant, digest, seed)
+
+    def log(self, verb: str) -> Path:
+        """Where a job of the run, `train` or `evaluate`, writes its log."""
+        folder = Path("results", self.study, "logs", self.run_id, f"step{self.total_steps}")
+        return folder / f"{verb}.log"
+
 
 class Study(Section):
     """A whole study: environments x axes x seeds, and how each run trains and is evaluated."""
@@ -101,6 +121,7 @@ class Study(Section):
     optimizers: dict[OptimizerName, dict[str, Any]] = {}
     evaluation: Evaluation = Evaluation()
     execution: Execution = Execution()
+    allow_missing: bool = False
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> "Study":

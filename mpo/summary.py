@@ -9,6 +9,7 @@ import pandas as pd
 from mpo import figures as drawings
 from mpo.figures.style import EXPLORATORY, plural
 from mpo.files import replacing
+from mpo.status import FINISHED
 from mpo.study import Study
 from mpo.tables import flat, read
 
@@ -28,6 +29,9 @@ _ORIGIN = {
 }
 """Columns of `runs` that say where numbers come from, in words."""
 
+_NAMED = 10
+_SCORE = ["n", "mean", "lo", "hi"]
+
 
 def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> None:
     """Writes the page.
@@ -42,6 +46,7 @@ def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> 
     parts = [
         f"# Study `{study.study}`",
         _plan(study),
+        *_missing(runs),
         "## Final scores",
         _scores(read(tables, "scores")),
         "## Figures",
@@ -74,19 +79,36 @@ def _plan(study: Study) -> str:
     )
 
 
+def _missing(runs: pd.DataFrame) -> list[str]:
+    """What must be known before any number is read: runs that are missing, and diverged ones."""
+    notes = []
+    missing = runs[~runs["status"].isin(FINISHED)]
+    if len(missing):
+        names = ", ".join(f"{r.run_id} ({r.status})" for r in missing.head(_NAMED).itertuples())
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        notes.append(f"**{plural(len(missing), 'run')} of {len(runs)} missing: {names}{more}.**")
+    diverged = runs[runs["status"] == "diverged"]
+    if len(diverged):
+        notes.append(
+            f"{plural(len(diverged), 'run')} diverged and count with their last finite policy: "
+            + "; ".join(f"{r.run_id}, {r.error}" for r in diverged.head(_NAMED).itertuples())
+            + (f"; and {len(diverged) - _NAMED} more." if len(diverged) > _NAMED else ".")
+        )
+    return notes
+
+
 def _scores(scores: pd.DataFrame) -> str:
     shown = scores[scores["policy"] == "mode"]
-    interval = [f"{r.mean:.1f} [{r.lo:.1f}, {r.hi:.1f}]" for r in shown.itertuples()]
-    if shown["n"].max() == 1:
-        interval = [f"{mean:.1f}" for mean in shown["mean"]]
     table = pd.DataFrame(
         {
             "environment": shown["env"],
             "arm": shown["arm"],
-            "final return [95 % interval]": interval,
+            "final return [95 % interval]": [_score(*r) for r in shown[_SCORE].to_numpy()],
             "seeds": shown["n"],
         }
     )
+    if shown["diverged"].any():
+        table["diverged"] = shown["diverged"]
     episodes = shown["episodes"].max()
     notes = [
         "Return of the mean-action policy after the whole budget: mean over seeds, each the "
@@ -97,13 +119,19 @@ def _scores(scores: pd.DataFrame) -> str:
     return "\n\n".join([*notes, table.to_markdown(index=False)])
 
 
+def _score(n: float, mean: float, lo: float, hi: float) -> str:
+    if n == 0:
+        return "missing"
+    return f"{mean:.1f}" if n == 1 else f"{mean:.1f} [{lo:.1f}, {hi:.1f}]"
+
+
 def _figure(study: Study, tables: Path, path: Path, page: Path) -> str:
     link = os.path.relpath(path, page)
     return f"![{path.stem}]({link})\n\n{drawings.caption(path.stem, study, tables)}"
 
 
 def _costs(runs: pd.DataFrame) -> str:
-    groups = runs.groupby(["env", "arm"], sort=False)
+    groups = runs.dropna(subset="wall_s").groupby(["env", "arm"], sort=False)
     table = groups.agg(
         runs=("run_id", "size"),
         train=("wall_s", "mean"),
@@ -125,12 +153,12 @@ def _costs(runs: pd.DataFrame) -> str:
 
 def _provenance(runs: pd.DataFrame) -> str:
     lines = [
-        f"Trained from {runs['started'].min()} to {runs['finished'].max()}.",
+        f"Trained from {runs['started'].dropna().min()} to {runs['finished'].dropna().max()}.",
         "",
     ]
     differing = []
     for column, words in _ORIGIN.items():
-        values = [str(value) for value in runs[column].unique()]
+        values = [str(value) for value in runs[column].dropna().unique()]
         lines.append(f"- {words}: {', '.join(values)}")
         if len(values) > 1:
             differing.append(f"{words} ({', '.join(values)})")

@@ -16,17 +16,15 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mpo.config import canonical_json
-from mpo.files import EVALUATION_COST, EVALUATIONS, METRICS, RUN, replacing
-from mpo.stats import t_interval
+from mpo.files import EVALUATION_COST, EVALUATIONS, METRICS, RUN, RUN_FILES, replacing
+from mpo.stats import Interval, t_interval
+from mpo.status import run_status
 from mpo.study import CORE_AXES, Run, Study
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the written tables: bump it with any change to a column's name or meaning."""
 
 CONFIDENCE = 0.95
-
-RUN_FILES = (RUN, METRICS, EVALUATIONS, EVALUATION_COST)
-"""Of each run."""
 
 UNITS = {
     "env_step": "environment steps",
@@ -44,13 +42,14 @@ UNITS = {
     **dict.fromkeys(("mean", "lo", "hi", "min", "max"), "undiscounted sum of rewards"),
 }
 
-_COUNTS = ("env_steps", "updates", "episodes", "refused_transitions")
+_COUNTS = ("env_steps", "updates", "episodes")
 _COSTS = ("wall_s", "eval_s", "cpu_s", "max_rss_mb")
 _PROVENANCE = (
     *("git_sha", "git_dirty", "algorithm_version"),
     *("device", "device_name", "threads", "host", "cpu", "python"),
 )
 _PACKAGES = ("torch", "gymnasium", "mujoco", "numpy")
+_EVALUATION = ["run_id", "phase", "policy", "env_step"]
 
 
 class MissingRuns(RuntimeError):
@@ -60,27 +59,33 @@ class MissingRuns(RuntimeError):
 def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
     """Reads every planned run's directory below `root`.
 
+    A run that diverged counts with what it last was; a missing one has a row in `runs` alone, and
+    each cell of the other tables says its number of runs, 0 where there is none.
+
     Returns:
         The tables runs, evals, train, curves (online evaluations of the mode policy) and scores
         (final evaluations of either policy), by name.
 
     Raises:
-        MissingRuns: a file of a planned run is missing.
-        ValueError: a run has another spec than its plan, evaluations that differ from the other
-            runs' in the same environment, or a return that is not finite.
+        MissingRuns: planned runs are missing, and the study does not allow it; or all are.
+        ValueError: a run has another spec than its plan, evaluations other than those planned, or
+            a return that is not finite.
     """
-    _refuse_missing(study, root)
-    runs = pd.DataFrame([_run_row(study, run, root) for run in study.runs])
-    evals = _stack(study, root, EVALUATIONS)
+    present = [run for run in study.runs if not _lacking(run, root)]
+    if not (study.allow_missing and present):
+        _refuse_missing(study, root)
+    runs = pd.DataFrame([_run_row(study, run, root, run in present) for run in study.runs])
+    evals = _stack(present, root, EVALUATIONS)
     means = seed_means(evals)
-    _refuse_uneven(study, runs, means)
-    estimates = _estimates(study, runs, means)
+    plan = _plan(study)
+    _refuse_unplanned(plan[plan["run_id"].isin([run.run_id for run in present])], means)
+    estimates = _estimates(study, runs, plan, means)
     online = (estimates["phase"] == "online") & (estimates["policy"] == "mode")
     final = estimates["phase"] == "final"
     return {
         "runs": runs,
         "evals": evals,
-        "train": _stack(study, root, METRICS),
+        "train": _stack(present, root, METRICS),
         "curves": estimates[online]
         .drop(columns=["phase", "policy", "min", "max"])
         .reset_index(drop=True),
@@ -95,9 +100,8 @@ def seed_means(evals: pd.DataFrame) -> pd.DataFrame:
         One row per run_id x phase x policy x env_step, with the mean `return` and the number of
         `episodes`; runs keep their order, the rest is sorted.
     """
-    keys = ["run_id", "phase", "policy", "env_step"]
     order = pd.Categorical(evals["run_id"], categories=evals["run_id"].unique())
-    groups = evals.assign(run_id=order).groupby(keys, observed=True)["return"]
+    groups = evals.assign(run_id=order).groupby(_EVALUATION, observed=True)["return"]
     means = groups.agg(["mean", "count"]).reset_index()
     names = {"mean": "return", "count": "episodes"}
     return means.rename(columns=names).astype({"run_id": evals["run_id"].dtype})
@@ -165,42 +169,58 @@ def _refuse(error: type[Exception], what: str, problems: Sequence[str]) -> None:
         raise error("\n  ".join([f"{len(problems)} {what}:", *problems[:10], *more]))
 
 
+def _lacking(run: Run, root: Path) -> list[str]:
+    return [name for name in RUN_FILES if not (root / run.directory / name).is_file()]
+
+
 def _refuse_missing(study: Study, root: Path) -> None:
     problems = []
     for run in study.runs:
-        lacks = [name for name in RUN_FILES if not (root / run.directory / name).is_file()]
-        if lacks:
-            problems.append(f"{run.run_id}: {', '.join(lacks)}")
-    _refuse(MissingRuns, "planned runs lack files", problems)
+        if lacking := _lacking(run, root):
+            problems.append(f"{run.run_id} ({run_status(run, root).status}): {', '.join(lacking)}")
+    hint = "planned runs lack files (`allow_missing: true` makes tables without them)"
+    _refuse(MissingRuns, hint, problems)
 
 
-def _refuse_uneven(study: Study, runs: pd.DataFrame, means: pd.DataFrame) -> None:
+def _plan(study: Study) -> pd.DataFrame:
+    """Every planned evaluation: run_id, phase, policy, env_step and its number of episodes."""
+    parts = []
+    for run in study.runs:
+        steps = range(0, run.total_steps + 1, run.spec.snapshot_interval)
+        rows = [("online", "mode", step, study.evaluation.online_episodes) for step in steps]
+        final = run.total_steps, study.evaluation.final_episodes
+        rows += [("final", policy, *final) for policy in ("mode", "sample")]
+        part = pd.DataFrame(rows, columns=[*_EVALUATION[1:], "episodes"])
+        parts.append(part.assign(run_id=run.run_id))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _refuse_unplanned(plan: pd.DataFrame, means: pd.DataFrame) -> None:
     """Every run of an environment counts alike: the same steps, and the planned episodes."""
-    planned = means["phase"].map(
-        {"online": study.evaluation.online_episodes, "final": study.evaluation.final_episodes}
-    )
-    rows = means[(means["episodes"] != planned) | ~np.isfinite(means["return"])]
+    both = plan.merge(means, on=_EVALUATION, how="outer", suffixes=("", "_found"))
+    bad = (both["episodes"] != both["episodes_found"]) | ~np.isfinite(both["return"])
     _refuse(
         ValueError,
-        "evaluations without the planned number of episodes, each of a finite return",
-        [f"{r.run_id}: {r.phase}, {r.policy}, step {r.env_step}" for r in rows.itertuples()],
-    )
-    env = means["run_id"].map(runs.set_index("run_id")["env"])
-    keys = ["env", "phase", "policy", "env_step"]
-    counts = means.assign(env=env).groupby(keys).size().rename("n").reset_index()
-    counts["planned"] = counts["env"].map(runs["env"].value_counts())
-    rows = counts[counts["n"] != counts["planned"]]
-    _refuse(
-        ValueError,
-        "evaluations that some runs of an environment lack",
+        "evaluations that are not as planned: each of its number of episodes, of finite return",
         [
-            f"{r.env}: {r.phase}, {r.policy}, step {r.env_step} in {r.n} of {r.planned} runs"
-            for r in rows.itertuples()
+            f"{r.run_id}: {r.phase}, {r.policy}, step {r.env_step}: planned {r.episodes:g} "
+            f"episodes, found {r.episodes_found:g} of mean return {r['return']:g}"
+            for r in both[bad].fillna({"episodes": 0, "episodes_found": 0}).to_records()
         ],
     )
 
 
-def _run_row(study: Study, run: Run, root: Path) -> dict[str, Any]:
+def _run_row(study: Study, run: Run, root: Path, present: bool) -> dict[str, Any]:
+    row = {
+        "run_id": run.run_id,
+        "env": run.spec.env_id,
+        "seed": run.spec.seed,
+        "arm": arm_label(study, run.arm),
+        **{name: flat(value) for name, value in run.arm.items()},
+    }
+    if not present:
+        found = run_status(run, root)
+        return row | {"status": found.status, "error": found.error}
     directory = root / run.directory
     record = json.loads((directory / RUN).read_text())
     if canonical_json(record["spec"]) != run.spec.identity:
@@ -208,13 +228,9 @@ def _run_row(study: Study, run: Run, root: Path) -> dict[str, Any]:
     evaluation = json.loads((directory / EVALUATION_COST).read_text())
     provenance = record["provenance"]
     costs = record | evaluation
-    return {
-        "run_id": run.run_id,
-        "env": run.spec.env_id,
-        "seed": run.spec.seed,
-        "arm": arm_label(study, run.arm),
-        **{name: flat(value) for name, value in run.arm.items()},
+    return row | {
         "status": record["status"],
+        "error": record["error"],
         **{name: record[name] for name in _COUNTS},
         "updates_per_s": record["updates"] / record["wall_s"],
         **{name: costs[name] for name in _COSTS},
@@ -222,27 +238,37 @@ def _run_row(study: Study, run: Run, root: Path) -> dict[str, Any]:
         **{name: provenance["packages"].get(name) for name in _PACKAGES},
         "started": provenance["started"],
         "finished": provenance["finished"],
+        "resumed": len(provenance["resumed"]),
     }
 
 
-def _stack(study: Study, root: Path, name: str) -> pd.DataFrame:
+def _stack(runs: Sequence[Run], root: Path, name: str) -> pd.DataFrame:
     """One file of every run, below one another; a column that a run lacks is empty there."""
     parts = []
-    for run in study.runs:
+    for run in runs:
         part = pq.ParquetFile(root / run.directory / name).read().replace_schema_metadata()
         parts.append(part.add_column(0, "run_id", pa.repeat(run.run_id, part.num_rows)))
     return pa.concat_tables(parts, promote_options="permissive").to_pandas()
 
 
-def _estimates(study: Study, runs: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
+def _estimates(
+    study: Study, runs: pd.DataFrame, plan: pd.DataFrame, means: pd.DataFrame
+) -> pd.DataFrame:
     """An interval of the mean over seeds per phase x env x arm x policy x env_step."""
     size = len(study.seeds)  # runs are planned by env, arm, seed: each block of this many is a cell
     cells = runs[["env", "arm", *study.axis_values]].iloc[::size].reset_index(drop=True)
-    cell = means["run_id"].map(dict(zip(runs["run_id"], np.arange(len(runs)) // size, strict=True)))
-    groups = means.assign(cell=cell).groupby(["phase", "cell", "policy", "env_step"])
-    scores = groups["return"]
-    intervals = [t_interval(values, CONFIDENCE) for _, values in scores]
+    number = pd.Series(np.arange(len(runs)) // size, index=runs["run_id"])
+    cells["diverged"] = (runs["status"] == "diverged").groupby(number.to_numpy()).sum()
+    found = plan.merge(means.drop(columns="episodes"), on=_EVALUATION, how="left")
+    found["cell"] = found["run_id"].map(number)
+    groups = found.groupby(["phase", "cell", "policy", "env_step"])
+    intervals = [_interval(values.dropna()) for _, values in groups["return"]]
     estimates = groups["episodes"].first().reset_index().join(pd.DataFrame(intervals))
     estimates = estimates.assign(method="student-t", confidence=CONFIDENCE)
-    estimates["min"], estimates["max"] = scores.min().to_numpy(), scores.max().to_numpy()
+    for name in ("min", "max"):
+        estimates[name] = groups["return"].agg(name).to_numpy()
     return cells.join(estimates.set_index("cell")).reset_index(drop=True)
+
+
+def _interval(values: pd.Series) -> Interval:
+    return t_interval(values, CONFIDENCE) if len(values) else Interval(0, *[np.nan] * 3)

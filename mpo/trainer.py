@@ -3,10 +3,8 @@
 The public names, parameters and defaults of this file are fixed; the learning is in `agent.py`.
 """
 
-import resource
-import time
+import logging
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Tuple  # noqa: UP035 (the fixed signatures are written with them)
@@ -16,9 +14,10 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from tensordict import TensorDict
+from tqdm import tqdm
 
 from mpo.agent import MPOAgent
-from mpo.config import ConfigError, Hyperparameters, RunSpec, Training, explain
+from mpo.config import ConfigError, Hyperparameters, RunSpec, Training, canonical_json, explain
 from mpo.envs import dimensions, make_env
 from mpo.episodes import EpisodeStream
 from mpo.evaluate import rollouts
@@ -28,6 +27,9 @@ from mpo.recorder import Recorder
 from mpo.records import provenance, write_json
 from mpo.replay import Replay
 from mpo.seeding import torch_generator
+from mpo.session import open_session
+
+logger = logging.getLogger(__name__)
 
 
 def _format_metrics(metrics: Mapping[str, float]) -> str:
@@ -260,8 +262,14 @@ class MPOTrainer:
         m_steps: int = 1,
         snapshot_interval: int = 10_000,
         log_interval: int = 1_000,
+        resume_dir: str | None = None,
+        checkpoint_interval_s: float = 60.0,
+        keep_resume_state: bool = True,
     ) -> None:
         """Trains until `total_steps` environment steps a seed and writes what was learnt.
+
+        A seed whose loss, parameters or actions are no longer finite has diverged: its run.json
+        says so, and when all have, training stops.
 
         Args:
             total_steps: environment steps in all; nothing that is learnt depends on it.
@@ -272,46 +280,50 @@ class MPOTrainer:
             m_steps: policy steps an update.
             snapshot_interval: environment steps between policy snapshots, the first at 0.
             log_interval: environment steps between rows of metrics.
+            resume_dir: keeps the resumable state. What it holds replaces this trainer's own state;
+                where that is beyond `total_steps` already, nothing is trained and what lies
+                beyond is not reported. SIGTERM, SIGINT and SIGUSR1 then end the training with a
+                checkpoint.
+            checkpoint_interval_s: seconds between checkpoints.
+            keep_resume_state: whether a later call with more steps can go on from the end.
 
         Raises:
-            ConfigError: a value is out of range.
-            Diverged: a loss or a parameter is no longer finite.
+            ConfigError: a value is out of range, or `resume_dir` is of another training.
+            EnvironmentFailed: see `make_env`.
+            Interrupted: one of the signals came.
         """
         intervals = {"snapshot_interval": snapshot_interval, "log_interval": log_interval}
         spec = self._spec(
             intervals, update_after=update_after, batch_size=batch_size, m_steps=m_steps
         )
         recorder = Recorder(self.seeds)
-        started, cpu = datetime.now(UTC), time.process_time()
-        bar = progress(self._label(), total_steps, self.env_steps)
-        recorder.snapshot(self.env_steps, self.agent.policy)
-        while self.env_steps < total_steps:
-            self._environment_step()
-            due = int(self.config.updates_per_step * max(0, self.env_steps - update_after))
-            while self.agent.updates < due:
-                windows = self._sample_sequences(batch_size, self.config.window)
-                recorder.add(self.agent.update(windows, m_steps))
-            if self.env_steps % log_interval == 0 or self.env_steps == total_steps:
-                finished = [stream.take_finished() for stream in self._streams]
-                recorder.log(self.env_steps, self.agent.updates, finished)
-                returns = [r for episodes in finished for r, _ in episodes]
-                if returns:
-                    text = _format_metrics({"return": float(np.mean(returns))})
-                    bar.set_postfix_str(text, refresh=False)
-            if self.env_steps % snapshot_interval == 0 or self.env_steps == total_steps:
+        with open_session(resume_dir, self._identity(spec), self, recorder) as session:
+            if not recorder.snapshots:
                 recorder.snapshot(self.env_steps, self.agent.policy)
-            bar.update()
-        bar.close()
-        timing = {
-            "wall_s": recorder.wall_s,
-            "cpu_s": time.process_time() - cpu,
-            "max_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        }
-        origin = provenance(self.device, started)
-        for index, seed in enumerate(self.seeds):
-            directory = Path(out_dir) if len(self.seeds) == 1 else Path(out_dir, f"seed{seed}")
-            recorder.write(index, directory)
-            write_json(directory / RUN, self._record(index, spec, timing, origin))
+            self._refuse_off_grid(total_steps, intervals)
+            bar = progress(self._label(), total_steps, min(self.env_steps, total_steps))
+            while self.env_steps < total_steps and len(recorder.diverged) < len(self.seeds):
+                self._environment_step(recorder)
+                due = int(self.config.updates_per_step * max(0, self.env_steps - update_after))
+                while self.agent.updates < due:
+                    windows = self._sample_sequences(batch_size, self.config.window)
+                    recorder.add(self.agent.update(windows, m_steps))
+                if self.env_steps % log_interval == 0:
+                    self._log(recorder, bar)
+                if self.env_steps % snapshot_interval == 0:
+                    recorder.snapshot(self.env_steps, self.agent.policy)
+                bar.update()
+                session.tick(checkpoint_interval_s)
+            # Before the rows that only this budget has.
+            session.save()
+            if recorder.logged != self.env_steps:
+                self._log(recorder, bar)
+            if self.env_steps % snapshot_interval:
+                recorder.snapshot(self.env_steps, self.agent.policy)
+            bar.close()
+            self._write(Path(out_dir), recorder, spec, total_steps)
+            if not keep_resume_state:
+                session.delete()
 
     def _spec(self, intervals: dict[str, int], **training: Any) -> RunSpec:
         """The identity of the first seed's run; ConfigError where a value is out of range."""
@@ -321,37 +333,61 @@ class MPOTrainer:
         except ValidationError as error:
             raise ConfigError(explain(error)) from None
 
-    def _record(
-        self, index: int, spec: RunSpec, timing: Mapping[str, float], origin: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """What run.json says of one seed; times are those of the whole stack."""
-        seed = self.seeds[index]
-        return {
-            "status": "ok",
-            "env_id": self.env_id,
-            "seed": seed,
-            "env_steps": self.env_steps,
-            "updates": self.agent.updates,
-            "episodes": self._streams[index].count,
-            "refused_transitions": self.refused_transitions[index],
-            **timing,
-            "spec": spec.model_copy(update={"seed": seed}).model_dump(mode="json"),
-            "provenance": origin,
-        }
+    def _identity(self, spec: RunSpec) -> str:
+        """All that shapes the training of the whole stack."""
+        return canonical_json(
+            spec.model_dump(mode="json", exclude={"seed"}) | {"seeds": self.seeds}
+        )
+
+    def _refuse_off_grid(self, total_steps: int, intervals: Mapping[str, int]) -> None:
+        for name, interval in intervals.items():
+            if self.env_steps > total_steps and total_steps % interval:
+                raise ConfigError(
+                    f"total_steps: the training has gone on to {self.env_steps} steps, and what it "
+                    f"was before can be told at multiples of {name} {interval} only, "
+                    f"received {total_steps}"
+                )
+
+    def _log(self, recorder: Recorder, bar: tqdm) -> None:
+        """Closes a logging interval."""
+        finished = [stream.take_finished() for stream in self._streams]
+        recorder.log(self.env_steps, self.agent.updates, finished, self.agent.non_finite())
+        returns = [r for episodes in finished for r, _ in episodes]
+        if returns:
+            text = _format_metrics({"return": float(np.mean(returns))})
+            bar.set_postfix_str(text, refresh=False)
+
+    def _write(self, out_dir: Path, recorder: Recorder, spec: RunSpec, total_steps: int) -> None:
+        """Writes each seed's files."""
+        origin = provenance(self.device, recorder.started, recorder.resumed)
+        for index, seed in enumerate(self.seeds):
+            directory = out_dir if len(self.seeds) == 1 else out_dir / f"seed{seed}"
+            record = recorder.write(index, total_steps, directory)
+            if record["error"]:
+                logger.warning("seed %d diverged: %s", seed, record["error"])
+            identity = spec.model_copy(update={"seed": seed}).model_dump(mode="json")
+            record |= {"env_id": self.env_id, "seed": seed, "spec": identity, "provenance": origin}
+            write_json(directory / RUN, record)
 
     def _label(self) -> str:
         retrace = "on" if self.config.retrace else "off"
         seeds = "+".join(map(str, self.seeds))
         return f"{self.env_id} retrace {retrace} {self.config.optimizer} seed {seeds}"
 
-    def _environment_step(self) -> None:
+    def _environment_step(self, recorder: Recorder) -> None:
         """One step of every seed's environment, stored in its replay."""
         obs = np.stack([stream.obs for stream in self._streams])
         raw, log_prob = self.agent.act(obs)
+        finite = np.isfinite(raw).all(-1) & np.isfinite(log_prob)
+        if not finite.all():
+            for index in np.flatnonzero(~finite):
+                recorder.diverge(int(index), self.env_steps, "an action is not finite")
+            # The other seeds of the stack go on, and so must its environment.
+            raw, log_prob = np.nan_to_num(raw, posinf=0, neginf=0), np.nan_to_num(log_prob)
         executed = raw.clip(-1, 1)
         for i, stream in enumerate(self._streams):
             step = stream.step(executed[i])
-            stored = self._add_transition(
+            self._add_transition(
                 obs[i],
                 executed[i],
                 raw[i],
@@ -362,5 +398,26 @@ class MPOTrainer:
                 step.truncated,
                 seed_index=i,
             )
-            stream.advance(step, valid=stored)
+            stream.advance(step)
         self.env_steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that training goes on from, but for the replay's transitions; not copied."""
+        return {
+            "env_steps": self.env_steps,
+            "agent": self.agent.state_dict(),
+            "replay": self._replay.state_dict(),
+            "streams": [stream.state_dict() for stream in self._streams],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], transitions: Sequence[Any]) -> None:
+        """Becomes the trainer of `state` and of all that its `newest_transitions` returned."""
+        self.env_steps = state["env_steps"]
+        self.agent.load_state_dict(state["agent"])
+        self._replay.load_state_dict(state["replay"], list(zip(*transitions, strict=True)))
+        for stream, saved in zip(self._streams, state["streams"], strict=True):
+            stream.load_state_dict(saved)
+
+    def newest_transitions(self, count: int) -> list[dict[str, torch.Tensor]]:
+        """Of each seed, see `Replay.newest`."""
+        return [self._replay.newest(index, count) for index in range(len(self.seeds))]

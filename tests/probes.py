@@ -1,5 +1,8 @@
 """Environments whose optimum is known, registered on import as `probe/...-v0`."""
 
+import itertools
+import time
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict
@@ -88,6 +91,45 @@ class Broken(Clock):
         return obs, float("nan") if self._time == 7 else reward, terminated, truncated, info
 
 
+class Raising(Clock):
+    """Its third step of each episode raises."""
+
+    def step(self, action):
+        if self._time == 2:
+            raise ZeroDivisionError("a sensor is gone")
+        return super().step(action)
+
+
+class Blind(Clock):
+    """Its second observation of each episode is too large for single precision."""
+
+    def step(self, action):
+        _, *rest = super().step(action)
+        return np.array([1e39 if self._time == 2 else 0.0]), *rest
+
+
+class Fickle(Clock):
+    """Its observations repeat neither by seed nor by action."""
+
+    _calls = itertools.count()
+
+    def _obs(self):
+        return np.array([next(self._calls)], np.float32)
+
+
+class Hanging(Clock):
+    """Its ninth step of the second episode never answers."""
+
+    def reset(self, *, seed=None, options=None):
+        self._episode = getattr(self, "_episode", 0) + 1
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        while self._episode == 2 and self._time == 8:
+            time.sleep(0.1)
+        return super().step(action)
+
+
 class Unfit(gym.Env):
     """Has the given spaces and nothing else."""
 
@@ -104,6 +146,10 @@ for _name, _class, _limit, _arguments in (
     ("Endless", Clock, 5, {}),
     ("Terminating", Clock, 50, {"length": 3}),
     ("Broken", Broken, 10, {}),
+    ("Raising", Raising, 10, {}),
+    ("Blind", Blind, 10, {}),
+    ("Fickle", Fickle, 10, {}),
+    ("Hanging", Hanging, 10, {}),
     ("Discrete", Unfit, 5, {"action_space": gym.spaces.Discrete(2), "observation_space": _LINE}),
     (
         "Unbounded",

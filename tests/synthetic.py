@@ -1,6 +1,9 @@
 """A made-up study on disk: what its runs would have left, from a seeded generator."""
 
 import json
+import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ PROVENANCE = {
     },
     "started": "2025-01-02T03:04:05+00:00",
     "finished": "2025-01-02T04:04:05+00:00",
+    "resumed": [],
 }
 
 
@@ -69,6 +73,25 @@ def plan(
     )
 
 
+def write_status(run: Run, root: Path, **changed: Any) -> None:
+    """What a run's job says of itself: that it fails, unless told."""
+    content = {
+        "status": "failed",
+        "error": "RuntimeError: no luck",
+        "phase": "train",
+        "identity": run.spec.identity,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "count": 250,
+        "total": run.total_steps,
+        "per_s": 50.0,
+        "heartbeat": time.time(),
+    } | changed
+    path = root / run.status_file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
 def write_runs(study: Study, root: Path, spread: float = 0.08) -> None:
     """Every planned run's directory; `spread` is the seeds' share of an environment's scale."""
     for index, run in enumerate(study.runs):
@@ -85,7 +108,7 @@ def write_run(
     floor, gain = [(-1400.0, 1250.0), (30.0, 900.0), (0.0, 5200.0), (-60.0, 40.0)][place % 4]
     arms = list(dict.fromkeys(other.variant for other in study.runs))
     quality = 1 - 0.5 * arms.index(run.variant) / len(arms) + spread * rng.normal()
-    steps = np.arange(0, run.total_steps + 1, run.spec.snapshot_interval)[1:]
+    steps = np.arange(0, run.total_steps + 1, run.spec.snapshot_interval)
 
     def expected(step: int) -> float:
         return floor + gain * quality * (1 - np.exp(-4 * step / run.total_steps))
@@ -130,12 +153,13 @@ def write_run(
     pd.DataFrame(train).to_parquet(directory / "train.parquet")
     record = {
         "status": "ok",
+        "error": None,
+        "total_steps": run.total_steps,
         "env_id": run.spec.env_id,
         "seed": run.spec.seed,
         "env_steps": run.total_steps,
         "updates": run.total_steps - 1000,
         "episodes": run.total_steps // 200,
-        "refused_transitions": 0,
         "wall_s": run.total_steps / 500.0,
         "cpu_s": run.total_steps / 480.0,
         "max_rss_mb": 410.5,
@@ -143,4 +167,5 @@ def write_run(
         "provenance": PROVENANCE,
     }
     (directory / "run.json").write_text(json.dumps(record))
+    (directory / "policies.pt").touch()
     (directory / "evals.json").write_text(json.dumps({"eval_s": 12.5}))

@@ -12,7 +12,7 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-PURE = {"returns", "losses", "duals", "stats", "seeding", "progress", "files"}
+PURE = {"returns", "losses", "duals", "stats", "seeding", "progress", "files", "signals", "gpus"}
 """Modules that import nothing of ours."""
 ONLY_CONFIG = {"study", "envs", "optim"}
 MAY_NOT = {
@@ -20,6 +20,10 @@ MAY_NOT = {
     "replay": set(MODULES),
     "targets": set(MODULES) - {"config", "losses", "networks", "returns"},
     "agent": {"envs", "episodes", "evaluate", "recorder", "records", "study", "trainer"},
+    "checkpoint": set(MODULES) - {"config", "files", "signals"},
+    "heartbeat": set(MODULES) - {"envs", "files", "signals"},
+    "status": set(MODULES) - {"files", "study"},
+    "session": {"agent", "envs", "replay", "study", "trainer"},
     "trainer": {"study", "tables", "stats", "summary"},
     "tables": {"agent", "trainer", "envs", "networks"},
     "summary": {"agent", "trainer", "envs", "networks"},
@@ -71,7 +75,7 @@ def test_nothing_imports_snakemake():
 
 def test_rules_and_schema_stay_light():
     heavy = {"torch", "gymnasium", "pandas", "matplotlib", "scipy", "tensordict", "pyarrow"}
-    code = "import sys, mpo.study, mpo.figures, mpo.__main__; print(*sys.modules)"
+    code = "import sys, mpo.study, mpo.status, mpo.figures, mpo.__main__; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "mpo.study" in done.stdout.split()
     assert not heavy & set(done.stdout.split())

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mpo.config import ConfigError
-from mpo.envs import make_env
+from mpo.envs import EnvironmentFailed, make_env
 from mpo.episodes import EpisodeStream
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED, episode_seed, numpy_generator
 from tests import probes  # noqa: F401 (registers the environments)
@@ -84,16 +84,61 @@ def test_an_episode_stream_counts_and_restarts():
     stream = EpisodeStream(make_env("probe/Terminating-v0"), seed=0)
     for _ in range(7):  # three steps an episode
         step = stream.step(np.zeros(1, np.float32))
-        stream.advance(step, valid=True)
-    assert stream.count == 2 and stream.take_finished() == [(3.0, 3), (3.0, 3)]
+        stream.advance(step)
+    assert stream.take_finished() == [(3.0, 3), (3.0, 3)]
     assert stream.take_finished() == []
-    stream.advance(stream.step(np.zeros(1, np.float32)), valid=False)
-    assert stream.obs == 0.0 and stream.count == 2
 
 
 def test_the_nth_episode_starts_alike_whatever_came_before():
     first, second = (EpisodeStream(make_env("Pendulum-v1"), seed=3) for _ in range(2))
     for stream, action in ((first, -1.0), (second, 1.0)):
         for _ in range(200):
-            stream.advance(stream.step(np.array([action], np.float32)), valid=True)
+            stream.advance(stream.step(np.array([action], np.float32)))
     assert np.array_equal(first.obs, second.obs)
+
+
+@pytest.mark.parametrize("env_id", ["Reacher-v5", "InvertedDoublePendulum-v5", "Pendulum-v1"])
+def test_a_stream_goes_on_from_the_middle_of_an_episode(env_id):
+    def play(stream, generator, steps):
+        seen = []
+        for _ in range(steps):
+            action = generator.uniform(-1, 1, stream._env.action_space.shape).astype(np.float32)
+            step = stream.step(action)
+            seen.append((stream.obs.tolist(), step.reward))
+            stream.advance(step)
+        return seen
+
+    generator = np.random.default_rng(0)
+    first = EpisodeStream(make_env(env_id), seed=3)
+    play(first, generator, 73)
+    other = EpisodeStream(make_env(env_id), seed=3)
+    other.load_state_dict(first.state_dict())
+    again = np.random.default_rng(1), np.random.default_rng(1)
+    assert play(first, again[0], 300) == play(other, again[1], 300)
+    assert first.take_finished() == other.take_finished()
+
+
+def test_an_environment_that_does_not_repeat_itself_is_named_and_starts_anew(caplog):
+    first = EpisodeStream(make_env("probe/Fickle-v0"), seed=3)
+    for _ in range(4):
+        first.advance(first.step(np.zeros(1, np.float32)))
+    other = EpisodeStream(make_env("probe/Fickle-v0"), seed=3)
+    other.load_state_dict(first.state_dict())
+    assert "probe/Fickle-v0 does not repeat an episode" in caplog.text
+    assert other.state_dict()["started"] == 2 and len(other.state_dict()["actions"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("probe/Broken-v0", "environment 'probe/Broken-v0', step 7 of an episode: reward is nan"),
+        ("probe/Raising-v0", "step 3 of an episode: step raised ZeroDivisionError: a sensor"),
+        ("probe/Blind-v0", r"step 2 of an episode: observation is \[inf\]"),
+    ],
+)
+def test_a_failure_names_the_environment_and_the_step(env_id, message):
+    env = make_env(env_id)
+    env.reset(seed=0)
+    with pytest.raises(EnvironmentFailed, match=message):
+        for _ in range(9):
+            env.step(np.zeros(1, np.float32))

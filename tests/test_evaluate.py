@@ -9,7 +9,7 @@ from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
 from tests import probes  # noqa: F401 (registers the environments)
 
 
-def spec(env_id):
+def spec(env_id, interval=1):
     training = Training(
         policy_layer_sizes=(8,),
         critic_layer_sizes=(8,),
@@ -17,7 +17,9 @@ def spec(env_id):
         update_after=1,
         batch_size=1,
     )
-    return RunSpec(env_id=env_id, seed=0, training=training, snapshot_interval=1, log_interval=1)
+    return RunSpec(
+        env_id=env_id, seed=0, training=training, snapshot_interval=interval, log_interval=1
+    )
 
 
 def policy(bias, obs_dim=1):
@@ -41,7 +43,8 @@ def test_an_episode_is_counted_to_its_end_and_no_further():
 def test_every_snapshot_then_the_last_one_in_full():
     snapshots = [(0, policy(0.0)), (10, policy(0.3))]
     config = EvaluationSpec(online_episodes=2, final_episodes=12)
-    rows = evaluate(spec("probe/Target-v0"), snapshots, config)
+    plan = spec("probe/Target-v0", interval=10)
+    rows = evaluate(plan, snapshots, config, 10)
     assert len(rows) == 2 + 2 + 12 + 12
     online = [row for row in rows if row["phase"] == "online"]
     assert [row["env_step"] for row in online] == [0, 0, 10, 10]
@@ -60,7 +63,7 @@ def test_the_first_episodes_do_not_depend_on_how_many_follow():
     snapshots = [(0, policy(0.1, obs_dim=3))]
     few, many = (
         evaluate(
-            spec("Pendulum-v1"), snapshots, EvaluationSpec(online_episodes=1, final_episodes=n)
+            spec("Pendulum-v1"), snapshots, EvaluationSpec(online_episodes=1, final_episodes=n), 0
         )
         for n in (3, 11)
     )
@@ -70,3 +73,13 @@ def test_the_first_episodes_do_not_depend_on_how_many_follow():
             for rows in (few, many)
         )
         assert [r["return"] for r in a] == [r["return"] for r in b[:3]]
+
+
+def test_a_diverged_run_is_scored_by_its_last_policy_from_there_on():
+    snapshots = [(0, policy(0.0)), (10, policy(0.1))]
+    config = EvaluationSpec(online_episodes=2, final_episodes=3)
+    rows = evaluate(spec("probe/Target-v0", interval=10), snapshots, config, 40)
+    online = [(r["env_step"], r["return"]) for r in rows if r["phase"] == "online"]
+    assert [step for step, _ in online] == [0, 0, 10, 10, 20, 20, 30, 30, 40, 40]
+    assert [r for _, r in online] == pytest.approx([-0.09] * 2 + [-0.04] * 8, abs=1e-6)
+    assert {r["env_step"] for r in rows if r["phase"] == "final"} == {40}

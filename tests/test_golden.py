@@ -52,10 +52,14 @@ def trace(**settings):
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer.train(200, 140, 16, folder, snapshot_interval=200, log_interval=50)
-        rows = pq.read_table(Path(folder, "train.parquet")).drop_columns(["wall_s"]).to_pylist()
+        rows = (
+            pq.read_table(Path(folder, "train.parquet"))
+            .drop_columns(["wall_s", "cpu_s"])
+            .to_pylist()
+        )
         spec = RunSpec.model_validate(json.loads(Path(folder, "run.json").read_text())["spec"])
         policies = read_policies(Path(folder, "policies.pt"))
-    episodes = evaluate(spec, policies, EvaluationSpec(online_episodes=1, final_episodes=2))
+    episodes = evaluate(spec, policies, EvaluationSpec(online_episodes=1, final_episodes=2), 200)
     return {
         "train": [value for row in rows for value in row.values() if not math.isnan(value)],
         "evaluate": [episode["return"] for episode in episodes],

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ def test_every_table_is_tidy_and_in_the_studys_order(study, tmp_path):
     scores = found["scores"].query("policy == 'mode'")
     assert list(zip(scores["env"], scores["arm"], strict=True)) == cells
     assert len(found["scores"]) == 2 * len(cells)
-    assert len(found["curves"]) == 10 * len(cells)
+    assert len(found["curves"]) == 11 * len(cells)
     assert (found["curves"]["n"] == 3).all() and (found["scores"]["episodes"] == 4).all()
 
 
@@ -74,7 +75,52 @@ def test_missing_runs_are_refused_by_name(study, tmp_path):
         tables.collect(study, tmp_path)
     message = str(caught.value)
     assert message.startswith("12 planned runs lack files")
-    assert f"{study.runs[0].run_id}: evals.parquet" in message and "and 2 more" in message
+    assert f"{study.runs[0].run_id} (planned): evals.parquet" in message and "and 2 more" in message
+
+
+def without(study, root, indices):
+    """The study with some runs failed, and allowed to be missing."""
+    for index in indices:
+        shutil.rmtree(root / study.runs[index].directory)
+        synthetic.write_status(study.runs[index], root)
+    return study.model_copy(update={"allow_missing": True})
+
+
+def test_missing_runs_that_are_allowed_are_counted_in_every_cell(study, tmp_path):
+    whole = tables.collect(study, tmp_path)
+    allowed = without(study, tmp_path, [0, 3, 4, 5])
+    found = tables.collect(allowed, tmp_path)
+    assert list(found["runs"]["status"][:6]) == ["failed", "ok", "ok"] + ["failed"] * 3
+    assert found["runs"]["error"][0] == "RuntimeError: no luck"
+    for name in ("scores", "curves"):
+        assert len(found[name]) == len(whole[name])
+        n = found[name].groupby(["env", "arm"], sort=False)["n"].agg(["min", "max"])
+        assert n.iloc[0].tolist() == [2, 2] and n.iloc[1].tolist() == [0, 0]
+        assert (n.iloc[2:] == 3).all(axis=None)
+    scores = found["scores"].query("policy == 'mode'")
+    evals = whole["evals"].query("phase == 'final' and policy == 'mode'")
+    two = [evals[evals["run_id"] == study.runs[i].run_id]["return"].mean() for i in (1, 2)]
+    expected = t_interval(two)
+    assert tuple(scores.iloc[0][["n", "mean", "lo", "hi"]]) == pytest.approx(expected)
+    assert scores.iloc[1][["mean", "lo", "hi", "min", "max"]].isna().all()
+
+
+def test_a_study_without_any_run_is_refused_also_where_missing_ones_are_allowed(study, tmp_path):
+    with pytest.raises(tables.MissingRuns, match="24 planned runs lack files"):
+        tables.collect(without(study, tmp_path, range(24)), tmp_path)
+
+
+def test_diverged_runs_count_and_are_counted(study, tmp_path):
+    path = tmp_path / study.runs[1].directory / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"status": "diverged", "error": "q_mean is inf at step 3"}))
+    found = tables.collect(study, tmp_path)
+    assert (found["scores"]["n"] == 3).all()
+    assert (
+        found["scores"].groupby(["env", "arm"], sort=False)["diverged"].max().tolist()
+        == [1] + [0] * 7
+    )
+    assert found["runs"]["error"][1] == "q_mean is inf at step 3"
 
 
 def test_results_of_another_spec_are_refused(study, tmp_path):
@@ -89,9 +135,9 @@ def test_results_of_another_spec_are_refused(study, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda evals: evals.iloc[1:], "planned number of episodes"),
+        (lambda evals: evals.iloc[1:], "planned 3 episodes, found 2"),
         (lambda evals: evals.assign(**{"return": np.inf}), "finite return"),
-        (lambda evals: evals[evals["env_step"] != 1000], "step 1000 in 11 of 12 runs"),
+        (lambda evals: evals[evals["env_step"] != 1000], "step 1000: planned 3 episodes, found 0"),
     ],
 )
 def test_uneven_evaluations_are_refused(study, tmp_path, change, message):
@@ -116,7 +162,7 @@ def test_tables_read_back_with_units_and_equal_bytes(study, tmp_path):
 
 def test_a_table_of_another_schema_is_refused(tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "runs.parquet")
-    with pytest.raises(ValueError, match="schema_version 1, received none"):
+    with pytest.raises(ValueError, match="schema_version 2, received none"):
         tables.read(tmp_path, "runs")
 
 

@@ -1,6 +1,7 @@
 import ast
 import inspect
 import json
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,8 +10,8 @@ import torch
 
 from mpo import trainer as module
 from mpo.config import ConfigError, Hyperparameters, RunSpec
+from mpo.envs import EnvironmentFailed
 from mpo.evaluate import vector_env
-from mpo.recorder import Diverged
 from mpo.records import read_policies
 from mpo.trainer import MPOTrainer
 from tests import probes  # noqa: F401 (registers the environments)
@@ -92,7 +93,7 @@ def run(path, steps=260, update_after=200, **settings):
 
 def results(path):
     """What must not differ between equal runs: metrics without the clock, and the policies."""
-    metrics = pq.read_table(path / "train.parquet").drop_columns(["wall_s"]).to_pydict()
+    metrics = pq.read_table(path / "train.parquet").drop_columns(["wall_s", "cpu_s"]).to_pydict()
     policies = [
         (step, {name: value.tolist() for name, value in state.items()})
         for step, state in read_policies(path / "policies.pt")
@@ -186,7 +187,8 @@ def test_the_record_says_what_ran(tmp_path):
     trainer = run(tmp_path, updates_per_step=0.5, optimizer_type="sgd")
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["env_steps"] == 260 and record["updates"] == 30 == trainer.agent.updates
-    assert record["episodes"] == 1 and record["refused_transitions"] == 0
+    assert record["episodes"] == 1 and record["status"] == "ok" and record["error"] is None
+    assert record["total_steps"] == 260 and record["cpu_s"] > 0 < record["wall_s"]
     spec = RunSpec.model_validate(record["spec"])
     assert (spec.env_id, spec.seed, spec.training.optimizer) == ("Pendulum-v1", 0, "sgd")
     assert record["provenance"]["packages"]["torch"] == torch.__version__
@@ -195,18 +197,60 @@ def test_the_record_says_what_ran(tmp_path):
     assert rows[-1]["updates"] == 30 and np.isfinite(rows[-1]["critic_loss"])
 
 
-def test_a_bad_environment_step_is_dropped_and_training_goes_on(tmp_path):
-    trainer = run(tmp_path, env_id="probe/Broken-v0")
-    assert trainer.refused_transitions == [260 // 7]
-    assert trainer.replay_size() == 260 - 260 // 7
+def test_an_environment_that_answers_nan_fails_by_name(tmp_path):
+    message = "environment 'probe/Broken-v0', step 7 of an episode: reward is nan"
+    with pytest.raises(EnvironmentFailed, match=message):
+        run(tmp_path, env_id="probe/Broken-v0")
+    assert not (tmp_path / "run.json").exists()
 
 
-def test_divergence_is_named(tmp_path):
-    trainer = make()
+def poison(network, index=0):
+    """Puts a number that is not finite into one seed's parameters."""
     with torch.no_grad():
-        trainer.agent.critic.head.bias.fill_(float("nan"))
-    with pytest.raises(Diverged, match=r"critic_loss is nan at step 220, seed 0"):
-        trainer.train(260, 200, 8, str(tmp_path), log_interval=20)
+        network.head.bias[index].fill_(float("nan"))
+
+
+def records(path):
+    return [json.loads(file.read_text()) for file in sorted(path.rglob("run.json"))]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_its_result(tmp_path):
+    trainer = make()
+    poison(trainer.agent.critic)
+    trainer.train(260, 200, 8, str(tmp_path), snapshot_interval=130, log_interval=10)
+    (record,) = records(tmp_path)
+    assert record["status"] == "diverged"
+    assert record["error"] == "a parameter of the critic is not finite at step 10"
+    assert record["env_steps"] == 10 < record["total_steps"] == 260
+    rows = pq.read_table(tmp_path / "train.parquet").to_pylist()
+    assert [row["env_step"] for row in rows] == [10]
+    assert [step for step, _ in read_policies(tmp_path / "policies.pt")] == [0]
+
+
+def test_an_action_that_is_not_finite_is_found_before_the_environment_sees_it(tmp_path):
+    trainer = make()
+    poison(trainer.agent.policy)
+    trainer.train(260, 200, 8, str(tmp_path))
+    (record,) = records(tmp_path)
+    assert (record["status"], record["error"]) == ("diverged", "an action is not finite at step 0")
+
+
+def test_a_loss_is_named_with_its_value(tmp_path):
+    trainer = make(extra_seeds=(1,), q_lr=1e38, optimizer_type="sgd")
+    trainer.train(260, 200, 8, str(tmp_path), snapshot_interval=130, log_interval=10)
+    for record in records(tmp_path):
+        assert record["status"] == "diverged"
+        assert re.fullmatch(r"\w+ is (nan|inf) at step 210", record["error"]), record["error"]
+
+
+def test_a_seed_that_diverges_leaves_its_neighbours_as_they_would_be(tmp_path):
+    run(tmp_path / "alone", seed=5)
+    trainer = make(seed=4, extra_seeds=(5,))
+    poison(trainer.agent.policy, 0)
+    trainer.train(260, 200, 8, str(tmp_path / "stack"), snapshot_interval=130, log_interval=20)
+    bad, good = records(tmp_path / "stack")
+    assert (bad["status"], good["status"]) == ("diverged", "ok")
+    assert results(tmp_path / "stack" / "seed5") == results(tmp_path / "alone")
 
 
 @pytest.mark.parametrize(

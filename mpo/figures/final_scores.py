@@ -1,5 +1,6 @@
 """Final scores: every seed's return after training, one panel an environment, one row an arm."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,16 @@ def draw(study: Study, tables: Path) -> Figure:
 def caption(study: Study, tables: Path) -> str:
     """What the figure shows, with its interval, its seeds and its episodes."""
     scores = _scores(tables)
-    n = int(scores["n"].max())
     episodes = style.plural(int(scores["episodes"].max()), "evaluation episode")
-    mean = "" if n == 1 else "; their mean (outlined mark) and its 95 % Student-t interval (bar)"
+    mean = (
+        ""
+        if scores["n"].max() == 1
+        else "; their mean (outlined mark) and its 95 % Student-t interval (bar)"
+    )
     arrow = " An arrow marks an interval that goes on beyond its axis." if _cut(scores) else ""
     return (
         "Final return of the mean-action policy after the whole budget: "
-        f"{style.seeds_in_words(n)}, each (dot) the mean of {episodes}{mean}.{arrow}"
+        f"{style.seeds_in_words(scores['n'])}, each (dot) the mean of {episodes}{mean}.{arrow}"
     )
 
 
@@ -93,6 +97,8 @@ def _cut(scores: pd.DataFrame) -> bool:
 def _intervals(axes: Axes, cell: pd.DataFrame, looks: dict[str, style.Look]) -> None:
     """The means and the intervals of one environment."""
     left, right = float(cell["left"].iloc[0]), float(cell["right"].iloc[0])
+    if math.isnan(left):  # no run of this environment has a score
+        left, right = 0.0, 1.0
     for row, (arm, look) in enumerate(looks.items()):
         score, color = cell.loc[arm], look.color
         axes.plot([score["lo"], score["hi"]], [row, row], color=color, **_BAR, zorder=1)

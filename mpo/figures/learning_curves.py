@@ -77,14 +77,13 @@ def draw(study: Study, tables: Path) -> Figure:
 def caption(study: Study, tables: Path) -> str:
     """What the figure shows, with its interval, its seeds and its episodes."""
     curves = read(tables, "curves")
-    n = int(curves["n"].max())
     episodes = style.plural(int(curves["episodes"].max()), "evaluation episode")
-    seeds = f"{style.seeds_in_words(n)}, each (faint) the mean of {episodes}"
+    seeds = f"{style.seeds_in_words(curves['n'])}, each (faint) the mean of {episodes}"
     band = (
         "; their mean (line) and its 95 % Student-t interval (band). The axes span the single "
         "seeds, so that a wider band is cut"
     )
     return (
         "Return of the mean-action policy during training, not smoothed: "
-        f"{seeds}{'' if n == 1 else band}."
+        f"{seeds}{'' if curves['n'].max() == 1 else band}."
     )

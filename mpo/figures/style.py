@@ -119,11 +119,13 @@ def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
     )
 
 
-def seeds_in_words(n: int) -> str:
-    """The number of seeds, and whether an interval can be drawn of them."""
-    if n == 1:
+def seeds_in_words(n: pd.Series) -> str:
+    """The number of seeds a cell, and whether an interval can be drawn of them."""
+    low, high = int(n.min()), int(n.max())
+    if high == 1:
         return "one seed (exploratory, no interval)"
-    return f"n = {n} seeds{' (exploratory)' if n < EXPLORATORY else ''}"
+    count = f"{high}" if low == high else f"{low} to {high}"
+    return f"n = {count} seeds{' (exploratory)' if low < EXPLORATORY else ''}"
 
 
 def plural(count: int, noun: str) -> str:

@@ -6,11 +6,13 @@ localrules:
     study,
 
 
+# First of all, for `python -m mpo status` reads it.
 rule study:
     output:
         f"{STUDY_DIR}/study.json",
     log:
         f"{STUDY_DIR}/logs/study.log",
+    priority: 1
     params:
         config=canonical_json(config),
     shell:
@@ -22,11 +24,7 @@ rule collect:
     input:
         code=["mpo/tables.py", "mpo/stats.py"],
         study=f"{STUDY_DIR}/study.json",
-        runs=[
-            f"{run.directory}/{name}"
-            for run in STUDY.runs
-            for name in ("run.json", "train.parquet", "evals.parquet", "evals.json")
-        ],
+        runs=[f"{run.directory}/{name}" for run in WANTED for name in RUN_FILES],
     output:
         [f"{STUDY_DIR}/tables/{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")],
     log:

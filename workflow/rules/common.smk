@@ -1,4 +1,5 @@
-# Requires: `config`. Produces: STUDY, its runs by id, and the checks that come before any job.
+# Requires: `config`. Produces: STUDY, its RUNS by id, those WANTED in its tables, and the checks
+# that come before any job.
 import os
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from snakemake.exceptions import WorkflowError
 
 from mpo.config import ConfigError, EvaluationSpec, canonical_json
 from mpo.figures import FIGURES
+from mpo.files import RUN_FILES
+from mpo.status import given_up
 from mpo.study import Study
 
 
@@ -26,6 +29,7 @@ def parse_study():
 
 STUDY = parse_study()
 RUNS = {run.run_id: run for run in STUDY.runs}
+WANTED = [run for run in STUDY.runs if not (STUDY.allow_missing and given_up(run, Path()))]
 STUDY_DIR = f"results/{STUDY.study}"
 FIGURE_CODE = {name: f"{module.replace('.', '/')}.py" for name, module in FIGURES.items()}
 

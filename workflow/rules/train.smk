@@ -19,6 +19,18 @@ rule spec:
         "printf '%s\\n' {params.spec:q} > {output:q} 2> {log:q}"
 
 
+# How to run is no part of what is run: it stands outside of params, and changing it redoes nothing.
+EXECUTION = STUDY.execution
+WATCH = f"--environment-timeout {EXECUTION.environment_timeout_s:g}"
+HOW_TO_TRAIN = (
+    f"--device {EXECUTION.device} --runs-per-gpu {EXECUTION.runs_per_gpu}"
+    f" --checkpoint-interval {EXECUTION.checkpoint_interval_s:g} {WATCH}"
+    + ("" if EXECUTION.keep_resume_state else " --discard-resume-state")
+)
+STATUS = f"{STUDY_DIR}/status/{{run}}/step{{steps}}.json"
+
+
+# What it can resume from is no output: Snakemake deletes the outputs of a failed job.
 rule train:
     input:
         f"{STUDY_DIR}/runs/{{run}}/spec.json",
@@ -30,14 +42,15 @@ rule train:
         f"{STUDY_DIR}/logs/{{run}}/step{{steps}}/train.log",
     threads: STUDY.execution.threads
     resources:
-        gpu=1 if STUDY.execution.device == "cuda" else 0,
-        device=STUDY.execution.device,
+        gpu=0 if EXECUTION.device == "cpu" else 1,
     params:
         out=subpath(output.record, parent=True),
+        status=STATUS,
+        resume=lambda wildcards: RUNS[wildcards.run].resume_directory,
     shell:
         "python -m mpo train --spec {input:q} --total-steps {wildcards.steps}"
-        " --device {resources.device} --threads {threads} --out {params.out:q}"
-        " --log {log:q}"
+        " {HOW_TO_TRAIN} --threads {threads} --out {params.out:q}"
+        " --resume {params.resume:q} --status {params.status:q} --log {log:q}"
 
 
 rule evaluate:
@@ -52,5 +65,7 @@ rule evaluate:
     params:
         run=subpath(input.record, parent=True),
         config=EvaluationSpec(**STUDY.evaluation.model_dump()).identity,
+        status=STATUS,
     shell:
-        "python -m mpo evaluate --run {params.run:q} --config {params.config:q}" " --log {log:q}"
+        "python -m mpo evaluate --run {params.run:q} --config {params.config:q} {WATCH}"
+        " --status {params.status:q} --log {log:q}"
