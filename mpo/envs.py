@@ -115,9 +115,12 @@ def _make(env_id: str) -> gym.Env:
                 # glfw warns where there is no display; nothing here opens a window.
                 warnings.simplefilter("ignore")
                 importlib.import_module("shimmy")
+        module, _, name = env_id.rpartition(":")
+        if module:
+            importlib.import_module(module)
         # For a bare name `make` takes the newest version, and after an upgrade another one.
-        gym.spec(env_id)
-        return gym.make(env_id, disable_env_checker=True)
+        gym.spec(name)
+        return gym.make(name, disable_env_checker=True)
     except (gym.error.Error, ModuleNotFoundError) as error:
         near = difflib.get_close_matches(env_id, gym.registry, n=5, cutoff=0.4)
         choices = f"; near choices: {', '.join(near)}" if near else ""

@@ -5,7 +5,6 @@ by an environment that hung). Works on a file system shared with other machines.
 """
 
 import json
-import os
 import socket
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tabulate import tabulate
 
 from mpo.files import RUN, RUN_FILES
@@ -138,18 +138,16 @@ def _alive(said: dict[str, Any], age_s: float) -> bool:
     if said["host"] != socket.gethostname():
         return True
     try:
-        os.kill(said["pid"], 0)
-    except ProcessLookupError:
+        return psutil.Process(said["pid"]).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        pass  # another user's
-    return True
 
 
 def _headline(study: Study, statuses: list[RunStatus]) -> str:
     counts = Counter(s.status for s in statuses)
     words = ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
-    return f"{len(statuses)} runs of study {study.study}: {words}."
+    runs = "1 run" if len(statuses) == 1 else f"{len(statuses)} runs"
+    return f"{runs} of study {study.study}: {words}."
 
 
 def _cells(statuses: list[RunStatus]) -> str:

@@ -1,5 +1,6 @@
 """Environments whose optimum is known, registered on import as `probe/...-v0`."""
 
+import ctypes
 import itertools
 import time
 
@@ -130,6 +131,15 @@ class Hanging(Clock):
         return super().step(action)
 
 
+class Seized(Clock):
+    """Its fifth step never answers, nor lets the interpreter do anything else."""
+
+    def step(self, action):
+        if self._time == 4:
+            ctypes.PyDLL(None).pause()
+        return super().step(action)
+
+
 class Unfit(gym.Env):
     """Has the given spaces and nothing else."""
 
@@ -150,6 +160,7 @@ for _name, _class, _limit, _arguments in (
     ("Blind", Blind, 10, {}),
     ("Fickle", Fickle, 10, {}),
     ("Hanging", Hanging, 10, {}),
+    ("Seized", Seized, 10, {}),
     ("Discrete", Unfit, 5, {"action_space": gym.spaces.Discrete(2), "observation_space": _LINE}),
     (
         "Unbounded",

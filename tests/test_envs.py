@@ -15,6 +15,7 @@ from tests import probes  # noqa: F401 (registers the environments)
         ("Reacher-v5", 10, 2),
         ("dm_control/reacher-easy-v0", 6, 2),
         ("probe/Copy-v0", 2, 2),
+        ("tests.probes:probe/Copy-v0", 2, 2),
     ],
 )
 def test_observations_are_flat_floats_and_actions_canonical(env_id, obs_dim, action_dim):

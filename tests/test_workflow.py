@@ -1,57 +1,23 @@
 """The pipeline itself, run by Snakemake from config to figures in a folder of its own."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from mpo.records import read_policies
+from tests.pipeline import ROOT, changed, planned, project, snakemake
 
-ROOT = Path(__file__).parents[1]
-TINY = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
 CELLS = [
     f"{env}/retrace-{retrace}_optimizer-{optimizer}"
     for env in ("Pendulum-v1", "Reacher-v5")
     for retrace in ("off", "on")
     for optimizer in ("adam", "sgd")
 ]
-
-
-def project(folder):
-    """A copy of all that the pipeline is made of."""
-    for name in ("Snakefile", "config.yaml"):
-        shutil.copy(ROOT / name, folder / name)
-    for name in ("workflow", "mpo", "profiles", "config"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
-
-
-def snakemake(folder, *arguments, config=None):
-    """Runs Snakemake on the tiny study, or on a changed one."""
-    (folder / "study.yaml").write_text(yaml.safe_dump(config or TINY))
-    # No activated environment: only Snakemake's own interpreter is known.
-    environment = {**os.environ, "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "snakemake", *arguments, "--configfile", "study.yaml"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def planned(folder, config=None):
-    """Jobs by rule that a run would do now."""
-    done = snakemake(folder, "--dry-run", "--cores", "2", config=config)
-    assert done.returncode == 0, done.stdout + done.stderr
-    if "Nothing to be done" in done.stdout + done.stderr:
-        return {}
-    table = re.search(r"^job +count\n[- ]+\n(.*?)\ntotal", done.stdout, re.M | re.S)
-    counts = dict(line.split() for line in table[1].splitlines())
-    return {rule: int(n) for rule, n in counts.items() if rule not in ("all", "default")}
 
 
 @pytest.fixture(scope="session")
@@ -61,14 +27,6 @@ def finished(tmp_path_factory):
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "output.txt").write_text(done.stdout + done.stderr)
     return folder
-
-
-def changed(**sections):
-    """The tiny study with keys of its sections changed."""
-    config = json.loads(json.dumps(TINY))
-    for name, value in sections.items():
-        config[name] = config[name] | value if isinstance(value, dict) else value
-    return config
 
 
 def test_every_run_is_trained_and_evaluated(finished):

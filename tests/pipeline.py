@@ -1,0 +1,66 @@
+"""The pipeline in a folder of its own, run by Snakemake."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TINY = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
+
+
+def project(folder):
+    """A copy of all that the pipeline is made of."""
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("workflow", "mpo", "profiles", "config"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def start(folder, *arguments, config=None):
+    """Starts Snakemake, in a process group of its own, on the tiny study or on another one."""
+    (folder / "study.yaml").write_text(yaml.safe_dump(config or TINY))
+    # No activated environment: only Snakemake's own interpreter is known.
+    environment = {**os.environ, "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "snakemake", *arguments, "--configfile", "study.yaml"]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def snakemake(folder, *arguments, config=None):
+    """Runs Snakemake to its end."""
+    process = start(folder, *arguments, config=config)
+    stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def planned(folder, config=None):
+    """Jobs by rule that a run would do now."""
+    done = snakemake(folder, "--dry-run", "--cores", "2", config=config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if "Nothing to be done" in done.stdout + done.stderr:
+        return {}
+    table = re.search(r"^job +count\n[- ]+\n(.*?)\ntotal", done.stdout, re.M | re.S)
+    counts = dict(line.split() for line in table[1].splitlines())
+    return {rule: int(n) for rule, n in counts.items() if rule not in ("all", "default")}
+
+
+def changed(**sections):
+    """The tiny study with keys of its sections changed."""
+    config = json.loads(json.dumps(TINY))
+    for name, value in sections.items():
+        config[name] = config[name] | value if isinstance(value, dict) else value
+    return config
