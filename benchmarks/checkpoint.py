@@ -70,7 +70,7 @@ def measure(folder: Path) -> None:
     """Prints the table."""
     torch.set_num_threads(1)
     trainer, recorder = make_trainer(), Recorder([0])
-    with ResumeDirectory(folder, "{}", trainer.device, StopRequest()) as directory:
+    with ResumeDirectory(folder, "{}", StopRequest()) as directory:
         session = Session(trainer, recorder, directory, StopRequest())
         seconds = fill(trainer, session)
         steps_per_s = train(trainer, recorder)
@@ -85,7 +85,7 @@ def measure(folder: Path) -> None:
     start = time.perf_counter()
     fresh = make_trainer()
     made = time.perf_counter() - start
-    with ResumeDirectory(folder, "{}", trainer.device, StopRequest()) as directory:
+    with ResumeDirectory(folder, "{}", StopRequest()) as directory:
         start = time.perf_counter()
         Session(fresh, Recorder([0]), directory, StopRequest())
         resumed = time.perf_counter() - start

@@ -147,7 +147,7 @@ class MPOAgent:
         for act, saved in zip(self._act_noise, state["act_noise"], strict=True):
             act.bit_generator.state = saved
         for noise, saved in zip(self._noise, state["noise"], strict=True):
-            noise.set_state(saved.cpu())
+            noise.set_state(saved)
 
     @property
     def _optimizers(self) -> tuple[StackedOptimizer, ...]:

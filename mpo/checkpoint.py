@@ -53,19 +53,17 @@ class Resumed(NamedTuple):
 class ResumeDirectory:
     """One training's resumable state, under an exclusive lock while it is entered."""
 
-    def __init__(self, path: Path, identity: str, device: torch.device, stop: StopRequest) -> None:
+    def __init__(self, path: Path, identity: str, stop: StopRequest) -> None:
         """Touches nothing yet.
 
         Args:
             path: the directory, made where it is missing.
             identity: canonical JSON of all that shapes the training; another one's state is
                 refused.
-            device: where tensors of the state go.
             stop: ends the waiting for the lock.
         """
         self._path = path
         self._identity = identity
-        self._device = device
         self._stop = stop
         self._pieces: list[dict[str, Any]] = []
         self._lock = filelock.FileLock(path / "lock")
@@ -113,10 +111,10 @@ class ResumeDirectory:
         checkpoints = sorted(self._path.glob("checkpoint-*.pt"), reverse=True)
         for path in checkpoints:
             try:
-                content = _read(path, self._device)
+                content = _read(path)
                 self._refuse_foreign(path, content["identity"])
                 pieces = [
-                    (entry, _read(self._path / entry["file"], torch.device("cpu"), entry["sha256"]))
+                    (entry, _read(self._path / entry["file"], entry["sha256"]))
                     for entry in content["pieces"]
                 ]
             except DamagedFile as error:
@@ -217,8 +215,8 @@ def _write(path: Path, content: Any) -> str:
     return digest
 
 
-def _read(path: Path, device: torch.device, digest: str | None = None) -> Any:
-    """What `_write` has written, with this checksum if one is given.
+def _read(path: Path, digest: str | None = None) -> Any:
+    """What `_write` has written, with this checksum if one is given; tensors on the CPU.
 
     Raises:
         DamagedFile: it is anything else.
@@ -237,6 +235,6 @@ def _read(path: Path, device: torch.device, digest: str | None = None) -> Any:
     if hashlib.sha256(body).hexdigest() != match[2] or digest not in (None, match[2]):
         raise DamagedFile(f"{path} is damaged: its checksum is wrong")
     try:
-        return torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+        return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DamagedFile(f"{path} holds more than data: {error}") from error

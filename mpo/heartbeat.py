@@ -92,8 +92,7 @@ class Heartbeat:
         if error is None:
             self._write("ok", None)
         else:
-            text = "".join(traceback.format_exception_only(error)).strip()
-            self._write(_status_after(error), text)
+            self._write(_status_after(error), f"{type(error).__name__}: {error}")
 
     def _run(self) -> None:
         while not self._over.wait(self._interval_s):

@@ -51,7 +51,7 @@ class Recorder:
         """Takes one update's diagnostics, [S] each; they stay on the device."""
         values = torch.stack(list(metrics.values()), dim=-1)  # [S, K]
         self._names = list(metrics)
-        self._sum = values if self._sum is None else self._sum + values
+        self._sum = values if self._sum is None else self._sum.to(values.device) + values
         self._count += 1
 
     def diverge(self, index: int, env_step: int, term: str) -> None:

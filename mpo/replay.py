@@ -113,7 +113,7 @@ class Replay:
         for name in ("added", "segment", "first", "episode_over"):
             getattr(self, f"_{name}")[:] = state[name]
         for generator, saved in zip(self._generators, state["generators"], strict=True):
-            generator.set_state(saved.cpu())
+            generator.set_state(saved)
         for index, pieces in enumerate(newest):
             slots = self._newest_slots(index, self._capacity)
             rows, segments = (

@@ -125,6 +125,6 @@ def open_session(
         return
     with (
         stop_request() as stop,
-        ResumeDirectory(Path(resume_dir), identity, trainer.device, stop) as directory,
+        ResumeDirectory(Path(resume_dir), identity, stop) as directory,
     ):
         yield Session(trainer, recorder, directory, stop)

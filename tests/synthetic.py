@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +171,11 @@ def write_run(
     (directory / "run.json").write_text(json.dumps(record))
     (directory / "policies.pt").touch()
     (directory / "evals.json").write_text(json.dumps({"eval_s": 12.5}))
+
+
+def lose(study: Study, root: Path, indices: Iterable[int]) -> Study:
+    """Has some runs failed; returns the study that goes on without them."""
+    for index in indices:
+        shutil.rmtree(root / study.runs[index].directory)
+        write_status(study.runs[index], root)
+    return study.model_copy(update={"allow_missing": True})

@@ -17,7 +17,7 @@ IDENTITY = json.dumps({"algorithm_version": 1, "seeds": [0], "training": {"gamma
 
 
 def directory(path, identity=IDENTITY):
-    return ResumeDirectory(path, identity, torch.device("cpu"), StopRequest())
+    return ResumeDirectory(path, identity, StopRequest())
 
 
 def save(resume, step, before=0, capacity=25):
@@ -188,7 +188,7 @@ def test_a_second_process_waits_and_a_signal_ends_the_waiting(tmp_path, caplog):
     stop = StopRequest()
     stop.signal = Signals.SIGTERM
     with directory(tmp_path):
-        second = ResumeDirectory(tmp_path, IDENTITY, torch.device("cpu"), stop)
+        second = ResumeDirectory(tmp_path, IDENTITY, stop)
         with pytest.raises(Interrupted, match="SIGTERM"), second:
             pass
     assert f"waiting for process {os.getpid()} on " in caplog.text

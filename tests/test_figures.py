@@ -138,6 +138,18 @@ def test_long_titles_do_not_run_into_one_another(tmp_path, module):
     assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
 
 
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_missing_runs_leave_gaps_and_are_counted(tmp_path, name):
+    study = synthetic.plan(environments=3)
+    synthetic.write_runs(study, tmp_path)
+    # A seed of the first arm, all of the second, and the whole last environment.
+    study = synthetic.lose(study, tmp_path, [0, 3, 4, 5, *range(24, 36)])
+    tables.write(tables.collect(study, tmp_path), tmp_path / "tables")
+    figures.draw(name, study, tmp_path / "tables", [tmp_path / f"{name}.png"])
+    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    assert "n = 0 to 3 seeds" in figures.caption(name, study, tmp_path / "tables")
+
+
 def test_retrace_is_the_colour_and_the_optimizer_the_dash():
     looks = list(style.looks(synthetic.plan()).values())
     assert looks[0].color == looks[1].color != looks[2].color == looks[3].color

@@ -1,4 +1,5 @@
 import json
+import re
 
 from mpo import summary, tables
 from tests import synthetic
@@ -47,3 +48,24 @@ def test_runs_made_unlike_are_said_aloud(tmp_path):
     path.write_text(json.dumps(record))
     text = page(tmp_path, study)
     assert "differ in: uncommitted changes (True, False); mujoco (2.0.0, 3.3.0)" in text
+
+
+def test_missing_and_diverged_runs_are_said_before_any_number(tmp_path):
+    study = synthetic.plan(environments=1)
+    synthetic.write_runs(study, tmp_path)
+    path = tmp_path / study.runs[1].directory / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"status": "diverged", "error": "q_mean is inf at step 3"}))
+    study = synthetic.lose(study, tmp_path, [0, 3, 4, 5])
+    text = page(tmp_path, study)
+    missing = f"**4 runs of 12 missing: {study.runs[0].run_id} (failed), "
+    assert text.index(missing) < text.index("## Final scores")
+    assert f"1 run diverged and count with their last finite policy: {study.runs[1].run_id}" in text
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| Pendulum-v1")][:4]
+    assert [(row[4].strip(), row[5].strip()) for row in rows] == [
+        ("2", "1"),
+        ("0", "0"),
+        ("3", "0"),
+        ("3", "0"),
+    ]
+    assert rows[1][3].strip() == "missing" and not re.search(r"\bnan\b", text)

@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -78,17 +77,9 @@ def test_missing_runs_are_refused_by_name(study, tmp_path):
     assert f"{study.runs[0].run_id} (planned): evals.parquet" in message and "and 2 more" in message
 
 
-def without(study, root, indices):
-    """The study with some runs failed, and allowed to be missing."""
-    for index in indices:
-        shutil.rmtree(root / study.runs[index].directory)
-        synthetic.write_status(study.runs[index], root)
-    return study.model_copy(update={"allow_missing": True})
-
-
 def test_missing_runs_that_are_allowed_are_counted_in_every_cell(study, tmp_path):
     whole = tables.collect(study, tmp_path)
-    allowed = without(study, tmp_path, [0, 3, 4, 5])
+    allowed = synthetic.lose(study, tmp_path, [0, 3, 4, 5])
     found = tables.collect(allowed, tmp_path)
     assert list(found["runs"]["status"][:6]) == ["failed", "ok", "ok"] + ["failed"] * 3
     assert found["runs"]["error"][0] == "RuntimeError: no luck"
@@ -107,7 +98,7 @@ def test_missing_runs_that_are_allowed_are_counted_in_every_cell(study, tmp_path
 
 def test_a_study_without_any_run_is_refused_also_where_missing_ones_are_allowed(study, tmp_path):
     with pytest.raises(tables.MissingRuns, match="24 planned runs lack files"):
-        tables.collect(without(study, tmp_path, range(24)), tmp_path)
+        tables.collect(synthetic.lose(study, tmp_path, range(24)), tmp_path)
 
 
 def test_diverged_runs_count_and_are_counted(study, tmp_path):

@@ -1,6 +1,5 @@
 """Final scores: every seed's return after training, one panel an environment, one row an arm."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +96,6 @@ def _cut(scores: pd.DataFrame) -> bool:
 def _intervals(axes: Axes, cell: pd.DataFrame, looks: dict[str, style.Look]) -> None:
     """The means and the intervals of one environment."""
     left, right = float(cell["left"].iloc[0]), float(cell["right"].iloc[0])
-    if math.isnan(left):  # no run of this environment has a score
-        left, right = 0.0, 1.0
     for row, (arm, look) in enumerate(looks.items()):
         score, color = cell.loc[arm], look.color
         axes.plot([score["lo"], score["hi"]], [row, row], color=color, **_BAR, zorder=1)
@@ -107,9 +104,12 @@ def _intervals(axes: Axes, cell: pd.DataFrame, looks: dict[str, style.Look]) -> 
             axes.plot(left, row, "<", color=color, markersize=5, clip_on=False, zorder=4)
         if score["hi"] > right:
             axes.plot(right, row, ">", color=color, markersize=5, clip_on=False, zorder=4)
-    axes.set_xlim(left, right)
     axes.set_ylim(len(looks) - 0.5, -0.5)  # the first arm on top
-    axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
+    if cell["n"].any():
+        axes.set_xlim(left, right)
+        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
+    else:
+        style.mark_empty(axes)
     axes.grid(axis="y", linewidth=0.4)
     place = axes.get_subplotspec()
     first = place is not None and place.is_first_col()

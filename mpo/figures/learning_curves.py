@@ -38,8 +38,13 @@ def draw(study: Study, tables: Path) -> Figure:
         aspect=1.5 if alone else 1.25,
         facet_kws={"sharex": False, "sharey": False},
     )
-    curves = dict(list(read(tables, "curves").groupby(["env", "arm"])))
+    table = read(tables, "curves")
+    curves = dict(list(table.groupby(["env", "arm"])))
     for env, axes in grid.axes_dict.items():
+        if not table.loc[table["env"] == env, "n"].any():
+            style.mark_empty(axes)
+            axes.set_yticks([])
+            continue
         limits = axes.get_ylim()  # of the seeds: the band of few seeds would squash the curves
         for index, (arm, look) in enumerate(looks.items()):
             curve = curves[env, arm]

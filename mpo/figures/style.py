@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -105,6 +106,12 @@ def title_size(study: Study) -> float:
 def text_width(texts: Iterable[str]) -> float:
     """About how wide the longest text is, in inches at 8 pt."""
     return 0.06 * max(map(len, texts))
+
+
+def mark_empty(axes: Axes) -> None:
+    """Says that no run of a panel's environment has results."""
+    axes.set_xticks([])
+    axes.text(0.5, 0.5, "no finished run", ha="center", va="center", transform=axes.transAxes)
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:

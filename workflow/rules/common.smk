@@ -36,6 +36,10 @@ FIGURE_CODE = {name: f"{module.replace('.', '/')}.py" for name, module in FIGURE
 # Rules call `python`: the one that runs Snakemake, whether or not its environment is activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 
+# A scheduler that stops a job signals all of its processes. A shell between Snakemake and the
+# training would die of it, and Snakemake would think the training dead while it saves its state.
+shell.prefix("set -euo pipefail; exec ")
+
 
 wildcard_constraints:
     run="[^/]+/[^/]+/seed[0-9]+",

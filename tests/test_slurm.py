@@ -1,0 +1,138 @@
+"""Studies on a real Slurm cluster: jobs go through sbatch, one meets its time limit and resumes."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import yaml
+
+from mpo.study import Study
+from tests import jobs
+from tests.cluster import cluster, unavailable
+from tests.pipeline import changed, project, start
+
+TINY = changed(execution={"device": "auto"})  # which asks for a GPU
+LONGER = changed(
+    environments=["Pendulum-v1"],
+    seeds=[0],
+    axes={"retrace": [True], "optimizer": ["adam"]},
+    schedule={"total_steps": 2000, "snapshot_interval": 1000, "log_interval": 500},
+    execution={"device": "auto", "checkpoint_interval_s": 0.5},
+)
+RUN = "results/tiny/runs/Pendulum-v1/retrace-on_optimizer-adam/seed0/step2000"
+PROFILE = "profiles/slurm/config.yaml"
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """Two studies side by side: a whole one, and one training with the least of time limits."""
+    if reason := unavailable():
+        (pytest.fail if "CI" in os.environ else pytest.skip)(f"no Slurm cluster: {reason}")
+    whole, limited = (project(tmp_path_factory.mktemp(name)) for name in ("whole", "limited"))
+    edit_profile(whole)
+    edit_profile(limited, runtime=1)
+    with (
+        cluster(tmp_path_factory.mktemp("slurm"), memory_mb=32000),
+        contextlib.ExitStack() as stack,
+    ):
+        arguments = ["--profile", "profiles/slurm"]
+        processes = [
+            start(limited, f"{RUN}/run.json", *arguments, config=LONGER),
+            start(whole, *arguments, config=TINY),
+        ]
+        for process in processes:
+            stack.callback(process.kill)
+        pause_training(limited, processes[0])
+        with ThreadPoolExecutor() as pool:  # what both of them say has to be read all along
+            said = list(pool.map(lambda process: process.communicate(timeout=1200), processes))
+        found = []
+        for folder, process, output in zip((limited, whole), processes, said, strict=True):
+            assert process.returncode == 0, "".join(output)
+            ids = re.findall(r"has been submitted with SLURM jobid (\d+)", "".join(output))
+            found.append(SimpleNamespace(folder=folder, jobs=[job(number) for number in ids]))
+    return SimpleNamespace(limited=found[0], whole=found[1])
+
+
+def edit_profile(folder, **train):
+    """Has the profile as users have it, but for less waiting and what is said of training."""
+    profile = yaml.safe_load((folder / PROFILE).read_text())
+    profile["slurm-init-seconds-before-status-checks"] = 2
+    profile["set-resources"]["train"] |= train
+    (folder / PROFILE).write_text(yaml.safe_dump(profile))
+
+
+def pause_training(folder, process):
+    """Lets the training do nothing from its first checkpoint to its time limit, on any machine.
+
+    Slurm wakes a paused process up (SIGCONT) when it tells it to end (SIGTERM).
+    """
+    deadline = time.monotonic() + 300
+    while not list(folder.glob("results/.resume/**/checkpoint-*.pt")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (trainer,) = (
+        child
+        for child in psutil.process_iter(["cmdline"])
+        if (child.info["cmdline"] or [])[1:4] == ["-m", "mpo", "train"]
+        and child.cwd() == str(folder)
+    )
+    # A shell in between would die of SIGTERM, and with it the job before the training is saved.
+    assert "snakemake" in trainer.parent().cmdline()
+    trainer.send_signal(signal.SIGSTOP)
+
+
+def job(number):
+    """What Slurm knows of a job."""
+    command = ["scontrol", "--oneliner", "show", "job", number]
+    text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    fields = dict(re.findall(r"(\S+?)=(\S*)", text))
+    rule = fields["Comment"].removeprefix("rule_").partition("_wildcards_")[0]
+    return SimpleNamespace(number=number, rule=rule, fields=fields)
+
+
+def test_every_job_that_computes_goes_through_slurm(studies):
+    assert Counter(job.rule for job in studies.whole.jobs) == {
+        "train": 16,
+        "evaluate": 16,
+        "collect": 1,
+        "figure_learning_curves": 1,
+        "figure_final_scores": 1,
+        "summary": 1,
+    }
+    assert {job.fields["JobState"] for job in studies.whole.jobs} == {"COMPLETED"}
+    results = studies.whole.folder / "results/tiny"
+    assert "16 runs" in (results / "summary.md").read_text()
+    assert (results / "figures/learning_curves.png").exists()
+
+
+def test_the_scheduler_gives_each_training_a_gpu_and_nothing_else_one(studies):
+    for job in studies.whole.jobs:
+        assert job.fields.get("TresPerJob") == ("gres:gpu:1" if job.rule == "train" else None)
+    devices = {
+        json.loads(path.read_text())["provenance"]["visible_devices"]
+        for path in (studies.whole.folder / "results/tiny/runs").rglob("run.json")
+    }
+    assert devices == {"0", "1"}
+
+
+def test_a_training_that_meets_its_time_limit_is_submitted_again_and_resumes(studies, tmp_path):
+    ended, again = studies.limited.jobs
+    assert [ended.fields["JobState"], again.fields["JobState"]] == ["TIMEOUT", "COMPLETED"]
+    (log,) = (studies.limited.folder / ".snakemake/slurm_logs").rglob(f"{ended.number}.log")
+    assert "DUE TO TIME LIMIT" in log.read_text()
+    found = studies.limited.folder / RUN
+    (resumed,) = json.loads((found / "run.json").read_text())["provenance"]["resumed"]
+    assert 0 < resumed["env_step"] < 2000
+    (plan,) = Study.parse(LONGER).runs
+    jobs.finish(jobs.train(tmp_path, plan.spec, plan.total_steps))
+    assert jobs.bits(found) == jobs.bits(tmp_path / "out")
