@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from mpo.study import Study
+from mpo.config import RunSpec
 from tests import jobs
 from tests.cluster import cluster, unavailable
 from tests.pipeline import changed, project, start
@@ -131,8 +131,8 @@ def test_a_training_that_meets_its_time_limit_is_submitted_again_and_resumes(stu
     (log,) = (studies.limited.folder / ".snakemake/slurm_logs").rglob(f"{ended.number}.log")
     assert "DUE TO TIME LIMIT" in log.read_text()
     found = studies.limited.folder / RUN
-    (resumed,) = json.loads((found / "run.json").read_text())["provenance"]["resumed"]
+    record = json.loads((found / "run.json").read_text())
+    (resumed,) = record["provenance"]["resumed"]
     assert 0 < resumed["env_step"] < 2000
-    (plan,) = Study.parse(LONGER).runs
-    jobs.finish(jobs.train(tmp_path, plan.spec, plan.total_steps))
+    jobs.finish(jobs.train(tmp_path, RunSpec.model_validate(record["spec"]), 2000))
     assert jobs.bits(found) == jobs.bits(tmp_path / "out")
