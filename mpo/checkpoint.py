@@ -17,7 +17,6 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import filelock
@@ -93,12 +92,7 @@ class ResumeDirectory:
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Lets the next one in."""
         self._lock.release()
 
@@ -159,13 +153,12 @@ class ResumeDirectory:
             if piece["kind"] == "records" or held < capacity:
                 kept.append(piece)
             held += piece["count"]
-        self._pieces = kept[::-1]
-        content = {"identity": self._identity, "pieces": self._pieces, "state": dict(state)}
-        path = self._path / f"checkpoint-{env_step:012d}.pt"
-        _write(path, content)
-        earlier = sorted(self._path.glob("checkpoint-*.pt"))[:-1]
-        named = {path.name, *(p.name for p in earlier[-1:])}
-        named |= {piece["file"] for piece in (*before, *self._pieces)}
+        kept.reverse()
+        content = {"identity": self._identity, "pieces": kept, "state": dict(state)}
+        _write(self._path / f"checkpoint-{env_step:012d}.pt", content)
+        self._pieces = kept
+        last_two = sorted(self._path.glob("checkpoint-*.pt"))[-2:]
+        named = {path.name for path in last_two} | {piece["file"] for piece in (*before, *kept)}
         for path in self._path.iterdir():
             if path.suffix in (".pt", ".tmp") and path.name not in named:
                 path.unlink()

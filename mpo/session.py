@@ -80,7 +80,7 @@ class Session:
         if self._directory is None or step == before:
             return
         capacity = self._trainer.config.replay_size
-        count = capacity if before is None else step - before
+        new = self._trainer.newest_transitions(capacity if before is None else step - before)
         state = {
             "trainer": self._trainer.state_dict(),
             "recorder": self._recorder.state_dict(),
@@ -89,9 +89,9 @@ class Session:
             self._directory.save(
                 step,
                 state,
-                transitions=self._trainer.newest_transitions(count),
+                transitions=new,
                 records=self._recorder.take_new(),
-                count=count,
+                count=min(len(transitions["rows"]) for transitions in new),
                 capacity=capacity,
             )
         except OSError as error:

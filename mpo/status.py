@@ -56,7 +56,7 @@ def run_status(run: Run, root: Path) -> RunStatus:
     """How a run below `root` stands."""
     record = _read(root / run.directory / RUN)
     if record is not None and all((root / run.directory / name).exists() for name in RUN_FILES):
-        return RunStatus(run, record["status"], record["error"])
+        return RunStatus(run, record["status"], record.get("error"))
     said = _read(root / run.status_file)
     if said is None or said["identity"] != run.spec.identity:
         return RunStatus(run, "planned")
@@ -64,7 +64,7 @@ def run_status(run: Run, root: Path) -> RunStatus:
     status, error = said["status"], said["error"]
     if status == "running" and not _alive(said, age):
         status = "failed"
-        error = f"it ended without a word within {age:.0f} s on {said['host']}: killed?"
+        error = f"it ended without a word on {said['host']}, last heard {age:.0f} s ago: killed?"
     if status == "ok":
         status = "planned"  # trained; the evaluation is to come
     facts = {name: said[name] for name in ("phase", "count", "total", "per_s")}
