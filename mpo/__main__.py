@@ -34,31 +34,22 @@ def train(args: argparse.Namespace) -> None:
     with beat, contextlib.ExitStack() as stack:
         import torch
 
-        from mpo.trainer import MPOTrainer
+        from mpo.train import make_trainer
+        from mpo.train import train as run
 
         if args.device != "cpu" and torch.backends.cuda.is_built():
             stack.enter_context(gpus.slot(args.runs_per_gpu))
         torch.set_num_threads(args.threads)
-        values = spec.training.model_dump()
-        loop = {key: values.pop(key) for key in ("update_after", "batch_size", "m_steps")}
-        trainer = MPOTrainer(
-            spec.env_id,
-            spec.seed,
-            _device(args.device),
-            use_retrace=values.pop("retrace"),
-            optimizer_type=values.pop("optimizer"),
-            **values,
-        )
+        trainer = make_trainer(spec, _device(args.device))
         beat.count = lambda: trainer.env_steps
-        trainer.train(
+        run(
+            trainer,
+            spec,
             total,
-            out_dir=str(args.out),
-            snapshot_interval=spec.snapshot_interval,
-            log_interval=spec.log_interval,
+            args.out,
             resume_dir=str(args.resume) if args.resume else None,
             checkpoint_interval_s=args.checkpoint_interval,
             keep_resume_state=not args.discard_resume_state,
-            **loop,
         )
 
 
@@ -86,6 +77,22 @@ def evaluate(args: argparse.Namespace) -> None:
         records.write_rows(args.run / files.EVALUATIONS, rows)
         seconds = time.perf_counter() - start
         records.write_json(args.run / files.EVALUATION_COST, {"eval_s": seconds})
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Trains the first steps of finished runs again and compares their metrics, bit for bit."""
+    import torch
+
+    from mpo import gpus
+    from mpo import verify as verification
+
+    with contextlib.ExitStack() as stack:
+        if args.device != "cpu" and torch.backends.cuda.is_built():
+            stack.enter_context(gpus.slot(args.runs_per_gpu))
+        torch.set_num_threads(args.threads)
+        device = _device(args.device)
+        found = [verification.verify(run, args.steps, device) for run in args.runs]
+    verification.write(found, args.out)
 
 
 def collect(args: argparse.Namespace) -> None:
@@ -148,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mpo", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     sub = {}
-    for function in (train, evaluate, collect, figure, summary, status, failures):
+    for function in (train, evaluate, verify, collect, figure, summary, status, failures):
         name, text = function.__name__, function.__doc__
         sub[name] = verbs.add_parser(name, help=text, description=text)
         sub[name].set_defaults(function=function)
@@ -157,13 +164,21 @@ def _parser() -> argparse.ArgumentParser:
     options = sub["train"].add_argument
     options("--spec", type=Path, required=True, help="the run's spec.json")
     options("--total-steps", type=int, required=True, help="environment steps")
-    options("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    options("--threads", type=int, default=1, help="CPU threads of the networks")
-    options("--runs-per-gpu", type=int, default=1, help="runs that may share a GPU")
     options("--resume", type=Path, help="the directory of the resumable state")
     options("--checkpoint-interval", type=float, default=60.0, help="seconds")
     options("--discard-resume-state", action="store_true", help="at the end: saves disk")
     options("--out", type=Path, required=True, help="the run's directory")
+
+    options = sub["verify"].add_argument
+    options("--runs", type=Path, nargs="+", required=True, help="directories of finished runs")
+    options("--steps", type=int, required=True, help="environment steps to train again")
+    options("--out", type=Path, required=True, help="the page")
+
+    for name in ("train", "verify"):
+        options = sub[name].add_argument
+        options("--device", choices=("auto", "cpu", "cuda"), default="auto")
+        options("--threads", type=int, default=1, help="CPU threads of the networks")
+        options("--runs-per-gpu", type=int, default=1, help="runs that may share a GPU")
 
     sub["evaluate"].add_argument("--run", type=Path, required=True, help="a trained run")
     sub["evaluate"].add_argument("--config", required=True, help="an EvaluationSpec as JSON")

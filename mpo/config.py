@@ -218,6 +218,13 @@ class Evaluation(Section):
     final_episodes: Annotated[Count, Field(le=1000)] = 100
 
 
+class Verification(Section):
+    """What the target `verify` trains again."""
+
+    runs: Count = 3
+    steps: Count = 2000
+
+
 class Execution(Section):
     """Where runs execute; no part of their identity, recorded with each result."""
 

@@ -5,6 +5,7 @@ sampled action. The same episode seeds serve every run of every study.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -59,6 +60,27 @@ def rollouts(envs: gym.vector.VectorEnv, act: Act, seeds: Sequence[int]) -> Epis
     return Episodes(returns, lengths, ended)
 
 
+def random_returns(env_id: str, episodes: int) -> np.ndarray:
+    """Returns of uniformly random canonical actions in the first episodes of final evaluation.
+
+    Args:
+        env_id: see `make_env`.
+        episodes: E.
+
+    Returns:
+        Undiscounted sums of rewards, [E].
+    """
+
+    def actor(envs: gym.vector.VectorEnv, seeds: Sequence[int]) -> Act:
+        _, action_dim = dimensions(envs.single_observation_space, envs.single_action_space)
+        streams = [np.random.default_rng(seed) for seed in seeds]
+        return lambda obs: np.stack(
+            [stream.uniform(-1, 1, action_dim).astype(np.float32) for stream in streams]
+        )
+
+    return _play(env_id, [FIRST_FINAL_SEED + i for i in range(episodes)], actor).returns
+
+
 def evaluate(
     spec: RunSpec,
     policies: Sequence[tuple[int, dict[str, torch.Tensor]]],
@@ -88,7 +110,7 @@ def evaluate(
     bar = progress(label, sum(len(seeds) for *_, seeds in plan), unit="episodes")
     rows = []
     for step, state, phase, policy, seeds in plan:
-        played = _play(spec, state, policy == "sample", seeds)
+        played = _play(spec.env_id, seeds, partial(_actor, spec, state, policy == "sample"))
         for i, seed in enumerate(seeds):
             rows.append(
                 {
@@ -112,14 +134,16 @@ def evaluate(
 
 
 def _play(
-    spec: RunSpec, state: dict[str, torch.Tensor], sampled: bool, seeds: Sequence[int]
+    env_id: str,
+    seeds: Sequence[int],
+    actor: Callable[[gym.vector.VectorEnv, Sequence[int]], Act],
 ) -> Episodes:
-    """One episode a seed, a group at a time."""
+    """One episode a seed, a group at a time; `actor` makes the policy of a group."""
     groups = [seeds[i : i + _MAX_PARALLEL] for i in range(0, len(seeds), _MAX_PARALLEL)]
     parts = []
     for group in groups:
-        envs = vector_env(spec.env_id, len(group))
-        parts.append(rollouts(envs, _actor(spec, state, envs, group if sampled else None), group))
+        envs = vector_env(env_id, len(group))
+        parts.append(rollouts(envs, actor(envs, group), group))
         envs.close()
     return Episodes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
@@ -127,15 +151,16 @@ def _play(
 def _actor(
     spec: RunSpec,
     state: dict[str, torch.Tensor],
+    sampled: bool,
     envs: gym.vector.VectorEnv,
-    noise_seeds: Sequence[int] | None,
+    seeds: Sequence[int],
 ) -> Act:
     """The policy of a snapshot: its mean, or samples with one noise stream an episode."""
     obs_dim, action_dim = dimensions(envs.single_observation_space, envs.single_action_space)
     widths, scale = spec.training.policy_layer_sizes, spec.training.policy_init_scale
     network = GaussianPolicy(obs_dim, action_dim, widths, scale, [torch.Generator()])
     network.load_state_dict(state)
-    streams = [np.random.default_rng(seed) for seed in noise_seeds or ()]
+    streams = [np.random.default_rng(seed) for seed in seeds] if sampled else []
 
     @torch.no_grad()
     def act(obs: np.ndarray) -> np.ndarray:

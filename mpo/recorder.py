@@ -14,6 +14,9 @@ from torch import Tensor
 from mpo.files import METRICS, POLICIES
 from mpo.records import write_policies, write_rows
 
+CLOCKS = ("wall_s", "cpu_s")
+"""The only metrics that two equal runs differ in."""
+
 
 class Divergence(NamedTuple):
     """A seed's loss, parameter or action that is no longer finite."""
@@ -75,7 +78,7 @@ class Recorder:
         """
         means = [] if self._sum is None else (self._sum / self._count).tolist()
         bad = {name: values.tolist() for name, values in non_finite.items()}
-        clocks = {"wall_s": self._wall_s, "cpu_s": self._cpu_s}
+        clocks = dict(zip(CLOCKS, (self._wall_s, self._cpu_s), strict=True))
         for index, finished in enumerate(episodes):
             if self._closed(index):
                 continue

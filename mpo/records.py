@@ -57,9 +57,19 @@ def provenance(
     return {
         "algorithm_version": ALGORITHM_VERSION,
         **_git(),
+        "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        **machine(device),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "resumed": list(resumed),
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What rounding can depend on: hardware, packages and thread settings; and the host's name."""
+    return {
         "device": device.type,
         "device_name": _device_name(device),
-        "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "threads": torch.get_num_threads(),
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -67,9 +77,6 @@ def provenance(
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "resumed": list(resumed),
     }
 
 

@@ -24,6 +24,7 @@ from mpo.config import (
     Section,
     Seed,
     Training,
+    Verification,
     canonical_json,
     check_keys,
     explain,
@@ -120,6 +121,7 @@ class Study(Section):
     training: Training
     optimizers: dict[OptimizerName, dict[str, Any]] = {}
     evaluation: Evaluation = Evaluation()
+    verification: Verification = Verification()
     execution: Execution = Execution()
     allow_missing: bool = False
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from mpo.config import RunSpec, Training
+from mpo.recorder import CLOCKS
 
 ROOT = Path(__file__).parents[1]
-CLOCKS = ["wall_s", "cpu_s"]
 
 
 def run_spec(env_id, seed=0, **training):
@@ -76,7 +76,7 @@ def kill(process):
 
 def bits(folder):
     """A hash of each table of a run without the clocks, and of its policies; run.json's facts."""
-    table = pq.read_table(folder / "train.parquet").drop_columns(CLOCKS)
+    table = pq.read_table(folder / "train.parquet").drop_columns(list(CLOCKS))
     record = json.loads((folder / "run.json").read_text())
     facts = ("status", "error", "total_steps", "env_steps", "updates", "episodes", "spec")
     return {

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mpo.config import EvaluationSpec, RunSpec, Training
-from mpo.evaluate import evaluate, rollouts, vector_env
+from mpo.evaluate import evaluate, random_returns, rollouts, vector_env
 from mpo.networks import GaussianPolicy
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
 from tests import probes  # noqa: F401 (registers the environments)
@@ -83,3 +83,10 @@ def test_a_diverged_run_is_scored_by_its_last_policy_from_there_on():
     assert [step for step, _ in online] == [0, 0, 10, 10, 20, 20, 30, 30, 40, 40]
     assert [r for _, r in online] == pytest.approx([-0.09] * 2 + [-0.04] * 8, abs=1e-6)
     assert {r["env_step"] for r in rows if r["phase"] == "final"} == {40}
+
+
+def test_random_returns_are_those_of_uniform_actions():
+    returns = random_returns("probe/Target-v0", 2000)
+    # The mean of -(a - 0.3)^2 over a uniform in [-1, 1].
+    assert returns.mean() == pytest.approx(-(1 / 3 + 0.09), abs=0.03)
+    assert random_returns("probe/Target-v0", 13).tolist() == returns[:13].tolist()

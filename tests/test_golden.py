@@ -16,6 +16,7 @@ import torch
 from mpo import ALGORITHM_VERSION, EVALUATION_VERSION
 from mpo.config import EvaluationSpec, RunSpec
 from mpo.evaluate import evaluate
+from mpo.recorder import CLOCKS
 from mpo.records import read_policies
 from mpo.trainer import MPOTrainer
 
@@ -52,11 +53,7 @@ def trace(**settings):
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer.train(200, 140, 16, folder, snapshot_interval=200, log_interval=50)
-        rows = (
-            pq.read_table(Path(folder, "train.parquet"))
-            .drop_columns(["wall_s", "cpu_s"])
-            .to_pylist()
-        )
+        rows = pq.read_table(Path(folder, "train.parquet")).drop_columns(list(CLOCKS)).to_pylist()
         spec = RunSpec.model_validate(json.loads(Path(folder, "run.json").read_text())["spec"])
         policies = read_policies(Path(folder, "policies.pt"))
     episodes = evaluate(spec, policies, EvaluationSpec(online_episodes=1, final_episodes=2), 200)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mpo.records import read_policies
-from mpo.trainer import MPOTrainer
+from mpo.train import make_trainer, train
 from tests import jobs
 
 CASES = {
@@ -54,7 +54,7 @@ def test_any_number_of_kills_changes_no_bit(tmp_path, case):
 
 STACK = """
 import sys, torch
-from mpo.trainer import MPOTrainer
+from mpo.train import make_trainer, train
 torch.set_num_threads(1)
 MPOTrainer(
     "InvertedDoublePendulum-v5", 3, torch.device("cpu"), (32,), (32,), 300,
@@ -101,18 +101,8 @@ def test_a_signal_stops_with_a_checkpoint_and_the_next_attempt_goes_on(tmp_path,
 
 def train_here(folder, spec, steps, resume):
     """Trains in this process; returns the folder of its results."""
-    values = spec.training.model_dump()
-    loop = {key: values.pop(key) for key in ("update_after", "batch_size", "m_steps")}
-    names = {"use_retrace": values.pop("retrace"), "optimizer_type": values.pop("optimizer")}
-    trainer = MPOTrainer(spec.env_id, spec.seed, torch.device("cpu"), **names, **values)
-    trainer.train(
-        steps,
-        out_dir=str(folder),
-        snapshot_interval=spec.snapshot_interval,
-        log_interval=spec.log_interval,
-        resume_dir=resume,
-        **loop,
-    )
+    trainer = make_trainer(spec, torch.device("cpu"))
+    train(trainer, spec, steps, folder, resume_dir=resume)
     train_here.last = trainer
     return folder
 

@@ -43,7 +43,9 @@ def test_results_outweigh_what_a_job_said(study, tmp_path):
 def test_a_job_that_vanished_is_said_to_have(study, tmp_path):
     synthetic.write_status(study.runs[0], tmp_path, status="running", pid=2**22 + 1)
     found = run_status(study.runs[0], tmp_path)
-    assert re.fullmatch(r"it ended without a word on .*, last heard \d+ s ago: killed\?", found.error)
+    assert re.fullmatch(
+        r"it ended without a word on .*, last heard \d+ s ago: killed\?", found.error
+    )
 
 
 def test_the_overview_shows_cells_then_runs_at_work_and_in_trouble(study, tmp_path):

@@ -12,6 +12,7 @@ from mpo import trainer as module
 from mpo.config import ConfigError, Hyperparameters, RunSpec
 from mpo.envs import EnvironmentFailed
 from mpo.evaluate import vector_env
+from mpo.recorder import CLOCKS
 from mpo.records import read_policies
 from mpo.trainer import MPOTrainer
 from tests import probes  # noqa: F401 (registers the environments)
@@ -93,7 +94,7 @@ def run(path, steps=260, update_after=200, **settings):
 
 def results(path):
     """What must not differ between equal runs: metrics without the clock, and the policies."""
-    metrics = pq.read_table(path / "train.parquet").drop_columns(["wall_s", "cpu_s"]).to_pydict()
+    metrics = pq.read_table(path / "train.parquet").drop_columns(list(CLOCKS)).to_pydict()
     policies = [
         (step, {name: value.tolist() for name, value in state.items()})
         for step, state in read_policies(path / "policies.pt")

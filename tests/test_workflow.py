@@ -6,10 +6,9 @@ import subprocess
 import sys
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
-from mpo.records import read_policies
+from tests import jobs
 from tests.pipeline import ROOT, changed, planned, project, snakemake
 
 CELLS = [
@@ -105,8 +104,31 @@ def test_a_longer_budget_keeps_the_shorter_result(finished):
     assert jobs["train"] == 16 and "spec" not in jobs
 
 
+def test_a_sample_of_runs_can_be_verified(finished):
+    assert snakemake(finished, "--cores", "2", "verify").returncode == 0
+    page = (finished / "results/tiny/verification.md").read_text()
+    assert "3 of 3 runs were reproduced bit for bit on this machine." in page
+    for run in ("Pendulum-v1/retrace-off_optimizer-adam/seed0", "Reacher-v5/retrace-on"):
+        assert run in page
+
+
+def test_a_longer_budget_goes_on_from_the_end_of_the_shorter_one(finished):
+    run = "results/tiny/runs/Reacher-v5/retrace-on_optimizer-adam/seed0/step600/run.json"
+    config = changed(schedule={"total_steps": 600})
+    done = snakemake(finished, "--cores", "2", run, config=config)
+    assert done.returncode == 0 and "resumed at step 400" in done.stderr, done.stderr
+    assert json.loads((finished / run).read_text())["env_steps"] == 600
+
+
 def test_where_a_run_executes_retrains_nothing(finished):
-    assert planned(finished, changed(execution={"device": "auto"})).keys() <= {
+    execution = {
+        "device": "auto",
+        "runs_per_gpu": 2,
+        "checkpoint_interval_s": 5,
+        "environment_timeout_s": 9,
+        "keep_resume_state": False,
+    }
+    assert planned(finished, changed(execution=execution)).keys() <= {
         "study",
         "collect",
         "figure_learning_curves",
@@ -142,17 +164,10 @@ def test_a_rules_command_can_be_pasted_and_gives_the_same_bits(finished):
     for command in (train, evaluate):
         pasted = command.replace(f"results/tiny/runs/{run}/step400", str(again))
         pasted = pasted.replace("python -m", f"{sys.executable} -m")
+        pasted = pasted.replace("results/.resume", str(again / "resume"))  # from its start
         subprocess.run(pasted, shell=True, cwd=finished, check=True, capture_output=True)
     first = finished / f"results/tiny/runs/{run}/step400"
-
-    def numbers(path):
-        """All of a training's results but the clock; as text, for NaN is not equal to itself."""
-        metrics = pq.read_table(path / "train.parquet").drop_columns(["wall_s"]).to_pydict()
-        policies = read_policies(path / "policies.pt")
-        states = [(step, {k: v.tolist() for k, v in state.items()}) for step, state in policies]
-        return repr((metrics, states))
-
-    assert numbers(first) == numbers(again)
+    assert jobs.bits(first) == jobs.bits(again)
     assert (first / "evals.parquet").read_bytes() == (again / "evals.parquet").read_bytes()
 
 

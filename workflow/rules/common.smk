@@ -1,6 +1,7 @@
 # Requires: `config`. Produces: STUDY, its RUNS by id, those WANTED in its tables, and the checks
 # that come before any job.
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -39,6 +40,13 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 # A scheduler that stops a job signals all of its processes. A shell between Snakemake and the
 # training would die of it, and Snakemake would think the training dead while it saves its state.
 shell.prefix("set -euo pipefail; exec ")
+
+
+def report_failures():
+    """Writes failures.md, where a study has been started."""
+    study, page = f"{STUDY_DIR}/study.json", f"{STUDY_DIR}/failures.md"
+    if Path(study).exists():
+        shell("python -m mpo failures --study {study:q} --out {page:q}")
 
 
 wildcard_constraints:

@@ -19,14 +19,13 @@ rule spec:
         "printf '%s\\n' {params.spec:q} > {output:q} 2> {log:q}"
 
 
-# How to run is no part of what is run: it stands outside of params, and changing it redoes nothing.
+# How to run is no part of what is run: it stands among the resources, for params decide what is
+# redone.
 EXECUTION = STUDY.execution
+GPUS = 0 if EXECUTION.device == "cpu" else 1
+DEVICE = f"--device {EXECUTION.device} --runs-per-gpu {EXECUTION.runs_per_gpu}"
 WATCH = f"--environment-timeout {EXECUTION.environment_timeout_s:g}"
-HOW_TO_TRAIN = (
-    f"--device {EXECUTION.device} --runs-per-gpu {EXECUTION.runs_per_gpu}"
-    f" --checkpoint-interval {EXECUTION.checkpoint_interval_s:g} {WATCH}"
-    + ("" if EXECUTION.keep_resume_state else " --discard-resume-state")
-)
+KEEP = "" if EXECUTION.keep_resume_state else " --discard-resume-state"
 STATUS = f"{STUDY_DIR}/status/{{run}}/step{{steps}}.json"
 
 
@@ -40,16 +39,17 @@ rule train:
         record=f"{RUN_DIR}/run.json",
     log:
         f"{STUDY_DIR}/logs/{{run}}/step{{steps}}/train.log",
-    threads: STUDY.execution.threads
+    threads: EXECUTION.threads
     resources:
-        gpu=0 if EXECUTION.device == "cpu" else 1,
+        gpu=GPUS,
+        options=f"{DEVICE} --checkpoint-interval {EXECUTION.checkpoint_interval_s:g} {WATCH}{KEEP}",
     params:
         out=subpath(output.record, parent=True),
         status=STATUS,
         resume=lambda wildcards: RUNS[wildcards.run].resume_directory,
     shell:
         "python -m mpo train --spec {input:q} --total-steps {wildcards.steps}"
-        " {HOW_TO_TRAIN} --threads {threads} --out {params.out:q}"
+        " {resources.options} --threads {threads} --out {params.out:q}"
         " --resume {params.resume:q} --status {params.status:q} --log {log:q}"
 
 
@@ -62,10 +62,38 @@ rule evaluate:
         cost=f"{RUN_DIR}/evals.json",
     log:
         f"{STUDY_DIR}/logs/{{run}}/step{{steps}}/evaluate.log",
+    resources:
+        options=WATCH,
     params:
         run=subpath(input.record, parent=True),
         config=EvaluationSpec(**STUDY.evaluation.model_dump()).identity,
         status=STATUS,
     shell:
-        "python -m mpo evaluate --run {params.run:q} --config {params.config:q} {WATCH}"
+        "python -m mpo evaluate --run {params.run:q} --config {params.config:q} {resources.options}"
         " --status {params.status:q} --log {log:q}"
+
+
+# A target of its own: no study needs it, but whoever doubts one. From first to last, so that
+# environments and arms differ.
+COUNT = min(STUDY.verification.runs, len(STUDY.runs))
+SAMPLE = [STUDY.runs[(len(STUDY.runs) - 1) * i // max(1, COUNT - 1)] for i in range(COUNT)]
+
+
+rule verify:
+    input:
+        [f"{run.directory}/{name}" for run in SAMPLE for name in ("run.json", "train.parquet")],
+    output:
+        f"{STUDY_DIR}/verification.md",
+    log:
+        f"{STUDY_DIR}/logs/verify.log",
+    threads: EXECUTION.threads
+    resources:
+        gpu=GPUS,
+        options=DEVICE,
+    params:
+        runs=[run.directory for run in SAMPLE],
+        steps=STUDY.verification.steps,
+        machine=platform.node(),  # another one has another answer
+    shell:
+        "python -m mpo verify --runs {params.runs:q} --steps {params.steps} {resources.options}"
+        " --threads {threads} --out {output:q} --log {log:q}"
