@@ -95,11 +95,31 @@ def verify(args: argparse.Namespace) -> None:
     verification.write(found, args.out)
 
 
+def random(args: argparse.Namespace) -> None:
+    """Measures the return of a random policy."""
+    from mpo.evaluate import random_returns
+    from mpo.records import write_json
+
+    returns = random_returns(args.env, args.episodes)
+    write_json(
+        args.out, {"env_id": args.env, "mean": float(returns.mean()), "episodes": args.episodes}
+    )
+
+
 def collect(args: argparse.Namespace) -> None:
     """Gathers every run of a study into tables."""
     from mpo import tables
 
     tables.write(tables.collect(_study(args.study), Path()), args.out)
+
+
+def statistics(args: argparse.Namespace) -> None:
+    """Computes the study's statistics from its tables."""
+    from mpo import statistics as tables_of
+    from mpo import tables
+
+    found = tables_of.compute(_study(args.study), args.tables, args.references, args.random)
+    tables.write(found, args.tables)
 
 
 def figure(args: argparse.Namespace) -> None:
@@ -155,7 +175,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mpo", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     sub = {}
-    for function in (train, evaluate, verify, collect, figure, summary, status, failures):
+    verbs_in_order = (train, evaluate, verify, random, collect, statistics, figure, summary)
+    for function in (*verbs_in_order, status, failures):
         name, text = function.__name__, function.__doc__
         sub[name] = verbs.add_parser(name, help=text, description=text)
         sub[name].set_defaults(function=function)
@@ -188,10 +209,19 @@ def _parser() -> argparse.ArgumentParser:
         sub[name].add_argument(
             "--environment-timeout", type=float, default=300.0, help="seconds for one step"
         )
-    for name in ("collect", "figure", "summary", "failures"):
+    options = sub["random"].add_argument
+    options("--env", required=True, help="the environment's id")
+    options("--episodes", type=int, required=True, help="how many to play")
+    options("--out", type=Path, required=True, help="a JSON file")
+
+    options = sub["statistics"].add_argument
+    options("--references", type=Path, required=True, help="csv of the environments' references")
+    options("--random", type=Path, nargs="+", required=True, help="what `random` has measured")
+
+    for name in ("collect", "statistics", "figure", "summary", "failures"):
         sub[name].add_argument("--study", type=Path, required=True, help="the study's study.json")
     sub["status"].add_argument("--study", type=Path, help="a study.json; all in results/ else")
-    for name in ("figure", "summary"):
+    for name in ("statistics", "figure", "summary"):
         sub[name].add_argument("--tables", type=Path, required=True, help="the tables' directory")
     sub["collect"].add_argument("--out", type=Path, required=True, help="the tables' directory")
     sub["figure"].add_argument("--name", required=True, help="which figure")

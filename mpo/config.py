@@ -218,6 +218,15 @@ class Evaluation(Section):
     final_episodes: Annotated[Count, Field(le=1000)] = 100
 
 
+class Statistics(Section):
+    """How a study's statistics are computed."""
+
+    seed: Seed = 0
+    replicates: Count = 50_000
+    random_episodes: Annotated[Count, Field(le=10_000)] = 200
+    threshold: Positive = 0.9
+
+
 class Verification(Section):
     """What the target `verify` trains again."""
 

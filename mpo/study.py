@@ -23,6 +23,7 @@ from mpo.config import (
     Schedule,
     Section,
     Seed,
+    Statistics,
     Training,
     Verification,
     canonical_json,
@@ -121,6 +122,7 @@ class Study(Section):
     training: Training
     optimizers: dict[OptimizerName, dict[str, Any]] = {}
     evaluation: Evaluation = Evaluation()
+    statistics: Statistics = Statistics()
     verification: Verification = Verification()
     execution: Execution = Execution()
     allow_missing: bool = False

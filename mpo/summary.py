@@ -1,14 +1,17 @@
 """The page of a study, `summary.md`: what it is, its figures, its tables, where they come from."""
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from mpo import figures as drawings
 from mpo.figures.style import EXPLORATORY, plural
 from mpo.files import replacing
+from mpo.statistics import POOLED
 from mpo.status import FINISHED
 from mpo.study import Study
 from mpo.tables import flat, read
@@ -31,6 +34,8 @@ _ORIGIN = {
 
 _NAMED = 10
 _SCORE = ["n", "mean", "lo", "hi"]
+_EFFECT = ["n", "estimate", "lo", "hi"]
+_DETECTED = 0.1
 
 
 def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> None:
@@ -47,6 +52,8 @@ def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> 
         f"# Study `{study.study}`",
         _plan(study),
         *_missing(runs),
+        "## Answers",
+        _answers(read(tables, "effects"), read(tables, "power"), read(tables, "references")),
         "## Final scores",
         _scores(read(tables, "scores")),
         "## Figures",
@@ -95,6 +102,52 @@ def _missing(runs: pd.DataFrame) -> list[str]:
             + (f"; and {len(diverged) - _NAMED} more." if len(diverged) > _NAMED else ".")
         )
     return notes
+
+
+def _answers(effects: pd.DataFrame, power: pd.DataFrame, references: pd.DataFrame) -> str:
+    """What the study's factors do, in sentences made from the numbers."""
+    unknown = references.loc[references["reference"].isna(), "env"].tolist()
+    notes = [f"Without a reference score, and not pooled: {', '.join(unknown)}."] if unknown else []
+    if effects.empty:
+        return "\n".join(["No factor is varied.", *notes])
+    pooled = effects[effects["env"] == POOLED]
+    lines = [f"- {_sentence(row, power)}" for row in pooled.to_dict("records")]
+    lines = lines or ["Nothing can be pooled: no environment has a score of every arm."]
+    table = effects[effects["unit"] == "return"]
+    shown = pd.DataFrame(
+        {
+            "environment": table["env"],
+            "effect": table["level"] + " \N{MINUS SIGN} " + table["against"],
+            "return [95 % interval]": [_score(*r) for r in table[_EFFECT].to_numpy()],
+            "seeds": table["n"],
+            "pair correlation": table["correlation"],
+        }
+    )
+    text = shown.to_markdown(index=False, floatfmt=".2f")
+    heads = "Differences at the same seed and other factors, with Student's t interval:"
+    return "\n\n".join(["\n".join(lines), *notes, heads, text])
+
+
+def _sentence(row: Mapping[Hashable, Any], power: pd.DataFrame) -> str:
+    """One pooled effect: what, how large, how sure, from what, and how many seeds would do."""
+    seeds = row["n"] / row["environments"]
+    words = plural(int(seeds), "seed") if seeds == int(seeds) else f"{seeds:.1f} seeds"
+    pool = f"pooled over {plural(int(row['environments']), 'environment')}, {words} each"
+    start = f"**{row['level']} \N{MINUS SIGN} {row['against']}**: {row['estimate']:+.2f}"
+    if math.isnan(row["lo"]):
+        return f"{start} in normalised score, {pool}: no spread, so nothing to conclude."
+    verdict = "lower" if row["hi"] < 0 else "higher" if row["lo"] > 0 else "no effect shown"
+    exploratory = " (exploratory)" if seeds < EXPLORATORY else ""
+    needed = power[(power["level"] == row["level"]) & (power["effect"] == _DETECTED)][
+        "seeds"
+    ].dropna()
+    more = (
+        f" An effect of {_DETECTED} would take {needed.iloc[0]:.0f} seeds." if len(needed) else ""
+    )
+    return (
+        f"{start} [{row['lo']:.2f}, {row['hi']:.2f}] in normalised score, {pool}{exploratory}: "
+        f"{verdict}.{more}"
+    )
 
 
 def _scores(scores: pd.DataFrame) -> str:

@@ -107,13 +107,24 @@ def seed_means(evals: pd.DataFrame) -> pd.DataFrame:
     return means.rename(columns=names).astype({"run_id": evals["run_id"].dtype})
 
 
+def seed_returns(tables: Path, phase: str) -> pd.DataFrame:
+    """The return of every seed with the mean action, at each step evaluated in a phase.
+
+    Returns:
+        One row per run_id x env_step, with its `env`, `arm` and `return`.
+    """
+    means = seed_means(read(tables, "evals"))
+    shown = means[(means["phase"] == phase) & (means["policy"] == "mode")]
+    return shown.merge(read(tables, "runs")[["run_id", "env", "arm"]], on="run_id")
+
+
 def arm_label(study: Study, arm: Mapping[str, Any]) -> str:
     """An arm in words, e.g. "Retrace on, adam, gamma 0.95": its axes of more than one value.
 
     A study of a single arm is named by its core axes.
     """
     varied = [name for name, values in study.axis_values.items() if len(values) > 1]
-    return ", ".join(_words(name, arm[name]) for name in varied or CORE_AXES)
+    return ", ".join(words(name, arm[name]) for name in varied or CORE_AXES)
 
 
 def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
@@ -146,7 +157,7 @@ def read(directory: Path, name: str) -> pd.DataFrame:
     return table.to_pandas()
 
 
-def _words(name: str, value: Any) -> str:
+def words(name: str, value: Any) -> str:
     """An axis value in words."""
     if name == "optimizer":
         return str(value)

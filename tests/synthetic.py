@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mpo import statistics, tables
 from mpo.study import Run, Study
 
 PROVENANCE = {
@@ -70,6 +71,7 @@ def plan(
                 "update_after": 1000,
                 "batch_size": 128,
             },
+            "statistics": {"replicates": 500},
             "evaluation": {"online_episodes": online_episodes, "final_episodes": final_episodes},
         }
     )
@@ -100,14 +102,45 @@ def write_runs(study: Study, root: Path, spread: float = 0.08) -> None:
         write_run(study, run, root, np.random.default_rng([7, index]), spread)
 
 
+SCALES = [(-1400.0, 1250.0), (30.0, 900.0), (0.0, 5200.0), (-60.0, 40.0)]
+"""Floor of the returns and what can be gained, of the first environments and again."""
+
+
+def scale(study: Study, env_id: str) -> tuple[float, float]:
+    """Of an environment."""
+    place = [environment.id for environment in study.environments].index(env_id)
+    return SCALES[place % len(SCALES)]
+
+
+def write_scale(study: Study, root: Path) -> tuple[Path, list[Path]]:
+    """A table of references, and a random policy's returns; returns their files."""
+    root.mkdir(parents=True, exist_ok=True)
+    rows, random = [], []
+    for environment in study.environments:
+        floor, gain = scale(study, environment.id)
+        rows.append({"env": environment.id, "reference": floor + gain, "what": "w", "source": "s"})
+        random.append(root / f"{environment.slug}.json")
+        found = {"env_id": environment.id, "mean": floor, "episodes": 20}
+        random[-1].write_text(json.dumps(found))
+    pd.DataFrame(rows).to_csv(root / "references.csv", index=False)
+    return root / "references.csv", random
+
+
+def write_tables(study: Study, root: Path) -> Path:
+    """All tables of a study's runs; returns their folder."""
+    folder = root / "tables"
+    tables.write(tables.collect(study, root), folder)
+    tables.write(statistics.compute(study, folder, *write_scale(study, root / "scale")), folder)
+    return folder
+
+
 def write_run(
     study: Study, run: Run, root: Path, rng: np.random.Generator, spread: float = 0.08
 ) -> None:
     """One run: returns that rise from a floor, faster in some arms, each seed with its own end."""
     directory = root / run.directory
     directory.mkdir(parents=True)
-    place = [environment.id for environment in study.environments].index(run.spec.env_id)
-    floor, gain = [(-1400.0, 1250.0), (30.0, 900.0), (0.0, 5200.0), (-60.0, 40.0)][place % 4]
+    floor, gain = scale(study, run.spec.env_id)
     arms = list(dict.fromkeys(other.variant for other in study.runs))
     quality = 1 - 0.5 * arms.index(run.variant) / len(arms) + spread * rng.normal()
     steps = np.arange(0, run.total_steps + 1, run.spec.snapshot_interval)

@@ -12,7 +12,18 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-PURE = {"returns", "losses", "duals", "stats", "seeding", "progress", "files", "signals", "gpus"}
+PURE = {
+    "returns",
+    "losses",
+    "duals",
+    "stats",
+    "seeding",
+    "progress",
+    "files",
+    "signals",
+    "gpus",
+    "efficiency",
+}
 """Modules that import nothing of ours."""
 ONLY_CONFIG = {"study", "envs", "optim"}
 MAY_NOT = {
@@ -21,9 +32,11 @@ MAY_NOT = {
     "targets": set(MODULES) - {"config", "losses", "networks", "returns"},
     "agent": {"envs", "episodes", "evaluate", "recorder", "records", "study", "trainer"},
     "checkpoint": set(MODULES) - {"config", "files", "signals"},
+    "effects": set(MODULES) - {"stats"},
     "heartbeat": set(MODULES) - {"envs", "files", "signals"},
     "status": set(MODULES) - {"files", "study"},
     "session": {"agent", "envs", "replay", "study", "trainer"},
+    "statistics": {"agent", "trainer", "envs", "networks"},
     "trainer": {"study", "tables", "stats", "summary"},
     "tables": {"agent", "trainer", "envs", "networks"},
     "summary": {"agent", "trainer", "envs", "networks"},

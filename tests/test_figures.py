@@ -21,6 +21,37 @@ STUDIES = {
 }
 
 
+T_OF_THREE = ("95 % Student-t interval", "n = 3 seeds (exploratory)")
+CAPTIONS = {
+    "learning_curves": T_OF_THREE,
+    "final_scores": T_OF_THREE,
+    "effects": (*T_OF_THREE, "stratified bootstrap interval (500 resamples)"),
+    "aggregates": ("2 environments (at least 6 runs an arm)", "of 500 resamples"),
+    "profiles": ("at least 6 runs an arm", "of 2000 resamples"),
+    "improvements": ("above one of Retrace off, adam", "500 resamples"),
+}
+ALONE = {
+    "learning_curves": "no interval",
+    "final_scores": "no interval",
+    "effects": "no factor is varied",
+    "aggregates": "at least 1 run an arm",
+    "profiles": "at least 1 run an arm",
+    "improvements": "no two arms",
+}
+"""What a caption says of one arm, one environment and one seed."""
+
+WITH_GAPS = {
+    "learning_curves": "n = 0 to 3 seeds",
+    "final_scores": "n = 0 to 3 seeds",
+    "effects": "n = 2 to 3 seeds",
+    # Of the one environment in which every arm has a run.
+    "aggregates": "over 1 environment (at least 3 runs an arm)",
+    "profiles": "at least 3 runs an arm",
+    "improvements": "at least 3 runs an arm",
+}
+"""Likewise where runs are missing."""
+
+
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory):
     """Each study with its tables."""
@@ -29,8 +60,7 @@ def collected(tmp_path_factory):
         root = tmp_path_factory.mktemp("study")
         study = synthetic.plan(**settings)
         synthetic.write_runs(study, root)
-        tables.write(tables.collect(study, root), root / "tables")
-        found[name] = study, root / "tables"
+        found[name] = study, synthetic.write_tables(study, root)
     return found
 
 
@@ -101,12 +131,11 @@ def wild(tmp_path):
     """Two seeds far apart: their interval is some thirteen times as wide as their range."""
     study = synthetic.plan(seeds=2, axes={})
     synthetic.write_runs(study, tmp_path, spread=0.5)
-    tables.write(tables.collect(study, tmp_path), tmp_path / "tables")
-    return study, tmp_path / "tables"
+    return study, synthetic.write_tables(study, tmp_path)
 
 
 def test_a_wide_band_leaves_the_axis_to_the_seeds(wild):
-    seeds = style.seed_returns(wild[1], "online")
+    seeds = tables.seed_returns(wild[1], "online")
     for axes in learning_curves.draw(*wild).axes:
         shown = seeds[seeds["env"] == axes.get_title()]["return"]
         low, high = axes.get_ylim()
@@ -131,7 +160,7 @@ def test_long_titles_do_not_run_into_one_another(tmp_path, module):
     ids = [f"dm_control/manipulator-insert_peg-v{index}" for index in range(3)]
     study = synthetic.plan(environments=ids, seeds=1, axes={})
     synthetic.write_runs(study, tmp_path)
-    tables.write(tables.collect(study, tmp_path), tmp_path / "tables")
+    synthetic.write_tables(study, tmp_path)
     with plt.rc_context(style.RC):
         figure = module.draw(study, tmp_path / "tables")
         boxes = [axes.title.get_window_extent() for axes in figure.axes]
@@ -144,10 +173,11 @@ def test_missing_runs_leave_gaps_and_are_counted(tmp_path, name):
     synthetic.write_runs(study, tmp_path)
     # A seed of the first arm, all of the second, and the whole last environment.
     study = synthetic.lose(study, tmp_path, [0, 3, 4, 5, *range(24, 36)])
-    tables.write(tables.collect(study, tmp_path), tmp_path / "tables")
+    synthetic.write_tables(study, tmp_path)
     figures.draw(name, study, tmp_path / "tables", [tmp_path / f"{name}.png"])
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000
-    assert "n = 0 to 3 seeds" in figures.caption(name, study, tmp_path / "tables")
+    caption = figures.caption(name, study, tmp_path / "tables")
+    assert WITH_GAPS[name] in caption, caption
 
 
 def test_retrace_is_the_colour_and_the_optimizer_the_dash():
@@ -171,9 +201,9 @@ def test_files_are_equal_bytes_and_captions_say_the_interval_and_n(collected, tm
     for output in outputs:
         assert output.read_bytes() == (tmp_path / "a" / output.name).read_bytes()
     caption = figures.caption(name, study, folder)
-    assert "95 % Student-t interval" in caption and "n = 3 seeds (exploratory)" in caption
+    assert all(words in caption for words in CAPTIONS[name]), caption
     study, folder = collected["one of each"]
-    assert "no interval" in figures.caption(name, study, folder)
+    assert ALONE[name] in figures.caption(name, study, folder)
 
 
 def test_unknown_names_and_formats_list_the_choices(collected, tmp_path):

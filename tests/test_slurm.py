@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from mpo.config import RunSpec
+from mpo.figures import FIGURES
 from tests import jobs
 from tests.cluster import cluster, unavailable
 from tests.pipeline import changed, project, start
@@ -104,10 +105,9 @@ def test_every_job_that_computes_goes_through_slurm(studies):
     assert Counter(job.rule for job in studies.whole.jobs) == {
         "train": 16,
         "evaluate": 16,
-        "collect": 1,
-        "figure_learning_curves": 1,
-        "figure_final_scores": 1,
-        "summary": 1,
+        "random": 2,
+        **dict.fromkeys(("collect", "statistics", "summary"), 1),
+        **{f"figure_{name}": 1 for name in FIGURES},
     }
     assert {job.fields["JobState"] for job in studies.whole.jobs} == {"COMPLETED"}
     results = studies.whole.folder / "results/tiny"

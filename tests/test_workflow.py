@@ -8,6 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
+from mpo.figures import FIGURES
 from tests import jobs
 from tests.pipeline import ROOT, changed, planned, project, snakemake
 
@@ -60,13 +61,26 @@ def test_tables_hold_every_run_and_agree_with_each_other(finished):
     assert sorted(tables["curves"]["env_step"].unique()) == [0, 200, 400]
 
 
+def test_the_random_policy_is_measured_and_scores_are_on_its_scale(finished):
+    tables = finished / "results/tiny/tables"
+    scale = pd.read_parquet(tables / "references.parquet").set_index("env")
+    assert scale.loc["Pendulum-v1", "random_episodes"] == 20
+    finals = pd.read_parquet(tables / "finals.parquet")
+    low, high = (finals["env"].map(scale[name]) for name in ("random", "reference"))
+    assert ((finals["return"] - low) / (high - low)).to_list() == pytest.approx(finals["score"])
+    assert len(finals) == 16
+
+
 def test_figures_and_summary_are_there(finished):
     figures = finished / "results/tiny/figures"
-    for name in ("learning_curves", "final_scores"):
+    for name in FIGURES:
         assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert "<svg" in (figures / f"{name}.svg").read_text()
     summary = (finished / "results/tiny/summary.md").read_text()
+    assert re.search(
+        r"\*\*sgd − adam\*\*: [+-]\d.*, pooled over 2 environments, 2 seeds each", summary
+    )
     assert "figures/learning_curves.png" in summary and "Reacher-v5" in summary
     assert "exploratory" in summary
 
@@ -129,11 +143,8 @@ def test_where_a_run_executes_retrains_nothing(finished):
         "keep_resume_state": False,
     }
     assert planned(finished, changed(execution=execution)).keys() <= {
-        "study",
-        "collect",
-        "figure_learning_curves",
-        "figure_final_scores",
-        "summary",
+        *("study", "collect", "statistics", "summary"),
+        *(f"figure_{name}" for name in FIGURES),
     }
 
 

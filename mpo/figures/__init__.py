@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 FIGURES = {
     "learning_curves": "mpo.figures.learning_curves",
     "final_scores": "mpo.figures.final_scores",
+    "effects": "mpo.figures.effects",
+    "aggregates": "mpo.figures.aggregates",
+    "profiles": "mpo.figures.profiles",
+    "improvements": "mpo.figures.improvements",
 }
 """A figure's name -> the module with its `draw(study, tables)` and `caption(study, tables)`."""
 

@@ -12,11 +12,10 @@ from matplotlib.ticker import MaxNLocator
 
 from mpo.figures import style
 from mpo.study import Study
-from mpo.tables import read
+from mpo.tables import read, seed_returns
 
 _DOT = 3.5  # the diameter of a seed, in points
 _MEAN: dict[str, Any] = {"fillstyle": "none", "markersize": 6, "markeredgewidth": 1.3}
-_BAR: dict[str, Any] = {"linewidth": 6, "alpha": 0.3, "solid_capstyle": "butt"}
 
 
 def draw(study: Study, tables: Path) -> Figure:
@@ -27,7 +26,7 @@ def draw(study: Study, tables: Path) -> Figure:
     height = 0.8 + 0.2 * max(2, len(looks))
     width = (style.text_width(looks) + 2.1 * columns) / columns
     grid = sns.catplot(
-        data=style.seed_returns(tables, "final"),
+        data=seed_returns(tables, "final"),
         kind="strip",
         x="return",
         y="arm",
@@ -98,7 +97,7 @@ def _intervals(axes: Axes, cell: pd.DataFrame, looks: dict[str, style.Look]) -> 
     left, right = float(cell["left"].iloc[0]), float(cell["right"].iloc[0])
     for row, (arm, look) in enumerate(looks.items()):
         score, color = cell.loc[arm], look.color
-        axes.plot([score["lo"], score["hi"]], [row, row], color=color, **_BAR, zorder=1)
+        axes.plot([score["lo"], score["hi"]], [row, row], color=color, **style.BAR, zorder=1)
         axes.plot(score["mean"], row, look.marker, color=color, **_MEAN, zorder=3)
         if score["lo"] < left:
             axes.plot(left, row, "<", color=color, markersize=5, clip_on=False, zorder=4)

@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from mpo.figures import style
 from mpo.study import Study
-from mpo.tables import read
+from mpo.tables import read, seed_returns
 
 _MARKED = 6  # points of a curve that carry its marker
 
@@ -20,7 +20,7 @@ def draw(study: Study, tables: Path) -> Figure:
     environments = style.environments(study)
     alone = len(environments) == 1
     grid = sns.relplot(
-        data=style.seed_returns(tables, "online"),
+        data=seed_returns(tables, "online"),
         kind="line",
         x="env_step",
         y="return",

@@ -1,7 +1,6 @@
 """The one style of all figures: an arm looks the same in each, and legends cover no data."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mpo.study import CORE_AXES, Study
-from mpo.tables import arm_label, read, seed_means
+from mpo.tables import arm_label
 
 matplotlib.use("Agg")  # files only: no display is needed
 
@@ -37,6 +36,9 @@ RC: Any = {
     "savefig.dpi": 200,
     "savefig.bbox": "tight",
 }
+
+BAR: dict[str, Any] = {"linewidth": 6, "alpha": 0.3, "solid_capstyle": "butt"}
+"""How an interval is drawn."""
 
 _COLOURS = sns.color_palette("colorblind")
 _DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
@@ -87,17 +89,6 @@ def columns(panels: int) -> int:
     return 2 if panels == 4 else min(panels, 3)
 
 
-def seed_returns(tables: Path, phase: str) -> pd.DataFrame:
-    """The return of every seed with the mean action, at each step evaluated in a phase.
-
-    Returns:
-        One row per run_id x env_step, with its `env`, `arm` and `return`.
-    """
-    means = seed_means(read(tables, "evals"))
-    shown = means[(means["phase"] == phase) & (means["policy"] == "mode")]
-    return shown.merge(read(tables, "runs")[["run_id", "env", "arm"]], on="run_id")
-
-
 def title_size(study: Study) -> float:
     """The size of the titles, in points: 9, or as much less as the longest id needs in a panel."""
     return min(9.0, 9.0 * 28 / max(map(len, environments(study))))
@@ -108,10 +99,10 @@ def text_width(texts: Iterable[str]) -> float:
     return 0.06 * max(map(len, texts))
 
 
-def mark_empty(axes: Axes) -> None:
-    """Says that no run of a panel's environment has results."""
+def mark_empty(axes: Axes, text: str = "no finished run") -> None:
+    """Says why a panel shows no data."""
     axes.set_xticks([])
-    axes.text(0.5, 0.5, "no finished run", ha="center", va="center", transform=axes.transAxes)
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:

@@ -1,5 +1,9 @@
-# Requires: every run's files. Produces: the study's tables and its summary page.
+# Requires: every run's files. Produces: the study's tables, its statistics and its summary page.
 TABLES = ["runs", "evals", "train", "curves", "scores"]
+ANSWERS = ["finals", "references", "aggregates", "profiles"]
+ANSWERS += ["improvements", "effects", "differences", "efficiency", "power"]
+STATISTICS_CODE = ["statistics", "stats", "effects", "efficiency", "references"]
+ENVIRONMENTS = {environment.slug: environment.id for environment in STUDY.environments}
 
 
 localrules:
@@ -35,11 +39,44 @@ rule collect:
         "python -m mpo collect --study {input.study:q} --out {params.tables:q} --log {log:q}"
 
 
+rule random:
+    output:
+        f"{STUDY_DIR}/random/{{env}}.json",
+    log:
+        f"{STUDY_DIR}/logs/random/{{env}}.log",
+    params:
+        env=lambda wildcards: ENVIRONMENTS[wildcards.env],
+        episodes=STUDY.statistics.random_episodes,
+        version=EVALUATION_VERSION,
+    shell:
+        "python -m mpo random --env {params.env:q} --episodes {params.episodes} --out {output:q}"
+        " --log {log:q}"
+
+
+rule statistics:
+    input:
+        code=[f"mpo/{name}.py" for name in STATISTICS_CODE],
+        study=f"{STUDY_DIR}/study.json",
+        tables=rules.collect.output,
+        references="config/references.csv",
+        random=expand(rules.random.output, env=ENVIRONMENTS),
+    output:
+        [f"{STUDY_DIR}/tables/{name}.{kind}" for name in ANSWERS for kind in ("parquet", "csv")],
+    log:
+        f"{STUDY_DIR}/logs/statistics.log",
+    params:
+        tables=subpath(output[0], parent=True),
+    shell:
+        "python -m mpo statistics --study {input.study:q} --tables {params.tables:q}"
+        " --references {input.references:q} --random {input.random:q} --log {log:q}"
+
+
 rule summary:
     input:
         code=["mpo/summary.py", "mpo/figures/style.py", *FIGURE_CODE.values()],
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
+        answers=rules.statistics.output,
         figures=[f"{STUDY_DIR}/figures/{name}.png" for name in FIGURES],
     output:
         report(f"{STUDY_DIR}/summary.md", caption="../report/summary.rst", category="Summary"),

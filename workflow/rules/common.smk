@@ -7,6 +7,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from mpo import EVALUATION_VERSION
 from mpo.config import ConfigError, EvaluationSpec, canonical_json
 from mpo.figures import FIGURES
 from mpo.files import RUN_FILES
@@ -52,3 +53,4 @@ def report_failures():
 wildcard_constraints:
     run="[^/]+/[^/]+/seed[0-9]+",
     steps="[0-9]+",
+    env="[^/]+",

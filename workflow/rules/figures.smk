@@ -8,6 +8,7 @@ for figure, code in FIGURE_CODE.items():
             code=[code, "mpo/figures/style.py"],
             study=f"{STUDY_DIR}/study.json",
             tables=rules.collect.output,
+            answers=rules.statistics.output,
         output:
             report(
                 f"{STUDY_DIR}/figures/{figure}.png",

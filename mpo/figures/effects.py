@@ -1,0 +1,95 @@
+"""Factor effects: what a level of a factor adds to its baseline, a panel each, as a forest plot."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mpo.figures import style
+from mpo.statistics import POOLED
+from mpo.study import Study
+from mpo.tables import read
+
+_GREY: dict[str, Any] = {"color": "0.35"}
+
+
+def draw(study: Study, tables: Path) -> Figure:
+    """Effects in normalised score: environments, then all of them pooled; a dot is a seed."""
+    found = _scores(tables, "effects")
+    panels = list(found.groupby(["factor", "level", "against"], sort=False)) if len(found) else []
+    rows = [env for env in style.environments(study) if env in set(found["env"])] + [POOLED]
+    columns = style.columns(max(1, len(panels)))
+    lines = -(-max(1, len(panels)) // columns)
+    size = (style.text_width(rows) + 2.1 * columns, lines * (0.8 + 0.22 * len(rows)))
+    figure, grid = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
+    for axes, (names, effects) in zip(grid.flat, panels, strict=False):
+        _forest(axes, effects, _of(_scores(tables, "differences"), *names[:2]), rows)
+        factor, level, against = map(str, names)
+        axes.set_title(_title(factor, level, against))
+        axes.set_xlabel("Difference in score")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(not panels)
+    if not panels:
+        style.mark_empty(grid[0, 0], "no factor is varied")
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
+
+
+def caption(study: Study, tables: Path) -> str:
+    """What the figure shows, with its intervals, its seeds and its resamples."""
+    found = _scores(tables, "effects")
+    if found.empty:
+        return "Factor effects: no factor is varied, or no environment has a reference score."
+    single, pooled = found[found["env"] != POOLED], found[found["env"] == POOLED]
+    resamples = f"{int(pooled['replicates'].max())} resamples" if len(pooled) else "none"
+    return (
+        "Final score of a level minus that of its baseline at the same environment, seed and other "
+        "factors, in units of (reference - random) return: per environment the mean (mark) and its "
+        f"95 % Student-t interval (bar), {style.seeds_in_words(single['n'])}, each a dot; pooled "
+        f"over environments with a stratified bootstrap interval ({resamples}). Axes span the "
+        "intervals of the pooled effect and the single seeds; a wider bar is cut."
+    )
+
+
+def _scores(tables: Path, name: str) -> pd.DataFrame:
+    table = read(tables, name)
+    return table[table["unit"] == "score"]
+
+
+def _of(differences: pd.DataFrame, factor: Any, level: Any) -> pd.DataFrame:
+    return differences[(differences["factor"] == factor) & (differences["level"] == level)]
+
+
+def _title(factor: str, level: str, against: str) -> str:
+    if " x " in factor:
+        return f"{level}\nbeyond their sum"
+    return f"{level}\n\N{MINUS SIGN} {against}"
+
+
+def _forest(axes: Axes, found: pd.DataFrame, seeds: pd.DataFrame, rows: list[str]) -> None:
+    """One panel."""
+    axes.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+    axes.axhline(len(rows) - 1.5, color="0.8", linewidth=0.6, zorder=0)
+    places = [rows.index(env) for env in seeds["env"]]
+    axes.plot(seeds["difference"], places, "o", color="0.35", alpha=0.6, markersize=3, mew=0)
+    pooled = found.loc[found["env"] == POOLED, ["estimate", "lo", "hi"]].to_numpy().ravel()
+    shown = [0.0, *seeds["difference"], *pooled[~np.isnan(pooled)]]
+    low, high = min(shown), max(shown)
+    for effect in found.to_dict("records"):
+        row, whole = rows.index(effect["env"]), effect["env"] == POOLED
+        axes.plot([effect["lo"], effect["hi"]], [row, row], **_GREY, **style.BAR, zorder=1)
+        mark = "D" if whole else "o"
+        axes.plot(effect["estimate"], row, mark, **_GREY, fillstyle="none", ms=6, mew=1.3, zorder=3)
+    margin = 0.08 * (high - low or 1.0)
+    axes.set_xlim(low - margin, high + margin)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))

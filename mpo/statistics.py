@@ -1,0 +1,272 @@
+"""A study's statistics: from the tables of its runs to the tables that answer its questions.
+
+Tables: finals (a run's final return and score), references (the scale of the scores), aggregates,
+profiles, improvements (over arms), effects (of factors, paired by seed), differences (of each
+seed), efficiency, power.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mpo import effects, efficiency, references, stats
+from mpo.study import Study
+from mpo.tables import read, seed_returns, words
+
+_BOUNDS = ("estimate", "lo", "hi", "method", "replicates")
+_CONTRAST = ("factor", "level", "against")
+_COLUMNS = {
+    "aggregates": ("arm", "metric", *_BOUNDS, "environments", "n"),
+    "profiles": ("arm", "tau", "estimate", "lo", "hi", "replicates", "n"),
+    "improvements": ("arm", "over", *_BOUNDS, "n", "n_over"),
+    "effects": (
+        *(*_CONTRAST, "env", "unit", *_BOUNDS),
+        *("environments", "n", "sd", "correlation"),
+    ),
+    "differences": (*_CONTRAST, "env", "unit", "difference"),
+    "efficiency": (
+        *("env", "arm", "n", "area", "area_lo", "area_hi"),
+        *("threshold", "reached", "median_steps", "median_lo", "median_hi"),
+    ),
+    "power": (*_CONTRAST, "sd", "effect", "seeds"),
+}
+"""Of the tables that can be empty: a study may have one arm, or environments without reference."""
+
+POOLED = "pooled"
+"""Stands for the environment in rows that are over several."""
+
+_TAUS = 101
+_DELTAS = (0.05, 0.1, 0.2)
+
+
+def compute(
+    study: Study, tables: Path, table: Path, random: Sequence[Path]
+) -> dict[str, pd.DataFrame]:
+    """Every table by name.
+
+    Numbers over environments are of normalised scores, and of the environments that have a
+    reference and a run of every arm: others would make arms differ by where they were run.
+
+    Args:
+        study: its plan; `statistics` says the seed and the replicates of the bootstrap.
+        tables: the directory of its tables.
+        table: see `references.read`.
+        random: likewise.
+    """
+    scale = references.read(study, table, random)
+    finals = _finals(study, tables, scale)
+    shared = _shared_environments(study, finals)
+    rng = np.random.default_rng(study.statistics.seed)
+    by_arm = _by_arm(finals, shared)
+    changes = _table("effects", _effects(study, finals, shared, rng))
+    return {
+        "finals": finals,
+        "references": scale,
+        "aggregates": _table("aggregates", _aggregates(study, by_arm, rng)),
+        "profiles": _table("profiles", _profiles(by_arm, rng)),
+        "improvements": _table("improvements", _improvements(study, by_arm, rng)),
+        "effects": changes,
+        "differences": _table("differences", _differences(study, finals)),
+        "efficiency": _table("efficiency", _efficiency(study, tables, scale)),
+        "power": _table("power", _power(changes)),
+    }
+
+
+def _table(name: str, rows: Iterator[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=list(_COLUMNS[name]))
+
+
+def _finals(study: Study, tables: Path, scale: pd.DataFrame) -> pd.DataFrame:
+    """One row a planned run: its final return with the mean action, and its score."""
+    runs = read(tables, "runs")[["run_id", "env", "arm", *study.axis_values, "seed", "status"]]
+    returns = seed_returns(tables, "final")[["run_id", "return"]]
+    finals = runs.merge(returns, on="run_id", how="left")
+    return finals.assign(score=references.scores(finals, scale))
+
+
+def _shared_environments(study: Study, finals: pd.DataFrame) -> list[str]:
+    """Environments, in the study's order, in which every arm has a score."""
+    complete = finals.dropna(subset="score").groupby("env")["arm"].nunique()
+    arms = finals["arm"].nunique()
+    return [e.id for e in study.environments if complete.get(e.id, 0) == arms]
+
+
+def _by_arm(finals: pd.DataFrame, environments: Sequence[str]) -> dict[str, list[np.ndarray]]:
+    """Each arm's scores, an array an environment; nothing where no environment is shared."""
+    if not environments:
+        return {}
+    found = finals.dropna(subset="score")
+    return {
+        str(arm): [rows.loc[rows["env"] == env, "score"].to_numpy() for env in environments]
+        for arm, rows in found.groupby("arm", sort=False)
+    }
+
+
+def _bounds(found: Any) -> dict[str, Any]:
+    """The columns of a bootstrap estimate."""
+    return {
+        "estimate": found.estimate,
+        "lo": found.lo,
+        "hi": found.hi,
+        "method": "stratified bootstrap",
+        "replicates": found.replicates,
+    }
+
+
+def _aggregates(
+    study: Study, by_arm: dict[str, list[np.ndarray]], rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    for arm, runs in by_arm.items():
+        found = stats.aggregates(runs, rng, replicates=study.statistics.replicates)
+        for name, value in found._asdict().items():
+            row = {"arm": arm, "metric": name, **_bounds(value)}
+            yield row | {"environments": len(value.n), "n": sum(value.n)}
+
+
+def _profiles(
+    by_arm: dict[str, list[np.ndarray]], rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    pool = [x for runs in by_arm.values() for x in runs]
+    if not pool:
+        return
+    every = np.concatenate(pool)
+    taus = np.linspace(min(0.0, every.min()), max(1.0, every.max()), _TAUS)
+    for arm, runs in by_arm.items():
+        found = stats.performance_profile(runs, taus, rng)
+        for tau, share, lo, hi in zip(taus, found.estimate, found.lo, found.hi, strict=True):
+            row = {"arm": arm, "tau": tau, "estimate": share, "lo": lo, "hi": hi}
+            yield row | {"replicates": found.replicates, "n": sum(found.n)}
+
+
+def _improvements(
+    study: Study, by_arm: dict[str, list[np.ndarray]], rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    """The probability that a later arm of the study beats an earlier one."""
+    for (other, y), (arm, x) in combinations(by_arm.items(), 2):
+        found = stats.probability_of_improvement(x, y, rng, replicates=study.statistics.replicates)
+        row = {"arm": arm, "over": other, **_bounds(found)}
+        yield row | {"n": sum(found.n_x), "n_over": sum(found.n_y)}
+
+
+def _effects(
+    study: Study, finals: pd.DataFrame, shared: Sequence[str], rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    """Each level of each varied axis against its first, then each pair of axes' interaction."""
+    replicates = study.statistics.replicates
+    cells = _cells(study, finals, "score")
+    pooled = [cells[env] for env in shared]
+    for names, index, level in _contrasts(study):
+        for env, unit, found in _by_environment(study, finals, index, level):
+            yield names | _in_one(env, unit, found)
+        scores = [x for x in pooled if _complete(x, {index: level})]
+        if scores:
+            pair = effects.main_effect(scores, index, level, rng, replicates)
+            yield names | _over_all(pair)
+    for (first, i, k), (second, j, m) in combinations(_contrasts(study), 2):
+        scores = [x for x in pooled if i != j and _complete(x, {i: k, j: m})]
+        if scores:
+            both = effects.interaction(scores, (i, j), (k, m), rng, replicates)
+            names = {
+                "factor": f"{first['factor']} x {second['factor']}",
+                "level": f"{first['level']} and {second['level']}",
+                "against": "their sum",
+            }
+            yield names | _over_all(both)
+
+
+def _differences(study: Study, finals: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """What `_effects` averages in one environment: a row a seed."""
+    for names, index, level in _contrasts(study):
+        for env, unit, found in _by_environment(study, finals, index, level):
+            for difference in found.differences:
+                yield names | {"env": env, "unit": unit, "difference": difference}
+
+
+def _contrasts(study: Study) -> list[tuple[dict[str, str], int, int]]:
+    """Each level but the first of each varied axis: its names, and the indices of both."""
+    varied = {name: values for name, values in study.axis_values.items() if len(values) > 1}
+    return [
+        (
+            {"factor": name, "level": words(name, value), "against": words(name, values[0])},
+            index,
+            level,
+        )
+        for index, (name, values) in enumerate(varied.items())
+        for level, value in enumerate(values)
+        if level
+    ]
+
+
+def _by_environment(
+    study: Study, finals: pd.DataFrame, index: int, level: int
+) -> Iterator[tuple[str, str, effects.EnvironmentEffect]]:
+    """The effect in each environment that has a complete pair, in both units."""
+    unused = np.random.default_rng(0)  # an interval of Student's t is not drawn
+    for unit in ("return", "score"):
+        for env, x in _cells(study, finals, unit).items():
+            if _complete(x, {index: level}):
+                found = effects.main_effect([x], index, level, unused, replicates=1)
+                yield env, unit, found.environments[0]
+
+
+def _cells(study: Study, finals: pd.DataFrame, unit: str) -> dict[str, np.ndarray]:
+    """Per environment the values [seeds, levels of the first varied axis, of the second, ...]."""
+    # The plan's order is environment, axes, seed.
+    sizes = [len(values) for values in study.axis_values.values() if len(values) > 1]
+    shape = (len(study.environments), *sizes, len(study.seeds))
+    values = np.moveaxis(finals[unit].to_numpy().reshape(shape), -1, 1)
+    return {e.id: x for e, x in zip(study.environments, values, strict=True)}
+
+
+def _complete(x: np.ndarray, levels: Mapping[int, int]) -> bool:
+    """Whether some seed has the cells of these levels and of the baseline, of each factor."""
+    for factor, level in levels.items():
+        x = x.take((0, level), factor + 1)
+    return bool((~np.isnan(x)).all(tuple(factor + 1 for factor in levels)).any())
+
+
+def _in_one(env: str, unit: str, found: effects.EnvironmentEffect) -> dict[str, Any]:
+    interval = found.interval
+    bounds = {"estimate": interval.mean, "lo": interval.lo, "hi": interval.hi}
+    return {
+        **{"env": env, "unit": unit, **bounds, "method": "student-t", "replicates": None},
+        **{"environments": 1, "n": interval.n, "sd": found.sd, "correlation": found.correlation},
+    }
+
+
+def _over_all(found: effects.Effect) -> dict[str, Any]:
+    row = {"env": POOLED, "unit": "score", **_bounds(found.pooled)}
+    row |= {"environments": len(found.pooled.n), "n": sum(found.pooled.n)}
+    return row | {"sd": found.sd, "correlation": found.correlation}
+
+
+def _efficiency(study: Study, tables: Path, scale: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Area under the learning curve, and steps to a threshold, of each environment and arm."""
+    curves = seed_returns(tables, "online")
+    share = study.statistics.threshold
+    for env in scale.to_dict("records"):
+        threshold = env["random"] + share * (env["reference"] - env["random"])
+        for arm, runs in curves[curves["env"] == env["env"]].groupby("arm", sort=False):
+            grid = runs.pivot(index="run_id", columns="env_step", values="return")
+            steps = grid.columns.to_numpy()
+            area = stats.t_interval(efficiency.area_under_curve(steps, grid.to_numpy()))
+            found = {"env": env["env"], "arm": arm, "n": area.n, "area": area.mean}
+            found |= {"area_lo": area.lo, "area_hi": area.hi, "threshold": threshold}
+            if not np.isnan(threshold):
+                crossed = efficiency.steps_to_threshold(steps, grid.to_numpy(), threshold)
+                half = efficiency.kaplan_meier(crossed.steps, crossed.reached)
+                found |= {"reached": half.reached, "median_steps": half.median}
+                found |= {"median_lo": half.median_lo, "median_hi": half.median_hi}
+            yield found
+
+
+def _power(changes: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Seeds that would detect a pooled effect, from the spread seen within environments."""
+    names = ["factor", "level", "against", "sd"]
+    for row in changes[changes["env"] == POOLED].dropna(subset="sd")[names].to_dict("records"):
+        for delta, seeds in effects.power_table(row["sd"], _DELTAS).items():
+            yield {"effect": delta, "seeds": seeds} | {str(k): v for k, v in row.items()}

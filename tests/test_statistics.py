@@ -1,0 +1,175 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from mpo import references, statistics, tables
+from mpo.config import ConfigError
+from mpo.stats import iqm, t_interval
+from tests import synthetic
+
+
+def compute(study, root):
+    synthetic.write_runs(study, root)
+    return again(study, root)
+
+
+def again(study, root):
+    tables.write(tables.collect(study, root), root / "tables")
+    scale = synthetic.write_scale(study, root / "scale")
+    return statistics.compute(study, root / "tables", *scale)
+
+
+def score(study, finals, env, retrace, optimizer, seed):
+    """One run's normalised score, from its return."""
+    rows = finals.query("env == @env and retrace == @retrace and optimizer == @optimizer")
+    floor, gain = synthetic.scale(study, env)
+    return (rows[rows["seed"] == seed]["return"].item() - floor) / gain
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    study = synthetic.plan(environments=3)
+    return study, compute(study, tmp_path_factory.mktemp("usual"))
+
+
+def test_scores_are_zero_at_random_and_one_at_the_reference(usual):
+    study, found = usual
+    for row in found["finals"].itertuples():
+        expected = score(study, found["finals"], row.env, row.retrace, row.optimizer, row.seed)
+        assert row.score == pytest.approx(expected)
+    assert len(found["finals"]) == 36 and found["references"]["random_episodes"].eq(20).all()
+
+
+def test_aggregates_are_those_of_each_arms_scores(usual):
+    _, found = usual
+    shown = found["aggregates"].set_index(["arm", "metric"])["estimate"]
+    for arm, rows in found["finals"].groupby("arm"):
+        runs = [part["score"].to_numpy() for _, part in rows.groupby("env", sort=False)]
+        assert shown[arm, "iqm"] == pytest.approx(iqm(runs))
+    assert (found["aggregates"]["n"] == 9).all() and len(found["aggregates"]) == 16
+
+
+def test_an_effect_pairs_runs_of_the_same_seed_and_other_factors(usual):
+    study, found = usual
+    effects = found["effects"].query("factor == 'retrace' and unit == 'score'").set_index("env")
+    means = []
+    for environment in study.environments:
+        cells = [
+            [
+                score(study, found["finals"], environment.id, True, optimizer, seed)
+                - score(study, found["finals"], environment.id, False, optimizer, seed)
+                for optimizer in ("adam", "sgd")
+            ]
+            for seed in study.seeds
+        ]
+        expected = t_interval(np.mean(cells, axis=1))
+        shown = effects.loc[environment.id]
+        assert tuple(shown[["n", "estimate", "lo", "hi"]]) == pytest.approx(expected)
+        means.append(expected.mean)
+        dots = found["differences"].query(
+            "factor == 'retrace' and unit == 'score' and env == @environment.id"
+        )
+        assert sorted(dots["difference"]) == pytest.approx(sorted(np.mean(cells, axis=1)))
+    pooled = effects.loc[statistics.POOLED]
+    assert pooled["estimate"] == pytest.approx(np.mean(means))
+    assert (pooled["environments"], pooled["n"], pooled["replicates"]) == (3, 9, 500)
+
+
+def test_an_interaction_is_the_difference_of_differences(usual):
+    study, found = usual
+    (row,) = found["effects"].query("factor == 'retrace x optimizer'").to_dict("records")
+    assert row["level"] == "Retrace on and sgd" and row["env"] == statistics.POOLED
+
+    def cell(*names):
+        return score(study, found["finals"], *names)
+
+    expected = [
+        (cell(e.id, True, "sgd", s) - cell(e.id, False, "sgd", s))
+        - (cell(e.id, True, "adam", s) - cell(e.id, False, "adam", s))
+        for e in study.environments
+        for s in study.seeds
+    ]
+    assert row["estimate"] == pytest.approx(np.mean(expected))
+
+
+def test_equal_tables_give_equal_statistics_and_another_seed_other_bounds(tmp_path):
+    study = synthetic.plan()
+    first, second = compute(study, tmp_path), again(study, tmp_path)
+    for name in first:
+        pd.testing.assert_frame_equal(first[name], second[name])
+    other = study.model_copy(update={"statistics": study.statistics.model_copy(update={"seed": 1})})
+    third = again(other, tmp_path)["aggregates"]
+    assert third["estimate"].equals(first["aggregates"]["estimate"])
+    assert not third["lo"].equals(first["aggregates"]["lo"])
+
+
+def test_an_environment_that_lacks_an_arm_is_not_pooled_and_its_pairs_are_kept(tmp_path):
+    study = synthetic.plan(environments=3)
+    synthetic.write_runs(study, tmp_path)
+    found = again(synthetic.lose(study, tmp_path, [0, 3, 4, 5]), tmp_path)
+    assert (found["aggregates"]["environments"] == 2).all()
+    effects = found["effects"].query("factor == 'retrace' and unit == 'score'").set_index("env")
+    assert effects.loc["Pendulum-v1", "n"] == 2  # adam's seeds 1 and 2; sgd has no pair
+    assert effects.loc[statistics.POOLED, "environments"] == 2
+
+
+def test_without_a_reference_returns_are_compared_and_nothing_is_pooled(tmp_path):
+    study = synthetic.plan(environments=1)
+    synthetic.write_runs(study, tmp_path)
+    tables.write(tables.collect(study, tmp_path), tmp_path / "tables")
+    table, random = synthetic.write_scale(study, tmp_path / "scale")
+    table.write_text("env,reference,what,source\n")
+    found = statistics.compute(study, tmp_path / "tables", table, random)
+    assert found["finals"]["score"].isna().all() and found["references"]["reference"].isna().all()
+    assert found["aggregates"].empty and found["power"].empty and found["profiles"].empty
+    assert set(found["effects"]["unit"]) == {"return"} and len(found["effects"]) == 2
+    assert found["efficiency"]["area"].notna().all() and found["efficiency"]["reached"].isna().all()
+    assert statistics.POOLED not in set(found["effects"]["env"])
+
+
+def test_one_arm_has_aggregates_and_no_effects(tmp_path):
+    axes = {"retrace": [True], "optimizer": ["adam"]}
+    study = synthetic.plan(environments=1, seeds=1, axes=axes)
+    found = compute(study, tmp_path)
+    assert len(found["aggregates"]) == 4 and found["aggregates"]["lo"].isna().all()
+    for name in ("effects", "differences", "improvements", "power"):
+        assert found[name].empty and len(found[name].columns) > 3
+    tables.write(found, tmp_path / "written")
+    assert tables.read(tmp_path / "written", "effects").empty
+
+
+def test_power_falls_with_the_effect(usual):
+    _, found = usual
+    for _, rows in found["power"].groupby(["factor", "level"]):
+        assert list(rows["effect"]) == [0.05, 0.1, 0.2]
+        assert rows["seeds"].is_monotonic_decreasing and (rows["seeds"] >= 2).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("env,reference,what,source\nPendulum-v1,-2000,w,s", "Pendulum-v1 must be above.*-2000"),
+        ("env,value\nPendulum-v1,1", "expected the columns env, reference, what, source"),
+        ("env,reference,what,source\nA-v0,1,w,s\nA-v0,2,w,s", "one row an environment.*A-v0, A-v0"),
+    ],
+)
+def test_a_bad_table_of_references_is_refused(tmp_path, text, message):
+    study = synthetic.plan(environments=1)
+    table, random = synthetic.write_scale(study, tmp_path)
+    table.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        references.read(study, table, random)
+
+
+def test_dm_control_is_scored_out_of_a_thousand(tmp_path):
+    study = synthetic.plan(environments=["dm_control/walker-walk-v0"])
+    table, random = synthetic.write_scale(study, tmp_path)
+    table.write_text("env,reference,what,source\n")
+    (row,) = references.read(study, table, random).to_dict("records")
+    assert row["reference"] == 1000 and "arXiv" in row["source"]
+
+
+def test_the_projects_own_references_are_named_and_sourced():
+    found = pd.read_csv("config/references.csv")
+    assert found.notna().all(axis=None) and not found["env"].duplicated().any()
+    assert {"Pendulum-v1", "InvertedDoublePendulum-v5", "Reacher-v5"} <= set(found["env"])
