@@ -23,13 +23,12 @@ def draw(study: Study, tables: Path) -> Figure:
     """A panel a metric, a row an arm: the estimate and its 95 % bootstrap interval."""
     looks = style.looks(study)
     found = read(tables, "aggregates")
+    if found.empty:
+        return style.nothing("No environment has a reference and a run of every arm.")
     size = (style.text_width(looks) + 1.6 * len(_TITLES), 0.8 + 0.2 * max(2, len(looks)))
     figure, grid = plt.subplots(1, len(_TITLES), figsize=size, sharey=True)
     for axes, (metric, title) in zip(grid, _TITLES.items(), strict=True):
         axes.set_title(title)
-        if found.empty:
-            style.mark_empty(axes, "no shared score")
-            continue
         arms = found[found["metric"] == metric].set_index("arm")
         for row, (arm, look) in enumerate(looks.items()):
             color, value = look.color, arms.loc[arm]

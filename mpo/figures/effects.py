@@ -22,10 +22,12 @@ _GREY: dict[str, Any] = {"color": "0.35"}
 def draw(study: Study, tables: Path) -> Figure:
     """Effects in normalised score: environments, then all of them pooled; a dot is a seed."""
     found = _scores(tables, "effects")
-    panels = list(found.groupby(["factor", "level", "against"], sort=False)) if len(found) else []
+    if found.empty:
+        return style.nothing("No factor is varied, or no environment has a reference score.")
+    panels = list(found.groupby(["factor", "level", "against"], sort=False))
     rows = [env for env in style.environments(study) if env in set(found["env"])] + [POOLED]
-    columns = style.columns(max(1, len(panels)))
-    lines = -(-max(1, len(panels)) // columns)
+    columns = style.columns(len(panels))
+    lines = -(-len(panels) // columns)
     size = (style.text_width(rows) + 2.1 * columns, lines * (0.8 + 0.22 * len(rows)))
     figure, grid = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
     for axes, (names, effects) in zip(grid.flat, panels, strict=False):
@@ -34,9 +36,7 @@ def draw(study: Study, tables: Path) -> Figure:
         axes.set_title(_title(factor, level, against))
         axes.set_xlabel("Difference in score")
     for axes in grid.flat[len(panels) :]:
-        axes.set_visible(not panels)
-    if not panels:
-        style.mark_empty(grid[0, 0], "no factor is varied")
+        axes.set_visible(False)
     sns.despine(figure)
     figure.tight_layout()
     return figure

@@ -16,11 +16,10 @@ def draw(study: Study, tables: Path) -> Figure:
     looks = style.looks(study)
     first, *arms = looks
     found = read(tables, "improvements")
+    if found.empty:
+        return style.nothing("There are no two arms with scores in one environment.")
     size = (style.text_width(looks) + 3.0, 0.9 + 0.22 * max(2, len(arms)))
     figure, axes = plt.subplots(figsize=size)
-    if found.empty:
-        style.mark_empty(axes, "no shared score of two arms")
-        return figure
     over = found[found["over"] == first].set_index("arm")
     axes.axvline(0.5, color="0.6", linewidth=0.8, zorder=0)
     for row, arm in enumerate(arms):

@@ -16,10 +16,9 @@ def draw(study: Study, tables: Path) -> Figure:
     """A line an arm with its pointwise 95 % band."""
     looks = style.looks(study)
     found = read(tables, "profiles")
-    figure, axes = plt.subplots(figsize=(4.2, 2.6))
     if found.empty:
-        style.mark_empty(axes, "no shared score")
-        return figure
+        return style.nothing("No environment has a reference and a run of every arm.")
+    figure, axes = plt.subplots(figsize=(4.2, 2.6))
     for arm, look in looks.items():
         line = found[found["arm"] == arm]
         axes.fill_between(line["tau"], line["lo"], line["hi"], color=look.color, alpha=0.15, lw=0)

@@ -99,10 +99,17 @@ def text_width(texts: Iterable[str]) -> float:
     return 0.06 * max(map(len, texts))
 
 
-def mark_empty(axes: Axes, text: str = "no finished run") -> None:
-    """Says why a panel shows no data."""
+def mark_empty(axes: Axes) -> None:
+    """Says that no run of a panel's environment has results."""
     axes.set_xticks([])
-    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
+    axes.text(0.5, 0.5, "no finished run", ha="center", va="center", transform=axes.transAxes)
+
+
+def nothing(text: str) -> Figure:
+    """A figure that says why there is nothing to show."""
+    figure = Figure(figsize=(4.0, 0.6))
+    figure.text(0.5, 0.5, text, ha="center", va="center")
+    return figure
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
