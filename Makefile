@@ -19,8 +19,9 @@ reference:
 	mkdir -p results/reference/default/figures results/reference/default/tables
 	cp results/default/summary.md results/reference/default/
 	cp results/default/figures/*.png results/reference/default/figures/
-	cp results/default/tables/runs.csv results/default/tables/curves.csv \
-	  results/default/tables/scores.csv results/reference/default/tables/
+	cd results/default/tables && cp runs.csv curves.csv scores.csv finals.csv references.csv \
+	  aggregates.csv improvements.csv effects.csv efficiency.csv power.csv \
+	  ../../reference/default/tables/
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

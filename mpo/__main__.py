@@ -95,6 +95,18 @@ def verify(args: argparse.Namespace) -> None:
     verification.write(found, args.out)
 
 
+def video(args: argparse.Namespace) -> None:
+    """Films an episode of a trained run's final policy, as it was scored."""
+    import torch
+
+    from mpo.video import record
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    film = record(args.run, args.out, args.episode)
+    print(f"{args.out}: return {film.episode_return:.6g} in {film.length} steps")
+
+
 def random(args: argparse.Namespace) -> None:
     """Measures the return of a random policy."""
     from mpo.evaluate import random_returns
@@ -175,8 +187,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mpo", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     sub = {}
-    verbs_in_order = (train, evaluate, verify, random, collect, statistics, figure, summary)
-    for function in (*verbs_in_order, status, failures):
+    by_run, by_study = (
+        (train, evaluate, verify, video),
+        (random, collect, statistics, figure, summary),
+    )
+    for function in (*by_run, *by_study, status, failures):
         name, text = function.__name__, function.__doc__
         sub[name] = verbs.add_parser(name, help=text, description=text)
         sub[name].set_defaults(function=function)
@@ -209,6 +224,11 @@ def _parser() -> argparse.ArgumentParser:
         sub[name].add_argument(
             "--environment-timeout", type=float, default=300.0, help="seconds for one step"
         )
+    options = sub["video"].add_argument
+    options("--run", type=Path, required=True, help="a trained run")
+    options("--episode", type=int, default=0, help="of the final evaluation, from 0")
+    options("--out", type=Path, required=True, help="an .mp4 or a .gif")
+
     options = sub["random"].add_argument
     options("--env", required=True, help="the environment's id")
     options("--episodes", type=int, required=True, help="how many to play")

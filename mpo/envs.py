@@ -69,12 +69,13 @@ class _Guard(gym.Wrapper):
         return f"environment {self._id!r}, step {self._step} of an episode"
 
 
-def make_env(env_id: str) -> gym.Env:
+def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     """Makes an environment with flat float32 observations and canonical actions.
 
     Args:
         env_id: a Gymnasium id, `dm_control/domain-task-v0` (through shimmy), or `module:id`, which
             imports the module first.
+        render_mode: what `render` gives, in Gymnasium's words; by default nothing is rendered.
 
     Returns:
         An environment whose observation space is a float32 Box `[O]` and whose action space is the
@@ -84,7 +85,7 @@ def make_env(env_id: str) -> gym.Env:
     Raises:
         ConfigError: the id is unknown or without its version, or a space does not fit.
     """
-    env = _make(env_id)
+    env = _make(env_id, render_mode)
     actions = env.action_space
     if not isinstance(actions, Box) or len(actions.shape) != 1:
         raise ConfigError(f"environment {env_id!r}: MPO needs a 1-d Box of actions, got {actions}")
@@ -108,7 +109,7 @@ def dimensions(observations: gym.Space, actions: gym.Space) -> tuple[int, int]:
     return observations.shape[0], actions.shape[0]
 
 
-def _make(env_id: str) -> gym.Env:
+def _make(env_id: str, render_mode: str | None) -> gym.Env:
     try:
         if env_id.startswith("dm_control/"):
             with warnings.catch_warnings():
@@ -120,7 +121,9 @@ def _make(env_id: str) -> gym.Env:
             importlib.import_module(module)
         # For a bare name `make` takes the newest version, and after an upgrade another one.
         gym.spec(name)
-        return gym.make(name, disable_env_checker=True)
+        # One that cannot render may not take the argument at all.
+        options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+        return gym.make(name, disable_env_checker=True, **options)
     except (gym.error.Error, ModuleNotFoundError) as error:
         near = difflib.get_close_matches(env_id, gym.registry, n=5, cutoff=0.4)
         choices = f"; near choices: {', '.join(near)}" if near else ""

@@ -39,6 +39,9 @@ _COLUMNS = {
 POOLED = "pooled"
 """Stands for the environment in rows that are over several."""
 
+SUM = "their sum"
+"""What an interaction is compared with."""
+
 _TAUS = 101
 _DELTAS = (0.05, 0.1, 0.2)
 
@@ -173,7 +176,7 @@ def _effects(
             names = {
                 "factor": f"{first['factor']} x {second['factor']}",
                 "level": f"{first['level']} and {second['level']}",
-                "against": "their sum",
+                "against": SUM,
             }
             yield names | _over_all(both)
 

@@ -11,7 +11,7 @@ import pandas as pd
 from mpo import figures as drawings
 from mpo.figures.style import EXPLORATORY, plural
 from mpo.files import replacing
-from mpo.statistics import POOLED
+from mpo.statistics import POOLED, SUM
 from mpo.status import FINISHED
 from mpo.study import Study
 from mpo.tables import flat, read
@@ -133,7 +133,8 @@ def _sentence(row: Mapping[Hashable, Any], power: pd.DataFrame) -> str:
     seeds = row["n"] / row["environments"]
     words = plural(int(seeds), "seed") if seeds == int(seeds) else f"{seeds:.1f} seeds"
     pool = f"pooled over {plural(int(row['environments']), 'environment')}, {words} each"
-    start = f"**{row['level']} \N{MINUS SIGN} {row['against']}**: {row['estimate']:+.2f}"
+    sign = ", beyond" if row["against"] == SUM else " \N{MINUS SIGN}"
+    start = f"**{row['level']}{sign} {row['against']}**: {row['estimate']:+.2f}"
     if math.isnan(row["lo"]):
         return f"{start} in normalised score, {pool}: no spread, so nothing to conclude."
     verdict = "lower" if row["hi"] < 0 else "higher" if row["lo"] > 0 else "no effect shown"

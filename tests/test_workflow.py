@@ -118,6 +118,13 @@ def test_a_longer_budget_keeps_the_shorter_result(finished):
     assert jobs["train"] == 16 and "spec" not in jobs
 
 
+def test_a_policy_is_filmed_on_request(finished):
+    film = "results/tiny/runs/Pendulum-v1/retrace-on_optimizer-adam/seed0/step400/video.mp4"
+    done = snakemake(finished, "--cores", "1", film)
+    assert done.returncode == 0, done.stderr
+    assert (finished / film).read_bytes()[4:8] == b"ftyp"
+
+
 def test_a_sample_of_runs_can_be_verified(finished):
     assert snakemake(finished, "--cores", "2", "verify").returncode == 0
     page = (finished / "results/tiny/verification.md").read_text()

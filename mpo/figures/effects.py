@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mpo.figures import style
-from mpo.statistics import POOLED
+from mpo.statistics import POOLED, SUM
 from mpo.study import Study
 from mpo.tables import read
 
@@ -32,8 +32,7 @@ def draw(study: Study, tables: Path) -> Figure:
     figure, grid = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
     for axes, (names, effects) in zip(grid.flat, panels, strict=False):
         _forest(axes, effects, _of(_scores(tables, "differences"), *names[:2]), rows)
-        factor, level, against = map(str, names)
-        axes.set_title(_title(factor, level, against))
+        axes.set_title(_title(*map(str, names[1:])))
         axes.set_xlabel("Difference in score")
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
@@ -67,10 +66,9 @@ def _of(differences: pd.DataFrame, factor: Any, level: Any) -> pd.DataFrame:
     return differences[(differences["factor"] == factor) & (differences["level"] == level)]
 
 
-def _title(factor: str, level: str, against: str) -> str:
-    if " x " in factor:
-        return f"{level}\nbeyond their sum"
-    return f"{level}\n\N{MINUS SIGN} {against}"
+def _title(level: str, against: str) -> str:
+    sign = "beyond" if against == SUM else "\N{MINUS SIGN}"
+    return f"{level}\n{sign} {against}"
 
 
 def _forest(axes: Axes, found: pd.DataFrame, seeds: pd.DataFrame, rows: list[str]) -> None:

@@ -73,6 +73,21 @@ rule evaluate:
         " --status {params.status:q} --log {log:q}"
 
 
+# Asked for by its file; what is seen is the first episode of the final evaluation.
+rule video:
+    input:
+        rules.train.output,
+        rules.evaluate.output,
+    output:
+        f"{RUN_DIR}/video.{{kind,mp4|gif}}",
+    log:
+        f"{STUDY_DIR}/logs/{{run}}/step{{steps}}/video.{{kind}}.log",
+    params:
+        run=subpath(input[0], parent=True),
+    shell:
+        "python -m mpo video --run {params.run:q} --out {output:q} --log {log:q}"
+
+
 # A target of its own: no study needs it, but whoever doubts one. From first to last, so that
 # environments and arms differ.
 COUNT = min(STUDY.verification.runs, len(STUDY.runs))
