@@ -54,7 +54,7 @@ def test_any_number_of_kills_changes_no_bit(tmp_path, case):
 
 STACK = """
 import sys, torch
-from mpo.train import make_trainer, train
+from mpo.trainer import MPOTrainer
 torch.set_num_threads(1)
 MPOTrainer(
     "InvertedDoublePendulum-v5", 3, torch.device("cpu"), (32,), (32,), 300,
