@@ -1,13 +1,7 @@
-"""What a run leaves on disk: its metrics, its policy snapshots, and where it came from."""
+"""What a run leaves on disk: its metrics and its policy snapshots."""
 
-import importlib.metadata
 import json
-import os
-import platform
-import socket
-import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mpo import ALGORITHM_VERSION
 from mpo.files import replacing
-
-_PACKAGES = ("torch", "tensordict", "numpy", "gymnasium", "mujoco", "dm_control", "shimmy")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -48,61 +39,3 @@ def read_policies(path: Path) -> list[tuple[int, dict[str, torch.Tensor]]]:
         (int(step), {name: values[k] for name, values in content["policy"].items()})
         for k, step in enumerate(content["steps"])
     ]
-
-
-def provenance(
-    device: torch.device, started: datetime, resumed: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Where and when numbers were made: code, packages, hardware and thread settings."""
-    return {
-        "algorithm_version": ALGORITHM_VERSION,
-        **_git(),
-        "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        **machine(device),
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "resumed": list(resumed),
-    }
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What rounding can depend on: hardware, packages and thread settings; and the host's name."""
-    return {
-        "device": device.type,
-        "device_name": _device_name(device),
-        "threads": torch.get_num_threads(),
-        "host": socket.gethostname(),
-        "platform": platform.platform(),
-        "cpu": _cpu_name(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-    }
-
-
-def _git() -> dict[str, Any]:
-    """The commit of this source tree, and whether tracked files differ from it."""
-    try:
-        sha = _git_output("rev-parse", "HEAD")
-        dirty: bool | None = bool(_git_output("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
-        sha, dirty = "unknown", None
-    return {"git_sha": sha, "git_dirty": dirty}
-
-
-def _git_output(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

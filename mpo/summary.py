@@ -22,6 +22,7 @@ _ORIGIN = {
     "algorithm_version": "algorithm version",
     "device_name": "device",
     "cpu": "CPU",
+    "blas": "BLAS",
     "host": "host",
     "threads": "threads a run",
     "python": "Python",

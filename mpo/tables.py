@@ -46,7 +46,7 @@ _COUNTS = ("env_steps", "updates", "episodes")
 _COSTS = ("wall_s", "eval_s", "cpu_s", "max_rss_mb")
 _PROVENANCE = (
     *("git_sha", "git_dirty", "algorithm_version"),
-    *("device", "device_name", "threads", "host", "cpu", "python"),
+    *("device", "device_name", "threads", "host", "cpu", "blas", "python"),
 )
 _PACKAGES = ("torch", "gymnasium", "mujoco", "numpy")
 _EVALUATION = ["run_id", "phase", "policy", "env_step"]

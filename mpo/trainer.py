@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from tensordict import TensorDict
 from tqdm import tqdm
 
+from mpo import provenance
 from mpo.agent import MPOAgent
 from mpo.config import ConfigError, Hyperparameters, RunSpec, Training, canonical_json, explain
 from mpo.envs import dimensions, make_env
@@ -24,7 +25,7 @@ from mpo.evaluate import rollouts
 from mpo.files import RUN
 from mpo.progress import progress
 from mpo.recorder import Recorder
-from mpo.records import provenance, write_json
+from mpo.records import write_json
 from mpo.replay import Replay
 from mpo.seeding import torch_generator
 from mpo.session import open_session
@@ -359,7 +360,7 @@ class MPOTrainer:
 
     def _write(self, out_dir: Path, recorder: Recorder, spec: RunSpec, total_steps: int) -> None:
         """Writes each seed's files."""
-        origin = provenance(self.device, recorder.started, recorder.resumed)
+        origin = provenance.of_training(self.device, recorder.started, recorder.resumed)
         for index, seed in enumerate(self.seeds):
             directory = out_dir if len(self.seeds) == 1 else out_dir / f"seed{seed}"
             record = recorder.write(index, total_steps, directory)

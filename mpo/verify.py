@@ -13,8 +13,8 @@ import torch
 
 from mpo.config import RunSpec
 from mpo.files import METRICS, RUN, replacing
+from mpo.provenance import machine
 from mpo.recorder import CLOCKS
-from mpo.records import machine
 from mpo.train import make_trainer, train
 
 

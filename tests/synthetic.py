@@ -25,6 +25,7 @@ PROVENANCE = {
     "host": "node1",
     "platform": "Linux-6.8-x86_64",
     "cpu": "Example CPU @ 2.50GHz",
+    "blas": "mkl, 2024.2",
     "python": "3.12.3",
     "packages": {
         "torch": "2.13.0+cpu",

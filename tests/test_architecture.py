@@ -23,6 +23,7 @@ PURE = {
     "signals",
     "gpus",
     "efficiency",
+    "provenance",
 }
 """Modules that import nothing of ours."""
 ONLY_CONFIG = {"study", "envs", "optim"}
