@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import nctdtr, stdtrit  # noncentral t: CDF at (n - 1, ncp, t); t: its quantile
+from scipy.special import nctdtr, stdtrit  # noncentral t: CDF at (df, ncp, t); t: its quantile
 
-from mpo.stats import Estimate, Interval, aggregates, t_interval
+from mpo.stats import Interval, pooled_t_interval, t_interval
 
 MAX_SEEDS = 1000
 """The most seeds that `power_table` tries."""
@@ -41,8 +41,8 @@ class EnvironmentEffect(NamedTuple):
 class Effect(NamedTuple):
     """A paired effect over environments, in the unit of the scores."""
 
-    pooled: Estimate
-    """Mean over environments, equally weighted, with stratified bootstrap bounds over seeds."""
+    pooled: Interval
+    """Mean over environments, equally weighted, and its 95 % Student-t interval."""
     sd: float
     """Standard deviation of the seeds' differences within an environment, over all of them."""
     correlation: float
@@ -50,26 +50,17 @@ class Effect(NamedTuple):
     environments: tuple[EnvironmentEffect, ...]
 
 
-def main_effect(
-    scores: Sequence[ArrayLike],
-    factor: int,
-    level: int,
-    rng: np.random.Generator,
-    replicates: int = 50_000,
-) -> Effect:
+def main_effect(scores: Sequence[ArrayLike], factor: int, level: int) -> Effect:
     """What `level` of a factor adds to its baseline, other factors averaged.
 
         d[seed, others] = x[level, seed, others] - x[baseline, seed, others]
 
-    A pair with a missing side is dropped, a seed without any pair too. Resampling the seeds of an
-    environment carries their differences, hence all arms jointly.
+    A pair with a missing side is dropped, a seed without any pair too.
 
     Args:
         scores: one array [n_e, levels of factor 0, levels of factor 1, ...] per environment.
         factor: index of the factor.
         level: 1 or more.
-        rng: draws the resamples.
-        replicates: resamples drawn for the pooled bounds.
 
     Raises:
         ValueError: no such factor or level, arrays of other axes, an infinite score, or an
@@ -78,15 +69,11 @@ def main_effect(
     cells = _cells(scores)
     _check_level(cells, factor, level)
     axis = factor + 1
-    return _paired([(x.take(0, axis), x.take(level, axis)) for x in cells], rng, replicates)
+    return _paired([(x.take(0, axis), x.take(level, axis)) for x in cells])
 
 
 def interaction(
-    scores: Sequence[ArrayLike],
-    factors: tuple[int, int],
-    levels: tuple[int, int],
-    rng: np.random.Generator,
-    replicates: int = 50_000,
+    scores: Sequence[ArrayLike], factors: tuple[int, int], levels: tuple[int, int]
 ) -> Effect:
     """How the effect of the first factor's level changes with the level of the second.
 
@@ -99,8 +86,6 @@ def interaction(
         scores: as for `main_effect`.
         factors: indices of two different factors; exchanging them leaves the effect the same.
         levels: the level of each, 1 or more.
-        rng: draws the resamples.
-        replicates: resamples drawn for the pooled bounds.
 
     Raises:
         ValueError: as `main_effect`, or twice the same factor.
@@ -113,26 +98,30 @@ def interaction(
     # The two factors in front: x[first, second, seed, others].
     fronted = [np.moveaxis(x, (factors[0] + 1, factors[1] + 1), (0, 1)) for x in cells]
     i, j = levels
-    return _paired([(x[i, 0] - x[0, 0], x[i, j] - x[0, j]) for x in fronted], rng, replicates)
+    return _paired([(x[i, 0] - x[0, 0], x[i, j] - x[0, j]) for x in fronted])
 
 
-def power_table(sd: float, deltas: Sequence[float] = (0.05, 0.1, 0.2)) -> dict[float, int | None]:
+def power_table(
+    sd: float, deltas: Sequence[float] = (0.05, 0.1, 0.2), environments: int = 1
+) -> dict[float, int | None]:
     """The fewest seeds with which a paired t-test detects an effect with 80 % power.
 
-    The test is two-sided at 5 %. Its power at n seeds is P(T > t(.975, n-1)) for T noncentral t
-    with n - 1 degrees of freedom and noncentrality delta sqrt(n) / sd. A rejection on the wrong
-    side is not counted: at 80 % power it has a probability below 1e-6.
+    The test is two-sided at 5 %, of the mean over E environments of equal spread. Its power at n
+    seeds in each is P(T > t(.975, f)) for T noncentral t with f = E (n - 1) degrees of freedom and
+    noncentrality delta sqrt(E n) / sd. A rejection on the wrong side is not counted: at 80 % power
+    it has a probability below 1e-6.
 
     Args:
-        sd: standard deviation of the seeds' differences, as seen; 0 leaves two seeds, the fewest
-            of a test.
+        sd: standard deviation of the seeds' differences within an environment, as seen; 0 leaves
+            two seeds, the fewest of a test.
         deltas: effects, in the unit of the scores, above 0.
+        environments: E.
 
     Returns:
-        Seeds of each effect; None where `MAX_SEEDS` are not enough.
+        Seeds, in each environment, of each effect; None where `MAX_SEEDS` are not enough.
 
     Raises:
-        ValueError: a negative or infinite sd, or an effect not above 0.
+        ValueError: a negative or infinite sd, an effect not above 0, or no environment.
 
     Source: Cohen, "Statistical Power Analysis for the Behavioral Sciences" (1988), chapter 2.
     """
@@ -140,20 +129,21 @@ def power_table(sd: float, deltas: Sequence[float] = (0.05, 0.1, 0.2)) -> dict[f
         raise ValueError(f"expected a standard deviation of 0 or more, received {sd}")
     if not all(delta > 0 for delta in deltas):
         raise ValueError(f"expected effects above 0, received {list(deltas)}")
-    return {delta: _seeds(delta / sd) if sd else 2 for delta in deltas}
+    if environments < 1:
+        raise ValueError(f"expected one environment or more, received {environments}")
+    return {delta: _seeds(delta / sd, environments) if sd else 2 for delta in deltas}
 
 
-def _seeds(ratio: float) -> int | None:
+def _seeds(ratio: float, environments: int) -> int | None:
     """The fewest seeds for an effect of `ratio` standard deviations."""
     for n in range(2, MAX_SEEDS + 1):
-        if 1 - nctdtr(n - 1, ratio * np.sqrt(n), stdtrit(n - 1, 0.975)) >= 0.8:
+        freedom, noncentrality = environments * (n - 1), ratio * np.sqrt(environments * n)
+        if 1 - nctdtr(freedom, noncentrality, stdtrit(freedom, 0.975)) >= 0.8:
             return n
     return None
 
 
-def _paired(
-    sides: Sequence[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator, replicates: int
-) -> Effect:
+def _paired(sides: Sequence[tuple[np.ndarray, np.ndarray]]) -> Effect:
     """The effect of the second side over the first, each [n_e, ...] per environment."""
     seeds, environments = [], []
     for e, (first, second) in enumerate(sides):
@@ -164,7 +154,7 @@ def _paired(
         interval, spread = t_interval(b - a), _spread([(a, b)])
         environments.append(EnvironmentEffect(interval, int(complete.sum()), *spread, b - a))
         seeds.append((a, b))
-    pooled = aggregates([e.differences for e in environments], rng, replicates=replicates).mean
+    pooled = pooled_t_interval([e.differences for e in environments])
     return Effect(pooled, *_spread(seeds), tuple(environments))
 
 

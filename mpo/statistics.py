@@ -24,7 +24,7 @@ _COLUMNS = {
     "profiles": ("arm", "tau", "estimate", "lo", "hi", "replicates", "n"),
     "improvements": ("arm", "over", *_BOUNDS, "n", "n_over"),
     "effects": (
-        *(*_CONTRAST, "env", "unit", *_BOUNDS),
+        *(*_CONTRAST, "env", "unit", "estimate", "lo", "hi", "method"),
         *("environments", "n", "sd", "correlation"),
     ),
     "differences": (*_CONTRAST, "env", "unit", "difference"),
@@ -32,7 +32,7 @@ _COLUMNS = {
         *("env", "arm", "n", "area", "area_lo", "area_hi"),
         *("threshold", "reached", "median_steps", "median_lo", "median_hi"),
     ),
-    "power": (*_CONTRAST, "sd", "effect", "seeds"),
+    "power": (*_CONTRAST, "env", "environments", "sd", "effect", "seeds"),
 }
 """Of the tables that can be empty: a study may have one arm, or environments without reference."""
 
@@ -65,7 +65,7 @@ def compute(
     shared = _shared_environments(study, finals)
     rng = np.random.default_rng(study.statistics.seed)
     by_arm = _by_arm(finals, shared)
-    changes = _table("effects", _effects(study, finals, shared, rng))
+    changes = _table("effects", _effects(study, finals, shared))
     return {
         "finals": finals,
         "references": scale,
@@ -155,11 +155,8 @@ def _improvements(
         yield row | {"n": sum(found.n_x), "n_over": sum(found.n_y)}
 
 
-def _effects(
-    study: Study, finals: pd.DataFrame, shared: Sequence[str], rng: np.random.Generator
-) -> Iterator[dict[str, Any]]:
+def _effects(study: Study, finals: pd.DataFrame, shared: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Each level of each varied axis against its first, then each pair of axes' interaction."""
-    replicates = study.statistics.replicates
     cells = _cells(study, finals, "score")
     pooled = [cells[env] for env in shared]
     for names, index, level in _contrasts(study):
@@ -167,12 +164,11 @@ def _effects(
             yield names | _in_one(env, unit, found)
         scores = [x for x in pooled if _complete(x, {index: level})]
         if scores:
-            pair = effects.main_effect(scores, index, level, rng, replicates)
-            yield names | _over_all(pair)
+            yield names | _over_all(effects.main_effect(scores, index, level))
     for (first, i, k), (second, j, m) in combinations(_contrasts(study), 2):
         scores = [x for x in pooled if i != j and _complete(x, {i: k, j: m})]
         if scores:
-            both = effects.interaction(scores, (i, j), (k, m), rng, replicates)
+            both = effects.interaction(scores, (i, j), (k, m))
             names = {
                 "factor": f"{first['factor']} x {second['factor']}",
                 "level": f"{first['level']} and {second['level']}",
@@ -208,12 +204,10 @@ def _by_environment(
     study: Study, finals: pd.DataFrame, index: int, level: int
 ) -> Iterator[tuple[str, str, effects.EnvironmentEffect]]:
     """The effect in each environment that has a complete pair, in both units."""
-    unused = np.random.default_rng(0)  # an interval of Student's t is not drawn
     for unit in ("return", "score"):
         for env, x in _cells(study, finals, unit).items():
             if _complete(x, {index: level}):
-                found = effects.main_effect([x], index, level, unused, replicates=1)
-                yield env, unit, found.environments[0]
+                yield env, unit, effects.main_effect([x], index, level).environments[0]
 
 
 def _cells(study: Study, finals: pd.DataFrame, unit: str) -> dict[str, np.ndarray]:
@@ -233,18 +227,20 @@ def _complete(x: np.ndarray, levels: Mapping[int, int]) -> bool:
 
 
 def _in_one(env: str, unit: str, found: effects.EnvironmentEffect) -> dict[str, Any]:
-    interval = found.interval
-    bounds = {"estimate": interval.mean, "lo": interval.lo, "hi": interval.hi}
-    return {
-        **{"env": env, "unit": unit, **bounds, "method": "student-t", "replicates": None},
-        **{"environments": 1, "n": interval.n, "sd": found.sd, "correlation": found.correlation},
-    }
+    return {"env": env, "unit": unit, "environments": 1, **_student(found.interval, found)}
 
 
 def _over_all(found: effects.Effect) -> dict[str, Any]:
-    row = {"env": POOLED, "unit": "score", **_bounds(found.pooled)}
-    row |= {"environments": len(found.pooled.n), "n": sum(found.pooled.n)}
-    return row | {"sd": found.sd, "correlation": found.correlation}
+    names = {"env": POOLED, "unit": "score", "environments": len(found.environments)}
+    return names | _student(found.pooled, found)
+
+
+def _student(
+    interval: stats.Interval, found: effects.EnvironmentEffect | effects.Effect
+) -> dict[str, Any]:
+    """The columns of an interval of Student's t, and of the pairs behind it."""
+    bounds = {"estimate": interval.mean, "lo": interval.lo, "hi": interval.hi, "n": interval.n}
+    return bounds | {"method": "student-t", "sd": found.sd, "correlation": found.correlation}
 
 
 def _efficiency(study: Study, tables: Path, scale: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -268,8 +264,9 @@ def _efficiency(study: Study, tables: Path, scale: pd.DataFrame) -> Iterator[dic
 
 
 def _power(changes: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Seeds that would detect a pooled effect, from the spread seen within environments."""
-    names = ["factor", "level", "against", "sd"]
-    for row in changes[changes["env"] == POOLED].dropna(subset="sd")[names].to_dict("records"):
-        for delta, seeds in effects.power_table(row["sd"], _DELTAS).items():
+    """Seeds that would detect an effect in score, in one environment and pooled, from its sd."""
+    known = changes[changes["unit"] == "score"].dropna(subset="sd")
+    for row in known[[*_CONTRAST, "env", "environments", "sd"]].to_dict("records"):
+        needed = effects.power_table(row["sd"], _DELTAS, row["environments"])
+        for delta, seeds in needed.items():
             yield {"effect": delta, "seeds": seeds} | {str(k): v for k, v in row.items()}

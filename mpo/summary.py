@@ -140,9 +140,8 @@ def _sentence(row: Mapping[Hashable, Any], power: pd.DataFrame) -> str:
         return f"{start} in normalised score, {pool}: no spread, so nothing to conclude."
     verdict = "lower" if row["hi"] < 0 else "higher" if row["lo"] > 0 else "no effect shown"
     exploratory = " (exploratory)" if seeds < EXPLORATORY else ""
-    needed = power[(power["level"] == row["level"]) & (power["effect"] == _DETECTED)][
-        "seeds"
-    ].dropna()
+    same = (power["level"] == row["level"]) & (power["env"] == POOLED)
+    needed = power.loc[same & (power["effect"] == _DETECTED), "seeds"].dropna()
     more = (
         f" An effect of {_DETECTED} would take {needed.iloc[0]:.0f} seeds." if len(needed) else ""
     )

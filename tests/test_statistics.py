@@ -72,7 +72,7 @@ def test_an_effect_pairs_runs_of_the_same_seed_and_other_factors(usual):
         assert sorted(dots["difference"]) == pytest.approx(sorted(np.mean(cells, axis=1)))
     pooled = effects.loc[statistics.POOLED]
     assert pooled["estimate"] == pytest.approx(np.mean(means))
-    assert (pooled["environments"], pooled["n"], pooled["replicates"]) == (3, 9, 500)
+    assert (pooled["environments"], pooled["n"], pooled["method"]) == (3, 9, "student-t")
 
 
 def test_an_interaction_is_the_difference_of_differences(usual):
@@ -140,9 +140,10 @@ def test_one_arm_has_aggregates_and_no_effects(tmp_path):
 
 def test_power_falls_with_the_effect(usual):
     _, found = usual
-    for _, rows in found["power"].groupby(["factor", "level"]):
+    for (_, _, env), rows in found["power"].groupby(["factor", "level", "env"]):
         assert list(rows["effect"]) == [0.05, 0.1, 0.2]
         assert rows["seeds"].is_monotonic_decreasing and (rows["seeds"] >= 2).all()
+        assert (rows["environments"] == (3 if env == statistics.POOLED else 1)).all()
 
 
 @pytest.mark.parametrize(

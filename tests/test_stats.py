@@ -12,6 +12,7 @@ from mpo.stats import (
     median,
     optimality_gap,
     performance_profile,
+    pooled_t_interval,
     probability_of_improvement,
     t_interval,
 )
@@ -54,6 +55,23 @@ def monte_carlo(coverage, simulations):
 def test_one_value_has_no_bounds():
     n, mean, lo, hi = t_interval([4.0])
     assert (n, mean) == (1, 4.0) and math.isnan(lo) and math.isnan(hi)
+
+
+def test_two_environments_pool_as_in_welchs_test():
+    """The mean of x and y is half the difference of x and -y."""
+    x, y = runs(20, 4, 9)
+    expected = scipy_stats.ttest_ind(x, -y, equal_var=False).confidence_interval(0.9)
+    found = pooled_t_interval([x, y], 0.9)
+    assert found == pytest.approx((13, (x.mean() + y.mean()) / 2, expected[0] / 2, expected[1] / 2))
+    assert pooled_t_interval([x], 0.9) == t_interval(x, 0.9)
+    assert pooled_t_interval([[1, 1], [3, 3]])[1:] == (2, 2, 2)
+
+
+def test_a_pool_with_a_single_seed_has_no_bounds():
+    n, mean, lo, hi = pooled_t_interval([[1.0, 2.0], [3.0]])
+    assert (n, mean) == (3, 2.25) and math.isnan(lo) and math.isnan(hi)
+    with pytest.raises(ValueError, match="one environment or more, received none"):
+        pooled_t_interval([])
 
 
 @pytest.mark.parametrize("values", [[], [1.0, float("nan")], [1.0, float("inf")], [[1.0, 2.0]]])

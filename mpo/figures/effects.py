@@ -46,14 +46,13 @@ def caption(study: Study, tables: Path) -> str:
     found = _scores(tables, "effects")
     if found.empty:
         return "Factor effects: no factor is varied, or no environment has a reference score."
-    single, pooled = found[found["env"] != POOLED], found[found["env"] == POOLED]
-    resamples = f"{int(pooled['replicates'].max())} resamples" if len(pooled) else "none"
+    single = found[found["env"] != POOLED]
     return (
         "Final score of a level minus that of its baseline at the same environment, seed and other "
         "factors, in units of (reference - random) return: per environment the mean (mark) and its "
-        f"95 % Student-t interval (bar), {style.seeds_in_words(single['n'])}, each a dot; pooled "
-        f"over environments with a stratified bootstrap interval ({resamples}). Axes span the "
-        "intervals of the pooled effect and the single seeds; a wider bar is cut."
+        f"95 % Student-t interval (bar), {style.seeds_in_words(single['n'])}, each a dot; and "
+        "pooled, environments weighing alike, with Welch's t interval. Axes span the intervals of "
+        "the pooled effect and the single seeds; a wider bar is cut."
     )
 
 
