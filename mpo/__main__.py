@@ -127,11 +127,13 @@ def collect(args: argparse.Namespace) -> None:
 
 def statistics(args: argparse.Namespace) -> None:
     """Computes the study's statistics from its tables."""
+    from mpo import baselines, tables
     from mpo import statistics as tables_of
-    from mpo import tables
 
-    found = tables_of.compute(_study(args.study), args.tables, args.references, args.random)
-    tables.write(found, args.tables)
+    study = _study(args.study)
+    published = baselines.read(study, args.baselines)
+    found = tables_of.compute(study, args.tables, args.references, args.random)
+    tables.write(found | {"baselines": published}, args.tables)
 
 
 def figure(args: argparse.Namespace) -> None:
@@ -236,6 +238,7 @@ def _parser() -> argparse.ArgumentParser:
 
     options = sub["statistics"].add_argument
     options("--references", type=Path, required=True, help="csv of the environments' references")
+    options("--baselines", type=Path, nargs="?", help="csv of published returns, if there is one")
     options("--random", type=Path, nargs="+", required=True, help="what `random` has measured")
 
     for name in ("collect", "statistics", "figure", "summary", "failures"):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mpo import statistics, tables
+from mpo import baselines, statistics, tables
 from mpo.study import Run, Study
 
 PROVENANCE = {
@@ -127,11 +127,12 @@ def write_scale(study: Study, root: Path) -> tuple[Path, list[Path]]:
     return root / "references.csv", random
 
 
-def write_tables(study: Study, root: Path) -> Path:
-    """All tables of a study's runs; returns their folder."""
+def write_tables(study: Study, root: Path, published: Path | None = None) -> Path:
+    """All tables of a study's runs, and the baselines of a csv; returns their folder."""
     folder = root / "tables"
     tables.write(tables.collect(study, root), folder)
-    tables.write(statistics.compute(study, folder, *write_scale(study, root / "scale")), folder)
+    found = statistics.compute(study, folder, *write_scale(study, root / "scale"))
+    tables.write(found | {"baselines": baselines.read(study, published)}, folder)
     return folder
 
 

@@ -1,17 +1,23 @@
 """Learning curves: return against environment steps, one panel an environment."""
 
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from mpo.baselines import nearest
 from mpo.figures import style
 from mpo.study import Study
 from mpo.tables import read, seed_returns
 
 _MARKED = 6  # points of a curve that carry its marker
+_DOTS: tuple[Any, ...] = ((0, (1, 1.5)), (0, (1, 4)), (0, (3, 1.5, 1, 1.5)), (0, (1, 1, 1, 4)))
+_PUBLISHED: dict[str, Any] = {"color": "0.25", "linewidth": 1.0}
 
 
 def draw(study: Study, tables: Path) -> Figure:
@@ -40,6 +46,8 @@ def draw(study: Study, tables: Path) -> Figure:
     )
     table = read(tables, "curves")
     curves = dict(list(table.groupby(["env", "arm"])))
+    published = _published(study, tables)
+    dots = dict(zip(published["algorithm"].unique(), cycle(_DOTS), strict=False))
     for env, axes in grid.axes_dict.items():
         if not table.loc[table["env"] == env, "n"].any():
             style.mark_empty(axes)
@@ -62,6 +70,9 @@ def draw(study: Study, tables: Path) -> Figure:
                 markevery=(index % spacing, spacing),
             )
         axes.set_ylim(limits)
+        for baseline in published[published["env"] == env].to_dict("records"):
+            axes.axhline(baseline["mean"], ls=dots[baseline["algorithm"]], **_PUBLISHED, zorder=1)
+            style.show(axes, baseline["mean"])
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -74,6 +85,10 @@ def draw(study: Study, tables: Path) -> Figure:
                 [], [], color=a.color, ls=a.linestyle, marker=a.marker, markersize=3.5, label=arm
             )
             for arm, a in looks.items()
+        ]
+        + [
+            Line2D([], [], ls=line, **_PUBLISHED, label=f"{name}, published")
+            for name, line in dots.items()
         ],
     )
     return grid.figure
@@ -90,5 +105,25 @@ def caption(study: Study, tables: Path) -> str:
     )
     return (
         "Return of the mean-action policy during training, not smoothed: "
-        f"{seeds}{'' if curves['n'].max() == 1 else band}."
+        f"{seeds}{'' if curves['n'].max() == 1 else band}.{_in_words(_published(study, tables))}"
     )
+
+
+def _published(study: Study, tables: Path) -> pd.DataFrame:
+    """The published returns to compare with each environment's budget."""
+    found = read(tables, "baselines")
+    budgets = {run.spec.env_id: run.total_steps for run in study.runs}
+    parts = [nearest(found[found["env"] == env], budget) for env, budget in budgets.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _in_words(published: pd.DataFrame) -> str:
+    """After how many steps the published returns were had."""
+    if published.empty:
+        return ""
+    steps = published.groupby("algorithm", sort=False)["steps"].agg(["min", "max"])
+    words = [
+        f"{name} after {low}{'' if low == high else f' to {high}'} steps"
+        for name, low, high in steps.itertuples()
+    ]
+    return f" Dotted, published returns: {', '.join(words)} (tables/baselines)."

@@ -105,6 +105,13 @@ def mark_empty(axes: Axes) -> None:
     axes.text(0.5, 0.5, "no finished run", ha="center", va="center", transform=axes.transAxes)
 
 
+def show(axes: Axes, value: float) -> None:
+    """Widens the y axis, where it must be, for a value to stand clear of its ends."""
+    low, high = axes.get_ylim()
+    margin = 0.05 * (high - low)
+    axes.set_ylim(min(low, value - margin), max(high, value + margin))
+
+
 def nothing(text: str) -> Figure:
     """A figure that says why there is nothing to show."""
     figure = Figure(figsize=(4.0, 0.6))

@@ -1,8 +1,8 @@
 # Requires: every run's files. Produces: the study's tables, its statistics and its summary page.
 TABLES = ["runs", "evals", "train", "curves", "scores"]
 ANSWERS = ["finals", "references", "aggregates", "profiles"]
-ANSWERS += ["improvements", "effects", "differences", "efficiency", "power"]
-STATISTICS_CODE = ["statistics", "stats", "effects", "efficiency", "references"]
+ANSWERS += ["improvements", "effects", "differences", "efficiency", "power", "baselines"]
+STATISTICS_CODE = ["statistics", "stats", "effects", "efficiency", "references", "baselines"]
 ENVIRONMENTS = {environment.slug: environment.id for environment in STUDY.environments}
 
 
@@ -59,6 +59,7 @@ rule statistics:
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
         references="config/references.csv",
+        baselines=[path for path in ["config/baselines.csv"] if Path(path).exists()],
         random=expand(rules.random.output, env=ENVIRONMENTS),
     output:
         [f"{STUDY_DIR}/tables/{name}.{kind}" for name in ANSWERS for kind in ("parquet", "csv")],
@@ -68,7 +69,8 @@ rule statistics:
         tables=subpath(output[0], parent=True),
     shell:
         "python -m mpo statistics --study {input.study:q} --tables {params.tables:q}"
-        " --references {input.references:q} --random {input.random:q} --log {log:q}"
+        " --references {input.references:q} --baselines {input.baselines:q}"
+        " --random {input.random:q} --log {log:q}"
 
 
 rule summary:
