@@ -107,6 +107,13 @@ def video(args: argparse.Namespace) -> None:
     print(f"{args.out}: return {film.episode_return:.6g} in {film.length} steps")
 
 
+def events(args: argparse.Namespace) -> None:
+    """Writes a run's metrics and evaluations as a TensorBoard event file."""
+    from mpo.events import write
+
+    write(args.run, args.out)
+
+
 def random(args: argparse.Namespace) -> None:
     """Measures the return of a random policy."""
     from mpo.evaluate import random_returns
@@ -190,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     sub = {}
     by_run, by_study = (
-        (train, evaluate, verify, video),
+        (train, evaluate, verify, video, events),
         (random, collect, statistics, figure, summary),
     )
     for function in (*by_run, *by_study, status, failures):
@@ -230,6 +237,9 @@ def _parser() -> argparse.ArgumentParser:
     options("--run", type=Path, required=True, help="a trained run")
     options("--episode", type=int, default=0, help="of the final evaluation, from 0")
     options("--out", type=Path, required=True, help="an .mp4 or a .gif")
+
+    sub["events"].add_argument("--run", type=Path, required=True, help="an evaluated run")
+    sub["events"].add_argument("--out", type=Path, required=True, help="its name holds tfevents")
 
     options = sub["random"].add_argument
     options("--env", required=True, help="the environment's id")

@@ -234,6 +234,13 @@ class Verification(Section):
     steps: Count = 2000
 
 
+class Extras(Section):
+    """What a study makes beside its tables, figures and page."""
+
+    videos: bool = False
+    tensorboard: bool = False
+
+
 class Execution(Section):
     """Where runs execute; no part of their identity, recorded with each result."""
 

@@ -18,7 +18,8 @@ from mpo.networks import GaussianPolicy
 from mpo.progress import progress
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
 
-_MAX_PARALLEL = 10
+MAX_PARALLEL = 10
+"""Episodes that are played side by side, with one pass of the network a step."""
 
 Act = Callable[[np.ndarray], np.ndarray]
 """Observations [E, O] to canonical actions [E, D], one row an episode."""
@@ -71,14 +72,14 @@ def random_returns(env_id: str, episodes: int) -> np.ndarray:
         Undiscounted sums of rewards, [E].
     """
 
-    def actor(envs: gym.vector.VectorEnv, seeds: Sequence[int]) -> Act:
+    def uniform(envs: gym.vector.VectorEnv, seeds: Sequence[int]) -> Act:
         _, action_dim = dimensions(envs.single_observation_space, envs.single_action_space)
         streams = [np.random.default_rng(seed) for seed in seeds]
         return lambda obs: np.stack(
             [stream.uniform(-1, 1, action_dim).astype(np.float32) for stream in streams]
         )
 
-    return _play(env_id, [FIRST_FINAL_SEED + i for i in range(episodes)], actor).returns
+    return _play(env_id, [FIRST_FINAL_SEED + i for i in range(episodes)], uniform).returns
 
 
 def evaluate(
@@ -110,7 +111,7 @@ def evaluate(
     bar = progress(label, sum(len(seeds) for *_, seeds in plan), unit="episodes")
     rows = []
     for step, state, phase, policy, seeds in plan:
-        played = _play(spec.env_id, seeds, partial(_actor, spec, state, policy == "sample"))
+        played = _play(spec.env_id, seeds, partial(actor, spec, state, policy == "sample"))
         for i, seed in enumerate(seeds):
             rows.append(
                 {
@@ -139,7 +140,7 @@ def _play(
     actor: Callable[[gym.vector.VectorEnv, Sequence[int]], Act],
 ) -> Episodes:
     """One episode a seed, a group at a time; `actor` makes the policy of a group."""
-    groups = [seeds[i : i + _MAX_PARALLEL] for i in range(0, len(seeds), _MAX_PARALLEL)]
+    groups = [seeds[i : i + MAX_PARALLEL] for i in range(0, len(seeds), MAX_PARALLEL)]
     parts = []
     for group in groups:
         envs = vector_env(env_id, len(group))
@@ -148,7 +149,7 @@ def _play(
     return Episodes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _actor(
+def actor(
     spec: RunSpec,
     state: dict[str, torch.Tensor],
     sampled: bool,

@@ -18,6 +18,7 @@ from mpo.config import (
     ConfigError,
     Evaluation,
     Execution,
+    Extras,
     OptimizerName,
     RunSpec,
     Schedule,
@@ -124,6 +125,7 @@ class Study(Section):
     evaluation: Evaluation = Evaluation()
     statistics: Statistics = Statistics()
     verification: Verification = Verification()
+    extras: Extras = Extras()
     execution: Execution = Execution()
     allow_missing: bool = False
 

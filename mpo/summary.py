@@ -11,6 +11,7 @@ import pandas as pd
 from mpo import figures as drawings
 from mpo.figures.style import EXPLORATORY, plural
 from mpo.files import replacing
+from mpo.provenance import commit, packages
 from mpo.statistics import POOLED, SUM
 from mpo.status import FINISHED
 from mpo.study import Study
@@ -29,10 +30,12 @@ _ORIGIN = {
     "torch": "torch",
     "gymnasium": "gymnasium",
     "mujoco": "mujoco",
+    "dm_control": "dm_control",
     "numpy": "numpy",
 }
 """Columns of `runs` that say where numbers come from, in words."""
 
+_ANALYSIS = ("numpy", "pandas", "scipy", "matplotlib", "seaborn")
 _NAMED = 10
 _SCORE = ["n", "mean", "lo", "hi"]
 _EFFECT = ["n", "estimate", "lo", "hi"]
@@ -53,6 +56,7 @@ def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> 
         f"# Study `{study.study}`",
         _plan(study),
         *_missing(runs),
+        *_unlike(runs),
         "## Answers",
         _answers(read(tables, "effects"), read(tables, "power"), read(tables, "references")),
         "## Final scores",
@@ -210,13 +214,23 @@ def _provenance(runs: pd.DataFrame) -> str:
         f"Trained from {runs['started'].dropna().min()} to {runs['finished'].dropna().max()}.",
         "",
     ]
-    differing = []
-    for column, words in _ORIGIN.items():
-        values = [str(value) for value in runs[column].dropna().unique()]
-        lines.append(f"- {words}: {', '.join(values)}")
-        if len(values) > 1:
-            differing.append(f"{words} ({', '.join(values)})")
-    if differing:
-        warning = f"**Not all runs were made alike; they differ in: {'; '.join(differing)}.**"
-        lines = [warning, "", *lines]
-    return "\n".join(lines)
+    lines += [f"- {words}: {', '.join(found)}" for words, found in _origins(runs).items()]
+    versions = ", ".join(f"{name} {version}" for name, version in packages(_ANALYSIS).items())
+    return "\n".join([*lines, f"- this page and its figures: commit {commit()}, {versions}"])
+
+
+def _unlike(runs: pd.DataFrame) -> list[str]:
+    """Said before any number: runs of other packages or hardware are compared with each other."""
+    differing = [
+        f"{words} ({', '.join(found)})" for words, found in _origins(runs).items() if len(found) > 1
+    ]
+    warning = f"**Not all runs were made alike; they differ in: {'; '.join(differing)}.**"
+    return [warning] if differing else []
+
+
+def _origins(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Where the runs come from, in words: every value that there is."""
+    return {
+        words: [str(value) for value in runs[column].dropna().unique()]
+        for column, words in _ORIGIN.items()
+    }

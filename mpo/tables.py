@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from mpo.config import canonical_json
 from mpo.files import EVALUATION_COST, EVALUATIONS, METRICS, RUN, RUN_FILES, replacing
+from mpo.provenance import commit
 from mpo.stats import Interval, t_interval
 from mpo.status import run_status
 from mpo.study import CORE_AXES, Run, Study
@@ -48,7 +49,7 @@ _PROVENANCE = (
     *("git_sha", "git_dirty", "algorithm_version"),
     *("device", "device_name", "threads", "host", "cpu", "blas", "python"),
 )
-_PACKAGES = ("torch", "gymnasium", "mujoco", "numpy")
+_PACKAGES = ("torch", "gymnasium", "mujoco", "dm_control", "numpy")
 _EVALUATION = ["run_id", "phase", "policy", "env_step"]
 
 
@@ -128,11 +129,16 @@ def arm_label(study: Study, arm: Mapping[str, Any]) -> str:
 
 
 def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
-    """Writes each table as NAME.parquet (zstd; schema version and units in it) and NAME.csv."""
+    """Writes each table as NAME.parquet (zstd) and NAME.csv.
+
+    The parquet metadata hold the schema version, the units and the commit that made the table.
+    """
+    origin = commit()
     for name, frame in tables.items():
         table = pa.Table.from_pandas(frame, preserve_index=False)
         units = {column: UNITS[column] for column in frame.columns if column in UNITS}
-        metadata = {"schema_version": str(SCHEMA_VERSION), "units": json.dumps(units)}
+        metadata = {"schema_version": str(SCHEMA_VERSION), "commit": origin}
+        metadata["units"] = json.dumps(units)
         described = table.replace_schema_metadata({**table.schema.metadata, **metadata})
         with replacing(directory / f"{name}.parquet") as path:
             pq.write_table(described, path, compression="zstd")

@@ -21,7 +21,7 @@ from av.video.frame import PictureType
 
 from mpo.config import ConfigError, JobFailed, RunSpec
 from mpo.envs import make_env
-from mpo.evaluate import _MAX_PARALLEL, _actor, rollouts
+from mpo.evaluate import MAX_PARALLEL, actor, rollouts
 from mpo.files import EVALUATIONS, POLICIES, RUN, replacing
 from mpo.records import read_policies
 from mpo.seeding import FIRST_FINAL_SEED
@@ -99,7 +99,7 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
     seeds = [FIRST_FINAL_SEED + episode]
     row, rows = _place(run_directory, episode)
     with closing(gym.vector.SyncVectorEnv([lambda: env])) as envs, replacing(output) as temporary:
-        policy = _actor(spec, state, False, envs, seeds)
+        policy = actor(spec, state, False, envs, seeds)
         rate = _frame_rate(env, spec.env_id)
         with av.open(temporary, "w", format=output.suffix.removeprefix(".")) as container:
             camera = _Camera(container, *_CODECS[output.suffix], rate)
@@ -132,8 +132,8 @@ def _place(run_directory: Path, episode: int) -> tuple[int, int]:
 
     A network rounds by both, and one rounding more or less soon makes another episode.
     """
-    start = episode - episode % _MAX_PARALLEL
-    played = start + _MAX_PARALLEL
+    start = episode - episode % MAX_PARALLEL
+    played = start + MAX_PARALLEL
     if (run_directory / EVALUATIONS).exists():
         filters = [("phase", "==", "final"), ("policy", "==", "mode")]
         scored = pq.read_table(run_directory / EVALUATIONS, columns=["episode"], filters=filters)

@@ -31,6 +31,7 @@ PROVENANCE = {
         "torch": "2.13.0+cpu",
         "gymnasium": "1.2.0",
         "mujoco": "3.3.0",
+        "dm_control": "1.0.30",
         "numpy": "2.3.0",
     },
     "started": "2025-01-02T03:04:05+00:00",

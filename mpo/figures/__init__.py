@@ -19,34 +19,41 @@ FIGURES = {
 }
 """A figure's name -> the module with its `draw(study, tables)` and `caption(study, tables)`."""
 
-# The time of drawing would make equal figures differ.
-_TIMELESS = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}
+# Of each format: where it keeps a description, and the time of drawing, by which equal figures
+# would differ.
+_METADATA = {
+    ".pdf": ("Subject", {"CreationDate": None}),
+    ".svg": ("Description", {"Date": None}),
+    ".png": ("Description", {}),
+}
 
 
 def draw(name: str, study: "Study", tables: Path, outputs: Sequence[Path]) -> None:
     """Draws a figure from the tables in a folder and saves it to every output.
 
-    Equal tables give equal bytes. A suffix of an output (.pdf, .svg, .png) says its format.
+    Equal tables give equal bytes, at the same commit: the metadata of a file says of which runs it
+    is and where they and it were made. A suffix of an output (.pdf, .svg, .png) says its format.
 
     Raises:
         ValueError: no figure has that name, or no format that suffix.
     """
     module = _module(name)
     for output in outputs:
-        if output.suffix not in _TIMELESS:
-            raise ValueError(f"unknown format of {output}; choose from {', '.join(_TIMELESS)}")
+        if output.suffix not in _METADATA:
+            raise ValueError(f"unknown format of {output}; choose from {', '.join(_METADATA)}")
     import matplotlib
     from matplotlib import pyplot
 
     from mpo.figures import style
     from mpo.files import replacing
 
+    origin = _origin(study, tables)
     with matplotlib.rc_context(style.RC):
         figure = module.draw(study, tables)
         for output in outputs:
-            kind = output.suffix.removeprefix(".")
+            kind, (key, timeless) = output.suffix.removeprefix("."), _METADATA[output.suffix]
             with replacing(output) as path:
-                figure.savefig(path, format=kind, metadata=_TIMELESS[output.suffix])
+                figure.savefig(path, format=kind, metadata={key: origin, **timeless})
         pyplot.close(figure)
 
 
@@ -57,6 +64,20 @@ def caption(name: str, study: "Study", tables: Path) -> str:
         ValueError: no figure has that name.
     """
     return str(_module(name).caption(study, tables))
+
+
+def _origin(study: "Study", tables: Path) -> str:
+    """Which runs a figure shows, and the commits and packages that made them and it."""
+    from mpo.provenance import commit, packages
+    from mpo.tables import read
+
+    runs = read(tables, "runs").dropna(subset="git_sha")
+    commits = ", ".join(runs["git_sha"].unique())
+    versions = ", ".join(f"{k} {v}" for k, v in packages(("matplotlib", "seaborn")).items())
+    return (
+        f"Study {study.study}: {len(runs)} runs, trained at commit {commits}; "
+        f"drawn at commit {commit()}, with {versions}"
+    )
 
 
 def _module(name: str) -> ModuleType:

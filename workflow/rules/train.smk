@@ -88,6 +88,30 @@ rule video:
         "python -m mpo video --run {params.run:q} --out {output:q} --log {log:q}"
 
 
+rule events:
+    input:
+        rules.train.output,
+        rules.evaluate.output,
+    output:
+        f"{STUDY_DIR}/tensorboard/{{run}}/step{{steps}}/events.out.tfevents.run",
+    log:
+        f"{STUDY_DIR}/logs/{{run}}/step{{steps}}/events.log",
+    params:
+        run=subpath(input[0], parent=True),
+    shell:
+        "python -m mpo events --run {params.run:q} --out {output:q} --log {log:q}"
+
+
+EXTRAS = []
+if STUDY.extras.tensorboard:
+    EXTRAS += [
+        rules.events.output[0].format(run=run.run_id, steps=run.total_steps) for run in WANTED
+    ]
+if STUDY.extras.videos:
+    first = {(run.env_slug, run.variant): run for run in reversed(WANTED)}
+    EXTRAS += [f"{run.directory}/video.mp4" for run in first.values()]
+
+
 # A target of its own: no study needs it, but whoever doubts one. From first to last, so that
 # environments and arms differ.
 COUNT = min(STUDY.verification.runs, len(STUDY.runs))
