@@ -23,7 +23,7 @@ class Baseline(Section):
     mean: Float
     """Undiscounted return."""
     lo: Float | None
-    """Of an interval of the mean; whose and how wide, `source` says."""
+    """Of an interval of the mean, both or none; whose and how wide, `source` says."""
     hi: Float | None
     n: Count | None
     """Training runs behind it."""
@@ -32,7 +32,7 @@ class Baseline(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         lo, hi = self.lo, self.hi
-        if (lo is not None and lo > self.mean) or (hi is not None and hi < self.mean):
+        if (lo is None) != (hi is None) or (lo is not None and not lo <= self.mean <= hi):
             raise ValueError(f"expected lo <= mean <= hi, received {lo}, {self.mean}, {hi}")
         return self
 

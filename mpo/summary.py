@@ -61,6 +61,7 @@ def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> 
         _answers(read(tables, "effects"), read(tables, "power"), read(tables, "references")),
         "## Final scores",
         _scores(read(tables, "scores")),
+        *_published(read(tables, "baselines")),
         "## Figures",
         *(_figure(study, tables, path, output.parent) for path in figures),
         "## Cost",
@@ -175,6 +176,27 @@ def _scores(scores: pd.DataFrame) -> str:
     if shown["n"].min() < EXPLORATORY:
         notes.append(f"**Fewer than {EXPLORATORY} seeds: exploratory, no ground to conclude.**")
     return "\n\n".join([*notes, table.to_markdown(index=False)])
+
+
+def _published(baselines: pd.DataFrame) -> list[str]:
+    """What others have reported of the study's environments."""
+    if baselines.empty:
+        return []
+    returns = [
+        f"{mean:g}" if math.isnan(lo) else f"{mean:g} [{lo:g}, {hi:g}]"
+        for mean, lo, hi in baselines[["mean", "lo", "hi"]].to_numpy()
+    ]
+    table = pd.DataFrame(
+        {
+            "environment": baselines["env"],
+            "algorithm": baselines["algorithm"],
+            "steps": baselines["steps"],
+            "return": returns,
+            "runs": baselines["n"].map("{:g}".format, na_action="ignore").fillna(""),
+            "source": baselines["source"],
+        }
+    )
+    return ["## Published returns", table.to_markdown(index=False, disable_numparse=True)]
 
 
 def _score(n: float, mean: float, lo: float, hi: float) -> str:

@@ -1,8 +1,9 @@
+import re
 from pathlib import Path
 
 import pytest
 
-from mpo import baselines
+from mpo import baselines, summary
 from mpo.config import ConfigError
 from mpo.figures import caption, learning_curves
 from tests import synthetic
@@ -55,6 +56,7 @@ def test_without_a_table_there_are_none():
         (HEAD + "A-v0,TD3,many,2,,,,s\n", "0.steps: .*integer.*'many'"),
         (HEAD + "A-v0,TD3,1,nan,,,,s\n", "0.mean: .*finite number, received 'nan'"),
         (HEAD + "A-v0,TD3,1,2,3,4,,s\n", "expected lo <= mean <= hi, received 3.0, 2.0, 4.0"),
+        (HEAD + "A-v0,TD3,1,2,1,,,s\n", "expected lo <= mean <= hi, received 1.0, 2.0, None"),
         (HEAD + "A-v0,TD3,1,2,,,,\n", "0.source: .*string, received None"),
         (HEAD + 2 * "A-v0,TD3,1,2,,,,s\n", "A-v0, TD3, 1 steps, twice"),
     ],
@@ -91,3 +93,15 @@ def test_learning_curves_show_them_and_say_when(tmp_path, some):
     assert labels[-3:] == ["TD3, published", "MPO, published", "SAC, published"]
     said = caption("learning_curves", study, tables)
     assert "MPO after 10000 steps, SAC after 50000 steps" in said
+
+
+def test_the_page_lists_them_with_their_source(tmp_path, some):
+    study = synthetic.plan()
+    synthetic.write_runs(study, tmp_path)
+    for published, shown in ((some, True), (None, False)):
+        tables = synthetic.write_tables(study, tmp_path, published)
+        summary.write(study, tables, [], tmp_path / "summary.md")
+        text = (tmp_path / "summary.md").read_text()
+        assert ("## Published returns" in text) is shown
+        row = r"\| MPO +\| 10000 +\| 200 \[150.5, 250\] +\| 10 +\| s +\|"
+        assert bool(re.search(row, text)) is shown
