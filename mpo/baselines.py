@@ -31,9 +31,11 @@ class Baseline(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        lo, hi = self.lo, self.hi
-        if (lo is None) != (hi is None) or (lo is not None and not lo <= self.mean <= hi):
-            raise ValueError(f"expected lo <= mean <= hi, received {lo}, {self.mean}, {hi}")
+        if self.lo is self.hi is None:
+            return self
+        if self.lo is None or self.hi is None or not self.lo <= self.mean <= self.hi:
+            received = f"{self.lo}, {self.mean}, {self.hi}"
+            raise ValueError(f"expected lo <= mean <= hi, received {received}")
         return self
 
 
