@@ -40,43 +40,45 @@ PROVENANCE = {
 }
 
 
-def plan(
+def config(
     environments: int | list[str] = 2,
     seeds: int = 3,
     axes: dict[str, list[Any]] | None = None,
     total_steps: int = 10_000,
     online_episodes: int = 3,
     final_episodes: int = 4,
-) -> Study:
-    """A study of so many environments and seeds; retrace x two optimizers unless told."""
+    snapshots: int = 10,
+) -> dict[str, Any]:
+    """Of a study of so many environments and seeds; retrace x two optimizers unless told."""
     names = environments
     if isinstance(names, int):
         names = ["Pendulum-v1", "dm_control/walker-walk-v0"][:names]
         names += [f"Environment{index}-v5" for index in range(len(names), int(environments))]
-    return Study.parse(
-        {
-            "study": "made-up",
-            "environments": names,
-            "seeds": list(range(seeds)),
-            "axes": {"retrace": [False, True], "optimizer": ["adam", "sgd"]}
-            if axes is None
-            else axes,
-            "schedule": {
-                "total_steps": total_steps,
-                "snapshot_interval": total_steps // 10,
-                "log_interval": total_steps // 10,
-            },
-            "training": {
-                "policy_layer_sizes": [64, 64],
-                "critic_layer_sizes": [64, 64],
-                "replay_size": 100_000,
-                "update_after": 1000,
-                "batch_size": 128,
-            },
-            "statistics": {"replicates": 500},
-            "evaluation": {"online_episodes": online_episodes, "final_episodes": final_episodes},
-        }
-    )
+    return {
+        "study": "made-up",
+        "environments": names,
+        "seeds": list(range(seeds)),
+        "axes": {"retrace": [False, True], "optimizer": ["adam", "sgd"]} if axes is None else axes,
+        "schedule": {
+            "total_steps": total_steps,
+            "snapshot_interval": total_steps // snapshots,
+            "log_interval": total_steps // snapshots,
+        },
+        "training": {
+            "policy_layer_sizes": [64, 64],
+            "critic_layer_sizes": [64, 64],
+            "replay_size": 100_000,
+            "update_after": 1000,
+            "batch_size": 128,
+        },
+        "statistics": {"replicates": 500},
+        "evaluation": {"online_episodes": online_episodes, "final_episodes": final_episodes},
+    }
+
+
+def plan(*arguments: Any, **options: Any) -> Study:
+    """The study of that `config`."""
+    return Study.parse(config(*arguments, **options))
 
 
 def write_status(run: Run, root: Path, **changed: Any) -> None:
