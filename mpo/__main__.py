@@ -143,6 +143,13 @@ def statistics(args: argparse.Namespace) -> None:
     tables.write(found | {"baselines": published}, args.tables)
 
 
+def typeset(args: argparse.Namespace) -> None:
+    """Writes the main tables in LaTeX and in Markdown."""
+    from mpo import publication
+
+    publication.write(_study(args.study), args.tables, args.out)
+
+
 def figure(args: argparse.Namespace) -> None:
     """Draws one figure from the tables."""
     from mpo import figures
@@ -198,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = {}
     by_run, by_study = (
         (train, evaluate, verify, video, events),
-        (random, collect, statistics, figure, summary),
+        (random, collect, statistics, typeset, figure, summary),
     )
     for function in (*by_run, *by_study, status, failures):
         name, text = function.__name__, function.__doc__
@@ -251,12 +258,13 @@ def _parser() -> argparse.ArgumentParser:
     options("--baselines", type=Path, nargs="?", help="csv of published returns, if there is one")
     options("--random", type=Path, nargs="+", required=True, help="what `random` has measured")
 
-    for name in ("collect", "statistics", "figure", "summary", "failures"):
+    for name in ("collect", "statistics", "typeset", "figure", "summary", "failures"):
         sub[name].add_argument("--study", type=Path, required=True, help="the study's study.json")
     sub["status"].add_argument("--study", type=Path, help="a study.json; all in results/ else")
-    for name in ("statistics", "figure", "summary"):
+    for name in ("statistics", "typeset", "figure", "summary"):
         sub[name].add_argument("--tables", type=Path, required=True, help="the tables' directory")
     sub["collect"].add_argument("--out", type=Path, required=True, help="the tables' directory")
+    sub["typeset"].add_argument("--out", type=Path, required=True, help="a directory")
     sub["figure"].add_argument("--name", required=True, help="which figure")
     sub["figure"].add_argument("--out", type=Path, nargs="+", required=True, help="image files")
     sub["summary"].add_argument("--figures", type=Path, nargs="+", required=True, help="PNG files")

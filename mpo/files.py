@@ -11,6 +11,9 @@ METRICS, POLICIES, RUN = "train.parquet", "policies.pt", "run.json"
 EVALUATIONS, EVALUATION_COST = "evals.parquet", "evals.json"
 """What an evaluation adds to it."""
 
+TYPESET = ("final_scores", "aggregates", "effects", "costs")
+"""The tables that a study has in LaTeX and in Markdown, too."""
+
 RUN_FILES = (RUN, METRICS, POLICIES, EVALUATIONS, EVALUATION_COST)
 """Of a finished run."""
 

@@ -37,6 +37,8 @@ MAY_NOT = {
     "heartbeat": set(MODULES) - {"envs", "files", "signals"},
     "status": set(MODULES) - {"files", "study"},
     "session": {"agent", "envs", "replay", "study", "trainer"},
+    "typeset": set(MODULES),
+    "publication": {"agent", "trainer", "envs", "networks", "summary", "figures.style"},
     "statistics": {"agent", "trainer", "envs", "networks"},
     "trainer": {"study", "tables", "stats", "summary"},
     "tables": {"agent", "trainer", "envs", "networks"},

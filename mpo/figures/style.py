@@ -1,6 +1,6 @@
 """The one style of all figures: an arm looks the same in each, and legends cover no data."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -9,16 +9,15 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from mpo.stats import EXPLORATORY
 from mpo.study import CORE_AXES, Study
 from mpo.tables import arm_label
 
 matplotlib.use("Agg")  # files only: no display is needed
 
 STEPS = "Environment steps"
-
-EXPLORATORY = 5
-"""Fewer seeds than these explore; they settle nothing."""
 
 RC: Any = {
     **sns.axes_style("ticks"),
@@ -117,6 +116,28 @@ def nothing(text: str) -> Figure:
     figure = Figure(figsize=(4.0, 0.6))
     figure.text(0.5, 0.5, text, ha="center", va="center")
     return figure
+
+
+def count_steps(axes: Axes, ticks: int = 4) -> None:
+    """Makes the x axis one of environment steps: from 0, in at most so many round intervals."""
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def arms_key(looks: Mapping[str, Look], markers: bool = True) -> list[Line2D]:
+    """What `legend_below` says of the arms: the line of each, with its marker where it has one."""
+    return [
+        Line2D(
+            *([], []),
+            color=look.color,
+            linestyle=look.linestyle,
+            marker=look.marker if markers else None,
+            markersize=3.5,
+            label=arm,
+        )
+        for arm, look in looks.items()
+    ]
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:

@@ -3,6 +3,7 @@ TABLES = ["runs", "evals", "train", "curves", "scores"]
 ANSWERS = ["finals", "references", "aggregates", "profiles"]
 ANSWERS += ["improvements", "effects", "differences", "efficiency", "power", "baselines"]
 STATISTICS_CODE = ["statistics", "stats", "effects", "efficiency", "references", "baselines"]
+PAGE_CODE = ["summary", "publication", "typeset", "figures/style"]
 ENVIRONMENTS = {environment.slug: environment.id for environment in STUDY.environments}
 
 
@@ -73,9 +74,27 @@ rule statistics:
         " --random {input.random:q} --log {log:q}"
 
 
+rule typeset:
+    input:
+        code=["mpo/publication.py", "mpo/typeset.py"],
+        study=f"{STUDY_DIR}/study.json",
+        tables=rules.collect.output,
+        answers=rules.statistics.output,
+    output:
+        [f"{STUDY_DIR}/typeset/{name}.{form}" for name in TYPESET for form in ("tex", "md")],
+    log:
+        f"{STUDY_DIR}/logs/typeset.log",
+    params:
+        tables=lambda wildcards, input: Path(input.tables[0]).parent,
+        out=subpath(output[0], parent=True),
+    shell:
+        "python -m mpo typeset --study {input.study:q} --tables {params.tables:q}"
+        " --out {params.out:q} --log {log:q}"
+
+
 rule summary:
     input:
-        code=["mpo/summary.py", "mpo/figures/style.py", *FIGURE_CODE.values()],
+        code=[f"mpo/{name}.py" for name in PAGE_CODE] + list(FIGURE_CODE.values()),
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
         answers=rules.statistics.output,
