@@ -46,7 +46,8 @@ def measure(folder: Path) -> dict[str, float]:
     )
     for name in FIGURES:
         out = [f"{name}.{kind}" for kind in ("png", "pdf", "svg")]
-        seconds[f"figure {name}"] = call(folder, "figure", "--name", name, *common, "--out", *out)
+        options = ("--name", name, "--out", *out, "--caption", f"{name}.rst")
+        seconds[f"figure {name}"] = call(folder, "figure", *common, *options)
     pictures = [f"{name}.png" for name in FIGURES]
     page = ("--figures", *pictures, "--out", "summary.md")
     seconds["summary"] = call(folder, "summary", *common, *page)

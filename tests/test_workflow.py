@@ -20,15 +20,6 @@ CELLS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    folder = project(tmp_path_factory.mktemp("project"))
-    done = snakemake(folder, "--cores", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    (folder / "output.txt").write_text(done.stdout + done.stderr)
-    return folder
-
-
 def test_every_run_is_trained_and_evaluated(finished):
     runs = finished / "results/tiny/runs"
     for cell in CELLS:
