@@ -10,7 +10,7 @@ import pytest
 
 from mpo.figures import FIGURES
 from tests import jobs
-from tests.pipeline import ROOT, changed, planned, project, snakemake
+from tests.pipeline import ROOT, TINY, changed, planned, project, snakemake
 
 CELLS = [
     f"{env}/retrace-{retrace}_optimizer-{optimizer}"
@@ -114,6 +114,17 @@ def test_a_policy_is_filmed_on_request(finished):
     done = snakemake(finished, "--cores", "1", film)
     assert done.returncode == 0, done.stderr
     assert (finished / film).read_bytes()[4:8] == b"ftyp"
+
+
+def test_films_and_event_files_are_made_where_the_config_says_so(finished):
+    config = TINY | {"extras": {"videos": True, "tensorboard": True}}
+    found = planned(finished, config=config)
+    assert (found["video"], found["events"]) == (8, 16)  # a film an arm, events of every run
+    assert not {"train", "evaluate", "random"} & set(found)
+    event = f"results/tiny/tensorboard/{CELLS[0]}/seed1/step400/events.out.tfevents.run"
+    done = snakemake(finished, "--cores", "1", event)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (finished / event).stat().st_size > 1000
 
 
 def test_a_sample_of_runs_can_be_verified(finished):
