@@ -187,9 +187,13 @@ def write_run(
         "episode_length": 200.0,
         "critic_loss": rng.gamma(2.0, 1.0, len(steps)),
         "temperature": np.geomspace(1.0, 0.1, len(steps)),
+        "kl_q_relative": rng.gamma(5.0, 0.2, len(steps)),
+        "kl_mean_relative": rng.gamma(5.0, 0.2, len(steps)),
+        "kl_stddev_relative": rng.gamma(5.0, 0.5, len(steps)),
+        "policy_stddev": np.geomspace(0.5, 0.2, len(steps)),
     }
     if run.spec.training.retrace:
-        train["retrace_weight"] = rng.uniform(0.5, 1.0, len(steps))
+        train["retrace_truncated_ratio"] = rng.uniform(0.5, 1.0, len(steps))
     pd.DataFrame(train).to_parquet(directory / "train.parquet")
     record = {
         "status": "ok",

@@ -7,9 +7,16 @@ import matplotlib
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    StrMethodFormatter,
+)
 
 from mpo.stats import EXPLORATORY
 from mpo.study import CORE_AXES, Study
@@ -125,14 +132,21 @@ def count_steps(axes: Axes, ticks: int = 4) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def arms_key(looks: Mapping[str, Look], markers: bool = True) -> list[Line2D]:
-    """What `legend_below` says of the arms: the line of each, with its marker where it has one."""
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Few plain numbers on a logarithmic axis: 1, 2, 5, 10; beyond a ratio of 30 powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,), numticks=4))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def arms_key(looks: Mapping[str, Look], lines: bool = True, markers: bool = True) -> list[Line2D]:
+    """The arms for `legend_below`, each with its line, its marker, or both."""
     return [
         Line2D(
             *([], []),
             color=look.color,
-            linestyle=look.linestyle,
-            marker=look.marker if markers else None,
+            linestyle=look.linestyle if lines else "",
+            marker=look.marker if markers else "",
             markersize=3.5,
             label=arm,
         )
