@@ -167,9 +167,18 @@ def test_editing_a_figure_redraws_only_that_figure(finished):
     before = code.read_text()
     code.write_text(before + "\n# edited\n")
     try:
-        assert planned(finished) == {"figure_final_scores": 1, "summary": 1}
+        assert planned(finished) == {"figure_final_scores": 1, "summary": 1, "pages": 1}
     finally:
         code.write_text(before)
+
+
+def test_a_lost_figure_is_drawn_again_as_it_was(finished):
+    picture = finished / "results/tiny/figures/final_scores.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    done = snakemake(finished, "--cores", "2", "figures")
+    assert done.returncode == 0, done.stderr
+    assert picture.read_bytes() == before and "rule figure_effects" not in done.stderr
 
 
 def test_a_rules_command_can_be_pasted_and_gives_the_same_bits(finished):

@@ -1,4 +1,8 @@
 # Requires: the tables. Produces: each figure as PNG, PDF and SVG, by a rule of its own.
+localrules:
+    figures,
+
+
 for figure, code in FIGURE_CODE.items():
 
     rule:
@@ -30,3 +34,9 @@ for figure, code in FIGURE_CODE.items():
             "python -m mpo figure --name {params.figure} --study {input.study:q}"
             " --tables {params.tables:q} --out {output.pictures:q} --caption {output.caption:q}"
             " --log {log:q}"
+
+
+# A target: draws what is missing or older than the tables.
+rule figures:
+    input:
+        [f"{STUDY_DIR}/figures/{name}.png" for name in FIGURES],
