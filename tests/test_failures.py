@@ -1,5 +1,6 @@
 """Studies in which something goes wrong, from Snakemake's start to what the user reads."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -123,9 +124,12 @@ def wait_for_checkpoint(process, folder):
 
 
 def stop(process, number):
-    """Signals the whole process group, as a terminal does."""
-    os.killpg(process.pid, number)
-    return process.communicate(timeout=120)
+    """Signals the whole process group, as a terminal does, and again if Snakemake misses it."""
+    for _ in range(12):
+        os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=10)
+    raise AssertionError("it does not stop")
 
 
 def test_after_ctrl_c_the_same_command_goes_on(tmp_path, calm):

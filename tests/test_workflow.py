@@ -119,7 +119,8 @@ def test_a_policy_is_filmed_on_request(finished):
 def test_films_and_event_files_are_made_where_the_config_says_so(finished):
     config = TINY | {"extras": {"videos": True, "tensorboard": True}}
     found = planned(finished, config=config)
-    assert (found["video"], found["events"]) == (8, 16)  # a film an arm, events of every run
+    # A film of each environment and arm, but for the one that is there; events of every run.
+    assert (found["video"], found["events"]) == (7, 16)
     assert not {"train", "evaluate", "random"} & set(found)
     event = f"results/tiny/tensorboard/{CELLS[0]}/seed1/step400/events.out.tfevents.run"
     done = snakemake(finished, "--cores", "1", event)
@@ -152,7 +153,7 @@ def test_where_a_run_executes_retrains_nothing(finished):
         "keep_resume_state": False,
     }
     assert planned(finished, changed(execution=execution)).keys() <= {
-        *("study", "collect", "statistics", "summary"),
+        *("study", "collect", "statistics", "typeset", "summary", "pages"),
         *(f"figure_{name}" for name in FIGURES),
     }
 
