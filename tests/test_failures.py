@@ -1,6 +1,5 @@
 """Studies in which something goes wrong, from Snakemake's start to what the user reads."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -100,10 +99,10 @@ LONG = changed(
     environments=["Pendulum-v1"],
     seeds=[0],
     axes={"retrace": [False], "optimizer": ["adam"]},
-    schedule={"total_steps": 10_000, "snapshot_interval": 5000, "log_interval": 500},
+    schedule={"total_steps": 4000, "snapshot_interval": 2000, "log_interval": 500},
     execution={"checkpoint_interval_s": 0.5},
 )
-RUN = f"results/tiny/runs/Pendulum-v1/{CELL}/seed0/step10000"
+RUN = f"results/tiny/runs/Pendulum-v1/{CELL}/seed0/step4000"
 
 
 @pytest.fixture(scope="module")
@@ -124,12 +123,9 @@ def wait_for_checkpoint(process, folder):
 
 
 def stop(process, number):
-    """Signals the whole process group, as a terminal does, and again if Snakemake misses it."""
-    for _ in range(24):
-        os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=5)
-    raise AssertionError("it does not stop")
+    """Signals the whole process group, as a terminal does."""
+    os.killpg(process.pid, number)
+    return process.communicate(timeout=120)
 
 
 def test_after_ctrl_c_the_same_command_goes_on(tmp_path, calm):
