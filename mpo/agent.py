@@ -126,28 +126,31 @@ class MPOAgent:
         }
         return {name: ~torch.cat(flat, dim=1).isfinite().all(1) for name, flat in flats.items()}
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that acting and learning depend on, not copied: tensors, numbers and text."""
+    def state_dict(self, index: int) -> dict[str, Any]:
+        """All that a seed's acting and learning depend on, as if it were alone."""
+        targets = (self._flat_target_policy, self._flat_target_critic)
         return {
             "updates": self.updates,
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
-            "targets": [self._flat_target_policy, self._flat_target_critic],
-            "act_noise": [generator.bit_generator.state for generator in self._act_noise],
-            "noise": [generator.get_state() for generator in self._noise],
+            "optimizers": [optimizer.state_dict(index) for optimizer in self._optimizers],
+            "targets": [target[index : index + 1].clone() for target in targets],
+            "act_noise": [self._act_noise[index].bit_generator.state],
+            "noise": [self._noise[index].get_state()],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Becomes the agent, of the same settings and seeds, whose `state_dict` this is."""
-        self.updates = state["updates"]
-        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        targets = (self._flat_target_policy, self._flat_target_critic)
-        for target, saved in zip(targets, state["targets"], strict=True):
-            target.copy_(saved)
-        for act, saved in zip(self._act_noise, state["act_noise"], strict=True):
-            act.bit_generator.state = saved
-        for noise, saved in zip(self._noise, state["noise"], strict=True):
-            noise.set_state(saved)
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Becomes the agent of the same settings whose seeds' `state_dict`s these are.
+
+        Args:
+            states: after equally many updates.
+        """
+        self.updates = states[0]["updates"]
+        for i, optimizer in enumerate(self._optimizers):
+            optimizer.load_state_dict([state["optimizers"][i] for state in states])
+        for i, target in enumerate((self._flat_target_policy, self._flat_target_critic)):
+            target.copy_(torch.cat([state["targets"][i] for state in states]))
+        for state, act, noise in zip(states, self._act_noise, self._noise, strict=True):
+            act.bit_generator.state = state["act_noise"][0]
+            noise.set_state(state["noise"][0])
 
     @property
     def _optimizers(self) -> tuple[StackedOptimizer, ...]:

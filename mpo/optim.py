@@ -1,7 +1,7 @@
 """The optimizers that a study can choose from, over the parameters of S stacked learners."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -76,14 +76,24 @@ class StackedOptimizer:
         self._optimizer.step()
         return norm
 
-    def state_dict(self) -> dict[str, Any]:
-        """The parameters and the optimizer's own state, not copied."""
-        return {"parameters": self.flat, "optimizer": self._optimizer.state_dict()}
+    def state_dict(self, index: int) -> dict[str, Any]:
+        """A learner's parameters and the optimizer's own state of it, as if it were alone."""
+        own = self._optimizer.state_dict()
+        state = {
+            key: {name: _row(value, index) for name, value in values.items()}
+            for key, values in own["state"].items()
+        }
+        return {"parameters": _row(self.flat, index), "optimizer": own | {"state": state}}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over another one's parameters and state."""
-        self.flat.copy_(state["parameters"])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Takes over the parameters and states of learners that have made equally many steps."""
+        self.flat.copy_(torch.cat([state["parameters"] for state in states]))
+        own = [state["optimizer"] for state in states]
+        joined = {
+            key: {name: _join([o["state"][key][name] for o in own]) for name in values}
+            for key, values in own[0]["state"].items()
+        }
+        self._optimizer.load_state_dict(own[0] | {"state": joined})
 
 
 def flatten_(parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -94,6 +104,18 @@ def flatten_(parameters: Iterable[nn.Parameter]) -> Tensor:
     for parameter, view in zip(parameters, _views(parameters, flat), strict=True):
         parameter.data = view.copy_(parameter.data)
     return flat
+
+
+def _row(value: Any, index: int) -> Any:
+    """A learner's row of a tensor [S, P], of its own storage; what has no rows is for all."""
+    has_rows = isinstance(value, Tensor) and value.ndim > 0
+    return value[index : index + 1].clone() if has_rows else value
+
+
+def _join(values: list[Any]) -> Any:
+    """The rows of all learners."""
+    has_rows = isinstance(values[0], Tensor) and values[0].ndim > 0
+    return torch.cat(values) if has_rows else values[0]
 
 
 def _padded(parameter: Tensor) -> int:
