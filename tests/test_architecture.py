@@ -20,13 +20,14 @@ PURE = {
     "seeding",
     "progress",
     "files",
+    "layout",
     "signals",
     "gpus",
     "efficiency",
     "provenance",
 }
 """Modules that import nothing of ours."""
-ONLY_CONFIG = {"study", "envs", "optim"}
+ONLY_CONFIG = {"envs", "optim"}
 MAY_NOT = {
     "networks": set(MODULES),
     "replay": set(MODULES),
@@ -35,7 +36,9 @@ MAY_NOT = {
     "checkpoint": set(MODULES) - {"config", "files", "signals"},
     "effects": set(MODULES) - {"stats"},
     "heartbeat": set(MODULES) - {"envs", "files", "signals"},
+    "study": set(MODULES) - {"config", "layout"},
     "status": set(MODULES) - {"files", "study"},
+    "packs": set(MODULES) - {"files", "status", "study"},
     "session": {"agent", "envs", "replay", "study", "trainer"},
     "statistics": {"agent", "trainer", "envs", "networks"},
     "trainer": {"study", "tables", "stats", "summary"},

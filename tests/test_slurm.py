@@ -134,5 +134,6 @@ def test_a_training_that_meets_its_time_limit_is_submitted_again_and_resumes(stu
     record = json.loads((found / "run.json").read_text())
     (resumed,) = record["provenance"]["resumed"]
     assert 0 < resumed["env_step"] < 2000
-    jobs.finish(jobs.train(tmp_path, RunSpec.model_validate(record["spec"]), 2000))
-    assert jobs.bits(found) == jobs.bits(tmp_path / "out")
+    spec = RunSpec.model_validate(record["spec"])
+    jobs.finish(jobs.train(tmp_path, spec, 2000))
+    assert jobs.bits(found) == jobs.bits(jobs.results(tmp_path, spec, 2000))

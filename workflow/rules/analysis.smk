@@ -10,7 +10,7 @@ localrules:
     study,
 
 
-# First of all, for `python -m mpo status` reads it.
+# First of all, for `python -m mpo status` reads it. How runs execute is left out: it redoes nothing.
 rule study:
     output:
         f"{STUDY_DIR}/study.json",
@@ -18,7 +18,7 @@ rule study:
         f"{STUDY_DIR}/logs/study.log",
     priority: 1
     params:
-        config=canonical_json(config),
+        config=canonical_json({key: config[key] for key in config if key != "execution"}),
     shell:
         "printf '%s\\n' {params.config:q} > {output:q} 2> {log:q}"
 
