@@ -4,13 +4,21 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from mpo.files import METRICS, POLICIES, RUN
 from mpo.status import given_up
 from mpo.study import Run, Study
 
 
-def packs(study: Study, runs: Iterable[Run], root: Path) -> dict[tuple[int, ...], list[str]]:
+class Pack(NamedTuple):
+    """Seeds that are trained together, to a budget."""
+
+    seeds: tuple[int, ...]
+    total_steps: int
+
+
+def packs(study: Study, runs: Iterable[Run], root: Path) -> dict[Pack, list[str]]:
     """The packs that are to be trained now.
 
     Seeds keep their company by their position in the study, so that one more seed moves nobody. In
@@ -23,21 +31,21 @@ def packs(study: Study, runs: Iterable[Run], root: Path) -> dict[tuple[int, ...]
         root: where `results/` is.
 
     Returns:
-        Two seeds or more -> the cells in which just these are trained together.
+        Each pack, of two seeds or more, and the cells in which it is to be trained.
     """
     size = study.execution.seeds_per_job
     if size == 1:
         return {}
-    groups: dict[tuple[str, int, bool], list[int]] = defaultdict(list)
+    groups: dict[tuple[str, int, int, bool], list[int]] = defaultdict(list)
     position = {seed: i for i, seed in enumerate(study.seeds)}
     for run in runs:
         if not _trained(run, root):
-            group = run.cell_id, position[run.seed] // size, given_up(run, root)
-            groups[group].append(run.seed)
-    found: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for (cell, *_), seeds in groups.items():
+            chunk = position[run.seed] // size
+            groups[run.cell_id, run.total_steps, chunk, given_up(run, root)].append(run.seed)
+    found: dict[Pack, list[str]] = defaultdict(list)
+    for (cell, steps, *_), seeds in groups.items():
         if len(seeds) > 1:
-            found[tuple(seeds)].append(cell)
+            found[Pack(tuple(seeds), steps)].append(cell)
     return dict(found)
 
 

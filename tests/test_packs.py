@@ -221,14 +221,17 @@ def test_packs_are_chunks_of_what_is_not_trained(tmp_path):
     study = synthetic.plan(environments=2, seeds=5, axes={})
     cells = list(dict.fromkeys(run.cell_id for run in study.runs))
     assert pack_of(study, tmp_path, 1) == {}
-    assert pack_of(study, tmp_path) == {(0, 1): cells, (2, 3): cells}
-    assert pack_of(study, tmp_path, 9) == {(0, 1, 2, 3, 4): cells}
+    assert pack_of(study, tmp_path) == {
+        ((0, 1), 10_000): cells,
+        ((2, 3), 10_000): cells,
+    }
+    assert pack_of(study, tmp_path, 9) == {((0, 1, 2, 3, 4), 10_000): cells}
     synthetic.write_runs(study, tmp_path)
     assert pack_of(study, tmp_path) == {}
     for index in (0, 1, 2, 7):  # seeds 0, 1 and 2 of the first cell, seed 2 of the second
         shutil.rmtree(tmp_path / study.runs[index].directory)
-    assert pack_of(study, tmp_path) == {(0, 1): cells[:1]}
-    assert pack_of(study, tmp_path, 5) == {(0, 1, 2): cells[:1]}
+    assert pack_of(study, tmp_path) == {((0, 1), 10_000): cells[:1]}
+    assert pack_of(study, tmp_path, 5) == {((0, 1, 2), 10_000): cells[:1]}
 
 
 def test_results_of_another_spec_are_to_be_trained_again(tmp_path):
@@ -237,16 +240,16 @@ def test_results_of_another_spec_are_to_be_trained_again(tmp_path):
     for run in study.runs:
         path = tmp_path / run.directory / "run.json"
         path.write_text(path.read_text().replace('"gamma": 0.99', '"gamma": 0.5'))
-    assert list(pack_of(study, tmp_path)) == [(0, 1)]
+    assert [pack.seeds for pack in pack_of(study, tmp_path)] == [(0, 1)]
 
 
 def test_runs_that_have_failed_do_not_hold_up_their_neighbours(tmp_path):
     study = synthetic.plan(environments=1, seeds=4, axes={})
     synthetic.write_status(study.runs[1], tmp_path)
-    assert list(pack_of(study, tmp_path, 4)) == [(0, 2, 3)]
+    assert [pack.seeds for pack in pack_of(study, tmp_path, 4)] == [(0, 2, 3)]
     for run in study.runs:  # as after a kill
         synthetic.write_status(run, tmp_path)
-    assert list(pack_of(study, tmp_path, 4)) == [(0, 1, 2, 3)]
+    assert [pack.seeds for pack in pack_of(study, tmp_path, 4)] == [(0, 1, 2, 3)]
 
 
 WIDE = {"policy_layer_sizes": [32], "critic_layer_sizes": [32]}
@@ -284,7 +287,7 @@ def packed(tmp_path_factory):
     folder = project(tmp_path_factory.mktemp("packed"))
     done = snakemake(folder, "--cores", "2", config=study(2))
     assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"rule train_0_1:", done.stderr)) == 2
+    assert len(re.findall(r"rule train_0_1_to_400:", done.stderr)) == 2
     assert len(re.findall(r"rule train:", done.stderr)) == 2
     return folder
 
@@ -316,7 +319,7 @@ def test_a_seed_more_trains_only_itself_and_leaves_the_others_files(packed):
     assert found["train"] == 2 and found["evaluate"] == 2
     assert not [name for name in found if name.startswith("train_")]
     pair = planned(packed, study(2, seeds=(0, 1, 2, 3, 4, 5)))
-    assert (pair["train"], pair["train_4_5"], pair["evaluate"]) == (2, 2, 6)
+    assert (pair["train"], pair["train_4_5_to_400"], pair["evaluate"]) == (2, 2, 6)
     targets = [f"results/tiny/runs/{cell}/seed3/step400/evals.json" for cell in CELLS]
     done = snakemake(packed, "--cores", "2", *targets, config=more)
     assert done.returncode == 0, done.stderr
@@ -326,7 +329,7 @@ def test_a_seed_more_trains_only_itself_and_leaves_the_others_files(packed):
 def test_a_pack_is_extended_by_snakemake_and_a_lost_result_is_no_retraining(packed):
     longer = study(3, schedule={"total_steps": 600})
     found = planned(packed, longer)
-    assert found["train_0_1_2"] == 2 and found["evaluate"] == 6 and "train" not in found
+    assert found["train_0_1_2_to_600"] == 2 and found["evaluate"] == 6 and "train" not in found
     targets = [f"results/tiny/runs/{CELLS[0]}/seed1/step600/evals.json"]
     done = snakemake(packed, "--cores", "2", *targets, config=longer)
     assert done.returncode == 0 and "resumed at step 400" in done.stderr, done.stderr
@@ -337,9 +340,9 @@ def test_a_pack_is_extended_by_snakemake_and_a_lost_result_is_no_retraining(pack
     for path in lost:
         path.unlink()
     found = planned(packed, longer)
-    assert (found["train_0_1_2"], found["train_1_2"]) == (1, 1)
+    assert (found["train_0_1_2_to_600"], found["train_1_2_to_600"]) == (1, 1)
     targets = [str(path.relative_to(packed)) for path in lost]
     done = snakemake(packed, "--cores", "2", *targets, config=longer)
     assert done.returncode == 0 and "resumed at step 600" in done.stderr, done.stderr
-    assert "rule train_1_2:" in done.stderr
+    assert "rule train_1_2_to_600:" in done.stderr
     assert {seed: jobs.bits(steps / f"seed{seed}/step600") for seed in (0, 1, 2)} == before

@@ -46,20 +46,19 @@ shell.prefix("set -euo pipefail; exec ")
 
 
 def training_rules():
-    """Name -> seeds, as they stand in paths, and pattern of the cells of each rule that trains.
+    """Name -> seeds and budget, as they stand in paths, and a pattern of cells: each rule that trains.
 
-    The process that was typed in sees which seeds are to be trained. A job's own Snakemake is told
-    its rule's name, and reads the seeds from it: meanwhile others may have been trained.
+    The process that was typed in sees what is to be trained. A job's own Snakemake is told the name
+    of its rule, and reads the pack from it, for meanwhile others may have been trained.
     """
-    any_cell = "[^/]+/[^/]+"
-    rules = {"train": (["{seed}"], any_cell)}
-    if not workflow.is_main_process:
-        names = {target.rulename for target in workflow.dag_settings.target_jobs}
-        for name in sorted(name for name in names if name.startswith("train_")):
-            rules[name] = name.split("_")[1:], any_cell
-        return rules
-    for seeds, cells in packs(STUDY, WANTED, Path()).items():
-        rules["_".join(["train", *map(str, seeds)])] = seeds, "|".join(map(re.escape, cells))
+    rules = {"train": (["{seed}"], "{steps}", "[^/]+/[^/]+")}
+    if workflow.is_main_process:
+        for pack, cells in packs(STUDY, WANTED, Path()).items():
+            name = f"train_{'_'.join(map(str, pack.seeds))}_to_{pack.total_steps}"
+            rules[name] = pack.seeds, pack.total_steps, "|".join(map(re.escape, cells))
+    else:
+        for job in filter(None, (re.match(r"train_([\d_]+)_to_(\d+):", a) for a in sys.argv)):
+            rules[job[0].rstrip(":")] = job[1].split("_"), job[2], "[^/]+/[^/]+"
     workflow.ruleorder(*reversed(rules))
     # What a profile sets for `train` is meant for packs too.
     settings = workflow.resource_settings._parsed_overwrite_resources

@@ -15,17 +15,17 @@ KEEP = "" if EXECUTION.keep_resume_state else " --discard-resume-state"
 # params, shell and inputs (none): Snakemake compares these, so a result stays what it is when seeds
 # are packed in another way. What is learnt hangs on one canonical string, for Snakemake compares
 # params as a set of values, in which separate ones could trade places unseen.
-for name, (seeds, cells) in TRAINING_RULES.items():
+for name, (seeds, steps, cells) in TRAINING_RULES.items():
 
     rule:
         name:
             name
         output:
-            metrics=expand(f"{RUN_DIR}/train.parquet", seed=seeds, allow_missing=True),
-            policies=expand(f"{RUN_DIR}/policies.pt", seed=seeds, allow_missing=True),
-            records=expand(f"{RUN_DIR}/run.json", seed=seeds, allow_missing=True),
+            metrics=expand(f"{RUN_DIR}/train.parquet", seed=seeds, steps=steps, allow_missing=True),
+            policies=expand(f"{RUN_DIR}/policies.pt", seed=seeds, steps=steps, allow_missing=True),
+            records=expand(f"{RUN_DIR}/run.json", seed=seeds, steps=steps, allow_missing=True),
         log:
-            expand(f"{LOG_DIR}/train.log", seed=seeds, allow_missing=True),
+            expand(f"{LOG_DIR}/train.log", seed=seeds, steps=steps, allow_missing=True),
         wildcard_constraints:
             cell=cells,
         threads: EXECUTION.threads
