@@ -22,13 +22,15 @@ PURE = {
     "files",
     "signals",
     "gpus",
+    "memory",
+    "products",
     "efficiency",
     "provenance",
 }
 """Modules that import nothing of ours."""
 ONLY_CONFIG = {"study", "envs", "optim"}
 MAY_NOT = {
-    "networks": set(MODULES),
+    "networks": set(MODULES) - {"products"},
     "replay": set(MODULES),
     "targets": set(MODULES) - {"config", "losses", "networks", "returns"},
     "agent": {"envs", "episodes", "evaluate", "recorder", "records", "study", "trainer"},
