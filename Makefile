@@ -18,10 +18,11 @@ test: .venv/installed
 reference:
 	mkdir -p results/reference/default/figures results/reference/default/tables
 	cp results/default/summary.md results/reference/default/
+	cp -r results/default/typeset results/reference/default/
 	cp results/default/figures/*.png results/reference/default/figures/
 	cd results/default/tables && cp runs.csv curves.csv scores.csv finals.csv references.csv \
-	  aggregates.csv improvements.csv effects.csv efficiency.csv power.csv \
-	  ../../reference/default/tables/
+	  aggregates.csv improvements.csv effects.csv differences.csv efficiency.csv power.csv \
+	  sample_efficiency.csv baselines.csv ../../reference/default/tables/
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

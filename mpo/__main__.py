@@ -146,11 +146,20 @@ def statistics(args: argparse.Namespace) -> None:
     tables.write(found | {"baselines": published}, args.tables)
 
 
+def typeset(args: argparse.Namespace) -> None:
+    """Writes the main tables in LaTeX and in Markdown."""
+    from mpo import publication
+
+    publication.write(_study(args.study), args.tables, args.out)
+
+
 def figure(args: argparse.Namespace) -> None:
     """Draws one figure from the tables."""
     from mpo import figures
 
-    figures.draw(args.name, _study(args.study), args.tables, args.out)
+    study = _study(args.study)
+    figures.draw(args.name, study, args.tables, args.out)
+    args.caption.write_text(figures.caption_rst(args.name, study, args.tables))
 
 
 def summary(args: argparse.Namespace) -> None:
@@ -158,6 +167,18 @@ def summary(args: argparse.Namespace) -> None:
     from mpo import summary as page
 
     page.write(_study(args.study), args.tables, args.figures, args.out)
+
+
+def pages(args: argparse.Namespace) -> None:
+    """Writes the summary, the tables, the config and films as pages for a browser."""
+    from mpo import files, page
+
+    page.summary(args.summary, args.out / "summary.html")
+    page.config(args.study, args.out / "config.html")
+    for name in files.PAGES:
+        page.table(args.tables, name, args.out / f"{name}.html")
+    if args.films:
+        page.films(args.films, args.out / "films.html")
 
 
 def status(args: argparse.Namespace) -> None:
@@ -201,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = {}
     by_run, by_study = (
         (train, evaluate, verify, video, events),
-        (random, collect, statistics, figure, summary),
+        (random, collect, statistics, typeset, figure, summary, pages),
     )
     for function in (*by_run, *by_study, status, failures):
         name, text = function.__name__, function.__doc__
@@ -254,17 +275,22 @@ def _parser() -> argparse.ArgumentParser:
     options("--baselines", type=Path, nargs="?", help="csv of published returns, if there is one")
     options("--random", type=Path, nargs="+", required=True, help="what `random` has measured")
 
-    for name in ("collect", "statistics", "figure", "summary", "failures"):
+    for name in ("collect", "statistics", "typeset", "figure", "summary", "pages", "failures"):
         sub[name].add_argument("--study", type=Path, required=True, help="the study's study.json")
     sub["status"].add_argument("--study", type=Path, help="a study.json; all in results/ else")
-    for name in ("statistics", "figure", "summary"):
+    for name in ("statistics", "typeset", "figure", "summary", "pages"):
         sub[name].add_argument("--tables", type=Path, required=True, help="the tables' directory")
     sub["collect"].add_argument("--out", type=Path, required=True, help="the tables' directory")
+    sub["typeset"].add_argument("--out", type=Path, required=True, help="a directory")
     sub["figure"].add_argument("--name", required=True, help="which figure")
     sub["figure"].add_argument("--out", type=Path, nargs="+", required=True, help="image files")
+    sub["figure"].add_argument("--caption", type=Path, required=True, help="a text file")
     sub["summary"].add_argument("--figures", type=Path, nargs="+", required=True, help="PNG files")
     for name in ("summary", "failures"):
         sub[name].add_argument("--out", type=Path, required=True, help="the page")
+    sub["pages"].add_argument("--summary", type=Path, required=True, help="its summary.md")
+    sub["pages"].add_argument("--films", type=Path, nargs="*", help="mp4 files")
+    sub["pages"].add_argument("--out", type=Path, required=True, help="a directory")
     return parser
 
 

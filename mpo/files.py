@@ -11,6 +11,15 @@ METRICS, POLICIES, RUN = "train.parquet", "policies.pt", "run.json"
 EVALUATIONS, EVALUATION_COST = "evals.parquet", "evals.json"
 """What an evaluation adds to it."""
 
+TYPESET = ("final_scores", "aggregates", "effects", "costs")
+"""The tables that a study has in LaTeX and in Markdown, too."""
+
+PAGES = (
+    *("runs", "scores", "effects", "power", "aggregates", "improvements"),
+    *("efficiency", "references", "baselines"),
+)
+"""The tables that a study has as pages for a browser."""
+
 RUN_FILES = (RUN, METRICS, POLICIES, EVALUATIONS, EVALUATION_COST)
 """Of a finished run."""
 

@@ -1,7 +1,8 @@
 """The optimizers that a study can choose from, over the parameters of S stacked learners."""
 
-import warnings
+import inspect
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,13 +24,9 @@ Each must work element by element: an optimizer that mixes elements would mix st
 
 _ALIGNMENT = 32
 
-# The gradients of several seeds lie as their parameters do, in rows of one tensor; autograd warns
-# of a layout that is its usual one for a single seed only.
-warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
-
 
 class StackedOptimizer:
-    """Descends the losses of S learners, whose parameters it keeps as one tensor [S, P].
+    """Steps the parameters of S learners, which it keeps as one tensor [S, P].
 
     Gradient norm, clipping, optimizer step and target copy are then one kernel each. A parameter's
     share of a row is padded to a multiple of 32 elements: CPU kernels round a ragged tail in
@@ -51,30 +48,25 @@ class StackedOptimizer:
         if name not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
         parameters = list(parameters)
-        flat = nn.Parameter(flatten_(parameters))
+        flat = nn.Parameter(flatten_(parameters), requires_grad=False)
         flat.grad = self._gradient = torch.zeros_like(flat)
         for parameter, gradient in zip(parameters, _views(parameters, flat.grad), strict=True):
             parameter.grad = gradient
         self.flat = flat.detach()
         """The parameters, [S, P]; they are views of it."""
         self._optimizer = OPTIMIZERS[name]([flat], lr, momentum)
+        # Without the wrappers for profiler and autograd, which cost as much as a small step.
+        self._step = partial(inspect.unwrap(type(self._optimizer).step), self._optimizer)
 
-    def step(self, loss: Tensor, max_norm: float = float("inf")) -> Tensor:
-        """One step down each learner's loss.
-
-        Args:
-            loss: [S].
-            max_norm: bound on the 2-norm of each learner's gradient.
-
-        Returns:
-            The norms before clipping, [S].
-        """
-        self._gradient.zero_()
-        loss.sum().backward()
+    def clip_(self, max_norm: float) -> Tensor:
+        """Bounds the 2-norm of each learner's gradient; returns the norms before, [S]."""
         norm = torch.linalg.vector_norm(self._gradient, dim=1)
-        self._gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1).unsqueeze(1))
-        self._optimizer.step()
+        self._gradient.mul_((max_norm / (norm + 1e-6)).clamp_(max=1).unsqueeze(1))
         return norm
+
+    def step(self) -> None:
+        """One step along the gradients that lie in the parameters' `grad`."""
+        self._step()
 
     def state_dict(self, index: int) -> dict[str, Any]:
         """A learner's parameters and the optimizer's own state of it, as if it were alone."""

@@ -2,7 +2,7 @@
 
 Tables: finals (a run's final return and score), references (the scale of the scores), aggregates,
 profiles, improvements (over arms), effects (of factors, paired by seed), differences (of each
-seed), efficiency, power.
+seed), efficiency, power, sample_efficiency (an arm's aggregate during training).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +33,7 @@ _COLUMNS = {
         *("threshold", "reached", "median_steps", "median_lo", "median_hi"),
     ),
     "power": (*_CONTRAST, "env", "environments", "sd", "effect", "seeds"),
+    "sample_efficiency": ("arm", "share", "env_step", "wall_s", *_BOUNDS, "environments", "n"),
 }
 """Of the tables that can be empty: a study may have one arm, or environments without reference."""
 
@@ -44,6 +45,7 @@ SUM = "their sum"
 
 _TAUS = 101
 _DELTAS = (0.05, 0.1, 0.2)
+_CURVE_REPLICATES = 2_000
 
 
 def compute(
@@ -76,6 +78,9 @@ def compute(
         "differences": _table("differences", _differences(study, finals)),
         "efficiency": _table("efficiency", _efficiency(study, tables, scale)),
         "power": _table("power", _power(changes)),
+        "sample_efficiency": _table(
+            "sample_efficiency", _sample_efficiency(study, tables, scale, shared, rng)
+        ),
     }
 
 
@@ -270,3 +275,49 @@ def _power(changes: pd.DataFrame) -> Iterator[dict[str, Any]]:
         needed = effects.power_table(row["sd"], _DELTAS, row["environments"])
         for delta, seeds in needed.items():
             yield {"effect": delta, "seeds": seeds} | {str(k): v for k, v in row.items()}
+
+
+def _sample_efficiency(
+    study: Study,
+    tables: Path,
+    scale: pd.DataFrame,
+    shared: Sequence[str],
+    rng: np.random.Generator,
+) -> Iterator[dict[str, Any]]:
+    """Each arm's IQM after each share of the budget, and the seconds of training until then.
+
+    The shares are the snapshots of the shared environment that has the fewest; the other ones'
+    scores, and all clocks, are interpolated linearly. A run that has diverged keeps its last score,
+    and its clock stands still.
+    """
+    if not shared:
+        return
+    plan = {run.spec.env_id: run for run in study.runs if run.spec.env_id in shared}
+    budgets = {env: run.total_steps for env, run in plan.items()}
+    common = len(set(budgets.values())) == 1
+    fewest = min(run.total_steps // run.spec.snapshot_interval for run in plan.values())
+    shares = np.linspace(0, 1, fewest + 1)
+    curves = seed_returns(tables, "online").query("env in @shared")
+    curves = curves.assign(score=references.scores(curves, scale))
+    clocks = read(tables, "train")[["run_id", "env_step", "wall_s"]]
+    started = clocks.drop_duplicates("run_id").assign(env_step=0, wall_s=0.0)
+    clocks = pd.concat([started, clocks]).merge(curves[["run_id", "env", "arm"]].drop_duplicates())
+    timed = dict(list(clocks.groupby(["env", "arm"])))
+    for arm, runs in curves.groupby("arm", sort=False):
+        scores, seconds = [], []  # [runs, shares] and [shares] of each environment
+        for env, cell in runs.groupby("env", sort=False):
+            steps = shares * budgets[str(env)]
+            scores.append(_at(steps, cell, "score"))
+            seconds.append(_at(steps, timed[env, arm], "wall_s").mean(0))
+        for index, (share, wall_s) in enumerate(zip(shares, np.mean(seconds, 0), strict=True)):
+            x = [of_runs[:, index] for of_runs in scores]
+            found = stats.aggregates(x, rng, replicates=_CURVE_REPLICATES).iqm
+            env_step = round(share * budgets[shared[0]]) if common else None
+            row = {"arm": arm, "share": share, "env_step": env_step, "wall_s": wall_s}
+            yield row | {**_bounds(found), "environments": len(found.n), "n": sum(found.n)}
+
+
+def _at(steps: np.ndarray, runs: pd.DataFrame, column: str) -> np.ndarray:
+    """A column of each run at these environment steps, linearly between its rows: [runs, steps]."""
+    groups = runs.groupby("run_id", sort=False)
+    return np.stack([np.interp(steps, rows["env_step"], rows[column]) for _, rows in groups])

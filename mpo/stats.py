@@ -18,6 +18,9 @@ from numpy.typing import ArrayLike
 from scipy.linalg import block_diag
 from scipy.special import stdtrit  # the quantile of Student's t: of (degrees of freedom, level)
 
+EXPLORATORY = 5
+"""Fewer seeds than these explore; they settle nothing."""
+
 
 class Interval(NamedTuple):
     """A mean of `n` values between the bounds `lo` and `hi`, in the unit of the values."""

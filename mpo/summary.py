@@ -9,13 +9,16 @@ from typing import Any
 import pandas as pd
 
 from mpo import figures as drawings
-from mpo.figures.style import EXPLORATORY, plural
+from mpo import publication
+from mpo.figures.style import plural
 from mpo.files import replacing
 from mpo.provenance import commit, packages
 from mpo.statistics import POOLED, SUM
+from mpo.stats import EXPLORATORY
 from mpo.status import FINISHED
 from mpo.study import Study
 from mpo.tables import flat, read
+from mpo.typeset import markdown
 
 _ORIGIN = {
     "git_sha": "commit",
@@ -37,8 +40,6 @@ _ORIGIN = {
 
 _ANALYSIS = ("numpy", "pandas", "scipy", "matplotlib", "seaborn")
 _NAMED = 10
-_SCORE = ["n", "mean", "lo", "hi"]
-_EFFECT = ["n", "estimate", "lo", "hi"]
 _DETECTED = 0.1
 
 
@@ -59,13 +60,15 @@ def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> 
         *_unlike(runs),
         "## Answers",
         _answers(read(tables, "effects"), read(tables, "power"), read(tables, "references")),
+        markdown(publication.effects(study, tables)).rstrip(),
         "## Final scores",
-        _scores(read(tables, "scores")),
+        markdown(publication.final_scores(study, tables)).rstrip(),
+        markdown(publication.aggregates(study, tables)).rstrip(),
         *_published(read(tables, "baselines")),
         "## Figures",
         *(_figure(study, tables, path, output.parent) for path in figures),
         "## Cost",
-        _costs(runs),
+        markdown(publication.costs(study, tables)).rstrip(),
         "## Provenance",
         _provenance(runs),
     ]
@@ -119,19 +122,7 @@ def _answers(effects: pd.DataFrame, power: pd.DataFrame, references: pd.DataFram
     pooled = effects[effects["env"] == POOLED]
     lines = [f"- {_sentence(row, power)}" for row in pooled.to_dict("records")]
     lines = lines or ["Nothing can be pooled: no environment has a score of every arm."]
-    table = effects[effects["unit"] == "return"]
-    shown = pd.DataFrame(
-        {
-            "environment": table["env"],
-            "effect": table["level"] + " \N{MINUS SIGN} " + table["against"],
-            "return [95 % interval]": [_score(*r) for r in table[_EFFECT].to_numpy()],
-            "seeds": table["n"],
-            "pair correlation": table["correlation"],
-        }
-    )
-    text = shown.to_markdown(index=False, floatfmt=".2f")
-    heads = "Differences at the same seed and other factors, with Student's t interval:"
-    return "\n\n".join(["\n".join(lines), *notes, heads, text])
+    return "\n\n".join(["\n".join(lines), *notes])
 
 
 def _sentence(row: Mapping[Hashable, Any], power: pd.DataFrame) -> str:
@@ -156,28 +147,6 @@ def _sentence(row: Mapping[Hashable, Any], power: pd.DataFrame) -> str:
     )
 
 
-def _scores(scores: pd.DataFrame) -> str:
-    shown = scores[scores["policy"] == "mode"]
-    table = pd.DataFrame(
-        {
-            "environment": shown["env"],
-            "arm": shown["arm"],
-            "final return [95 % interval]": [_score(*r) for r in shown[_SCORE].to_numpy()],
-            "seeds": shown["n"],
-        }
-    )
-    if shown["diverged"].any():
-        table["diverged"] = shown["diverged"]
-    episodes = shown["episodes"].max()
-    notes = [
-        "Return of the mean-action policy after the whole budget: mean over seeds, each the "
-        f"average of {plural(episodes, 'evaluation episode')}, with Student's t interval."
-    ]
-    if shown["n"].min() < EXPLORATORY:
-        notes.append(f"**Fewer than {EXPLORATORY} seeds: exploratory, no ground to conclude.**")
-    return "\n\n".join([*notes, table.to_markdown(index=False)])
-
-
 def _published(baselines: pd.DataFrame) -> list[str]:
     """What others have reported of the study's environments."""
     if baselines.empty:
@@ -199,36 +168,9 @@ def _published(baselines: pd.DataFrame) -> list[str]:
     return ["## Published returns", table.to_markdown(index=False, disable_numparse=True)]
 
 
-def _score(n: float, mean: float, lo: float, hi: float) -> str:
-    if n == 0:
-        return "missing"
-    return f"{mean:.1f}" if n == 1 else f"{mean:.1f} [{lo:.1f}, {hi:.1f}]"
-
-
 def _figure(study: Study, tables: Path, path: Path, page: Path) -> str:
     link = os.path.relpath(path, page)
     return f"![{path.stem}]({link})\n\n{drawings.caption(path.stem, study, tables)}"
-
-
-def _costs(runs: pd.DataFrame) -> str:
-    groups = runs.dropna(subset="wall_s").groupby(["env", "arm"], sort=False)
-    table = groups.agg(
-        runs=("run_id", "size"),
-        train=("wall_s", "mean"),
-        updates=("updates_per_s", "mean"),
-        evaluate=("eval_s", "mean"),
-        memory=("max_rss_mb", "max"),
-    ).reset_index()
-    names = {
-        "env": "environment",
-        "train": "training, s a run",
-        "updates": "updates/s",
-        "evaluate": "evaluation, s a run",
-        "memory": "peak memory, MB",
-    }
-    total = (runs["wall_s"].sum() + runs["eval_s"].sum()) / 3600
-    text = table.rename(columns=names).to_markdown(index=False, floatfmt=".0f")
-    return f"{text}\n\nIn all {total:.2f} hours of training and evaluation, one run after another."
 
 
 def _provenance(runs: pd.DataFrame) -> str:

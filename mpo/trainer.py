@@ -25,6 +25,7 @@ from mpo.envs import dimensions, make_env
 from mpo.episodes import EpisodeStream
 from mpo.evaluate import rollouts
 from mpo.files import RUN
+from mpo.memory import keep_freed
 from mpo.progress import progress
 from mpo.recorder import Recorder
 from mpo.records import write_json
@@ -171,6 +172,7 @@ class MPOTrainer:
             raise ConfigError(explain(error)) from None
         # Denormal numbers are many times slower on a CPU and carry no information here.
         torch.set_flush_denormal(True)
+        keep_freed()
         self.env_id = env_id
         self.seeds = (seed, *extra_seeds)
         self.device = torch.device(device)

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from tests.pipeline import project, snakemake
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -12,3 +14,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The tiny study, run to its end."""
+    folder = project(tmp_path_factory.mktemp("project"))
+    done = snakemake(folder, "--cores", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "output.txt").write_text(done.stdout + done.stderr)
+    return folder

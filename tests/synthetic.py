@@ -40,43 +40,45 @@ PROVENANCE = {
 }
 
 
-def plan(
+def config(
     environments: int | list[str] = 2,
     seeds: int = 3,
     axes: dict[str, list[Any]] | None = None,
     total_steps: int = 10_000,
     online_episodes: int = 3,
     final_episodes: int = 4,
-) -> Study:
-    """A study of so many environments and seeds; retrace x two optimizers unless told."""
+    snapshots: int = 10,
+) -> dict[str, Any]:
+    """Of a study of so many environments and seeds; retrace x two optimizers unless told."""
     names = environments
     if isinstance(names, int):
         names = ["Pendulum-v1", "dm_control/walker-walk-v0"][:names]
         names += [f"Environment{index}-v5" for index in range(len(names), int(environments))]
-    return Study.parse(
-        {
-            "study": "made-up",
-            "environments": names,
-            "seeds": list(range(seeds)),
-            "axes": {"retrace": [False, True], "optimizer": ["adam", "sgd"]}
-            if axes is None
-            else axes,
-            "schedule": {
-                "total_steps": total_steps,
-                "snapshot_interval": total_steps // 10,
-                "log_interval": total_steps // 10,
-            },
-            "training": {
-                "policy_layer_sizes": [64, 64],
-                "critic_layer_sizes": [64, 64],
-                "replay_size": 100_000,
-                "update_after": 1000,
-                "batch_size": 128,
-            },
-            "statistics": {"replicates": 500},
-            "evaluation": {"online_episodes": online_episodes, "final_episodes": final_episodes},
-        }
-    )
+    return {
+        "study": "made-up",
+        "environments": names,
+        "seeds": list(range(seeds)),
+        "axes": {"retrace": [False, True], "optimizer": ["adam", "sgd"]} if axes is None else axes,
+        "schedule": {
+            "total_steps": total_steps,
+            "snapshot_interval": total_steps // snapshots,
+            "log_interval": total_steps // snapshots,
+        },
+        "training": {
+            "policy_layer_sizes": [64, 64],
+            "critic_layer_sizes": [64, 64],
+            "replay_size": 100_000,
+            "update_after": 1000,
+            "batch_size": 128,
+        },
+        "statistics": {"replicates": 500},
+        "evaluation": {"online_episodes": online_episodes, "final_episodes": final_episodes},
+    }
+
+
+def plan(*arguments: Any, **options: Any) -> Study:
+    """The study of that `config`."""
+    return Study.parse(config(*arguments, **options))
 
 
 def write_status(run: Run, root: Path, **changed: Any) -> None:
@@ -185,9 +187,13 @@ def write_run(
         "episode_length": 200.0,
         "critic_loss": rng.gamma(2.0, 1.0, len(steps)),
         "temperature": np.geomspace(1.0, 0.1, len(steps)),
+        "kl_q_relative": rng.gamma(5.0, 0.2, len(steps)),
+        "kl_mean_relative": rng.gamma(5.0, 0.2, len(steps)),
+        "kl_stddev_relative": rng.gamma(5.0, 0.5, len(steps)),
+        "policy_stddev": np.geomspace(0.5, 0.2, len(steps)),
     }
     if run.spec.training.retrace:
-        train["retrace_weight"] = rng.uniform(0.5, 1.0, len(steps))
+        train["retrace_truncated_ratio"] = rng.uniform(0.5, 1.0, len(steps))
     pd.DataFrame(train).to_parquet(directory / "train.parquet")
     record = {
         "status": "ok",

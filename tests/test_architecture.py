@@ -23,13 +23,15 @@ PURE = {
     "layout",
     "signals",
     "gpus",
+    "memory",
+    "products",
     "efficiency",
     "provenance",
 }
 """Modules that import nothing of ours."""
 ONLY_CONFIG = {"envs", "optim"}
 MAY_NOT = {
-    "networks": set(MODULES),
+    "networks": set(MODULES) - {"products"},
     "replay": set(MODULES),
     "targets": set(MODULES) - {"config", "losses", "networks", "returns"},
     "agent": {"envs", "episodes", "evaluate", "recorder", "records", "study", "trainer"},
@@ -40,6 +42,8 @@ MAY_NOT = {
     "status": set(MODULES) - {"files", "study"},
     "packs": set(MODULES) - {"files", "status", "study"},
     "session": {"agent", "envs", "replay", "study", "trainer"},
+    "typeset": set(MODULES),
+    "publication": {"agent", "trainer", "envs", "networks", "summary", "figures.style"},
     "statistics": {"agent", "trainer", "envs", "networks"},
     "trainer": {"study", "tables", "stats", "summary"},
     "tables": {"agent", "trainer", "envs", "networks"},

@@ -113,6 +113,80 @@ def test_an_environment_that_lacks_an_arm_is_not_pooled_and_its_pairs_are_kept(t
     assert effects.loc[statistics.POOLED, "environments"] == 2
 
 
+def write_curve(study, root, run, scores, wall_s):
+    """Has a run evaluated at these scores, and its clock at these seconds, each by step."""
+    directory = root / run.directory
+    floor, gain = synthetic.scale(study, run.spec.env_id)
+    evals = pd.read_parquet(directory / "evals.parquet")
+    online = evals["phase"] == "online"
+    evals.loc[online, "return"] = floor + gain * evals.loc[online, "env_step"].map(scores)
+    evals.to_parquet(directory / "evals.parquet")
+    train = pd.DataFrame({"env_step": list(wall_s), "wall_s": list(map(float, wall_s.values()))})
+    train.to_parquet(directory / "train.parquet")
+
+
+def test_sample_efficiency_is_on_the_grid_of_fewest_snapshots(tmp_path):
+    environments = [
+        {"id": "A-v0", "total_steps": 9000, "snapshot_interval": 3000, "log_interval": 3000},
+        {"id": "B-v0", "total_steps": 5000, "snapshot_interval": 2500, "log_interval": 2500},
+    ]
+    axes = {"retrace": [True], "optimizer": ["adam"]}
+    study = synthetic.plan(environments=environments, seeds=2, axes=axes)
+    synthetic.write_runs(study, tmp_path)
+    curves = [
+        ({0: 0.0, 3000: 0.2, 6000: 0.6, 9000: 1.0}, {3000: 30, 6000: 90, 9000: 100}),
+        ({0: 0.1, 3000: 0.3, 6000: 0.7, 9000: 0.9}, {3000: 10, 6000: 20, 9000: 60}),
+        ({0: 0.0, 2500: 0.4, 5000: 0.8}, {2500: 8, 5000: 16}),
+        ({0: 0.2, 2500: 0.5, 5000: 0.7}, {2500: 12, 5000: 20}),
+    ]
+    for run, (scores, wall_s) in zip(study.runs, curves, strict=True):
+        write_curve(study, tmp_path, run, scores, wall_s)
+    found = again(study, tmp_path)["sample_efficiency"]
+    assert list(found["share"]) == [0.0, 0.5, 1.0]
+    # Of four runs the middle two: 0 and 0.1 of (0, 0.1, 0, 0.2); 0.4 and 0.5 of (0.4, 0.5, 0.4,
+    # 0.5), where A stands between its snapshots; 0.8 and 0.9 of (1, 0.9, 0.8, 0.7).
+    assert list(found["estimate"]) == pytest.approx([0.05, 0.45, 0.85])
+    # Halfway 60 and 15 s in A, 8 and 12 s in B.
+    assert list(found["wall_s"]) == pytest.approx([0, (37.5 + 10) / 2, (80 + 18) / 2])
+    assert found["env_step"].isna().all()  # the budgets differ
+    assert (found["environments"] == 2).all() and (found["n"] == 4).all()
+    assert (found["replicates"] == 2000).all()
+    assert (found["lo"] < found["estimate"]).all() and (found["estimate"] < found["hi"]).all()
+
+
+def test_sample_efficiency_of_one_budget_is_at_its_snapshots(usual):
+    study, found = usual
+    curves = found["sample_efficiency"].groupby("arm", sort=False)
+    assert list(curves.groups) == list(found["aggregates"]["arm"].unique())
+    for _, curve in curves:
+        assert list(curve["env_step"]) == list(range(0, 10_001, 1000))
+        assert list(curve["wall_s"]) == pytest.approx(list(curve["env_step"] / 500))
+        assert curve["estimate"].iloc[0] == pytest.approx(0, abs=0.05)
+        assert curve["estimate"].iloc[-1] > 0.5 and (curve["n"] == 9).all()
+
+
+def test_environments_that_lack_an_arm_are_not_in_the_sample_efficiency(tmp_path):
+    study = synthetic.plan(environments=2, seeds=2)
+    synthetic.write_runs(study, tmp_path)
+    found = again(synthetic.lose(study, tmp_path, [0, 2, 3, 8]), tmp_path)["sample_efficiency"]
+    assert (found["environments"] == 1).all()
+    assert found.groupby("arm", sort=False)["n"].first().tolist() == [1, 2, 2, 2]
+
+
+def test_the_clock_of_a_diverged_run_stands_still(tmp_path):
+    axes = {"retrace": [True], "optimizer": ["adam"]}
+    study = synthetic.plan(environments=1, seeds=2, axes=axes)
+    synthetic.write_runs(study, tmp_path)
+    steps = range(0, 10_001, 1000)
+    scores = {step: min(step, 4000) / 10_000 for step in steps}
+    write_curve(study, tmp_path, study.runs[0], scores, {2000: 5, 4500: 11})
+    write_curve(study, tmp_path, study.runs[1], scores, {10_000: 40})
+    found = again(study, tmp_path)["sample_efficiency"].set_index("env_step")
+    assert found["wall_s"][4000] == pytest.approx((5 + 6 * 2000 / 2500 + 16) / 2)
+    assert found["wall_s"][10_000] == pytest.approx((11 + 40) / 2)
+    assert found["estimate"][10_000] == pytest.approx(0.4)
+
+
 def test_without_a_reference_returns_are_compared_and_nothing_is_pooled(tmp_path):
     study = synthetic.plan(environments=1)
     synthetic.write_runs(study, tmp_path)
@@ -122,6 +196,7 @@ def test_without_a_reference_returns_are_compared_and_nothing_is_pooled(tmp_path
     found = statistics.compute(study, tmp_path / "tables", table, random)
     assert found["finals"]["score"].isna().all() and found["references"]["reference"].isna().all()
     assert found["aggregates"].empty and found["power"].empty and found["profiles"].empty
+    assert found["sample_efficiency"].empty
     assert set(found["effects"]["unit"]) == {"return"} and len(found["effects"]) == 2
     assert found["efficiency"]["area"].notna().all() and found["efficiency"]["reached"].isna().all()
     assert statistics.POOLED not in set(found["effects"]["env"])
@@ -132,6 +207,8 @@ def test_one_arm_has_aggregates_and_no_effects(tmp_path):
     study = synthetic.plan(environments=1, seeds=1, axes=axes)
     found = compute(study, tmp_path)
     assert len(found["aggregates"]) == 4 and found["aggregates"]["lo"].isna().all()
+    curve = found["sample_efficiency"]
+    assert len(curve) == 11 and curve["estimate"].notna().all() and curve["lo"].isna().all()
     for name in ("effects", "differences", "improvements", "power"):
         assert found[name].empty and len(found[name].columns) > 3
     tables.write(found, tmp_path / "written")

@@ -10,7 +10,7 @@ import pytest
 
 from mpo.figures import FIGURES
 from tests import jobs
-from tests.pipeline import ROOT, changed, planned, project, snakemake
+from tests.pipeline import ROOT, TINY, changed, planned, project, snakemake
 
 CELLS = [
     f"{env}/retrace-{retrace}_optimizer-{optimizer}"
@@ -18,15 +18,6 @@ CELLS = [
     for retrace in ("off", "on")
     for optimizer in ("adam", "sgd")
 ]
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    folder = project(tmp_path_factory.mktemp("project"))
-    done = snakemake(folder, "--cores", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    (folder / "output.txt").write_text(done.stdout + done.stderr)
-    return folder
 
 
 def test_every_run_is_trained_and_evaluated(finished):
@@ -124,6 +115,17 @@ def test_a_policy_is_filmed_on_request(finished):
     assert (finished / film).read_bytes()[4:8] == b"ftyp"
 
 
+def test_films_and_event_files_are_made_where_the_config_says_so(finished):
+    config = TINY | {"extras": {"videos": True, "tensorboard": True}}
+    found = planned(finished, config=config)
+    assert (found["video"], found["events"]) == (8, 16)  # a film an arm, events of every run
+    assert not {"train", "evaluate", "random"} & set(found)
+    event = f"results/tiny/tensorboard/{CELLS[0]}/seed1/step400/events.out.tfevents.run"
+    done = snakemake(finished, "--cores", "1", event)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (finished / event).stat().st_size > 1000
+
+
 def test_a_sample_of_runs_can_be_verified(finished):
     assert snakemake(finished, "--cores", "2", "verify").returncode == 0
     page = (finished / "results/tiny/verification.md").read_text()
@@ -162,9 +164,18 @@ def test_editing_a_figure_redraws_only_that_figure(finished):
     before = code.read_text()
     code.write_text(before + "\n# edited\n")
     try:
-        assert planned(finished) == {"figure_final_scores": 1, "summary": 1}
+        assert planned(finished) == {"figure_final_scores": 1, "summary": 1, "pages": 1}
     finally:
         code.write_text(before)
+
+
+def test_a_lost_figure_is_drawn_again_as_it_was(finished):
+    picture = finished / "results/tiny/figures/final_scores.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    done = snakemake(finished, "--cores", "2", "figures")
+    assert done.returncode == 0, done.stderr
+    assert picture.read_bytes() == before and "rule figure_effects" not in done.stderr
 
 
 def test_a_rules_command_can_be_pasted_and_gives_the_same_bits(finished):

@@ -1,6 +1,7 @@
 """The figures of a study by name; drawing libraries are imported when one is drawn."""
 
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,10 @@ FIGURES = {
     "aggregates": "mpo.figures.aggregates",
     "profiles": "mpo.figures.profiles",
     "improvements": "mpo.figures.improvements",
+    "sample_efficiency": "mpo.figures.sample_efficiency",
+    "planned_runs": "mpo.figures.planned_runs",
+    "diagnostics": "mpo.figures.diagnostics",
+    "costs": "mpo.figures.costs",
 }
 """A figure's name -> the module with its `draw(study, tables)` and `caption(study, tables)`."""
 
@@ -64,6 +69,11 @@ def caption(name: str, study: "Study", tables: Path) -> str:
         ValueError: no figure has that name.
     """
     return str(_module(name).caption(study, tables))
+
+
+def caption_rst(name: str, study: "Study", tables: Path) -> str:
+    """The caption as reStructuredText, for a report."""
+    return re.sub(r"([\\*`_|])", r"\\\1", caption(name, study, tables)) + "\n"
 
 
 def _origin(study: "Study", tables: Path) -> str:

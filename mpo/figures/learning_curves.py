@@ -8,7 +8,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from mpo.baselines import nearest
 from mpo.figures import style
@@ -73,24 +72,14 @@ def draw(study: Study, tables: Path) -> Figure:
         for baseline in published[published["env"] == env].to_dict("records"):
             axes.axhline(baseline["mean"], ls=dots[baseline["algorithm"]], **_PUBLISHED, zorder=1)
             style.show(axes, baseline["mean"])
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        style.count_steps(axes)
     grid.set_titles("{col_name}", size=style.title_size(study))
     grid.set_axis_labels(style.STEPS, "Return")
-    style.legend_below(
-        grid.figure,
-        [
-            Line2D(
-                [], [], color=a.color, ls=a.linestyle, marker=a.marker, markersize=3.5, label=arm
-            )
-            for arm, a in looks.items()
-        ]
-        + [
-            Line2D([], [], ls=line, **_PUBLISHED, label=f"{name}, published")
-            for name, line in dots.items()
-        ],
-    )
+    references = [
+        Line2D([], [], ls=line, **_PUBLISHED, label=f"{name}, published")
+        for name, line in dots.items()
+    ]
+    style.legend_below(grid.figure, [*style.arms_key(looks), *references])
     return grid.figure
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from mpo.figures import style
 from mpo.study import Study
@@ -29,11 +28,7 @@ def draw(study: Study, tables: Path) -> Figure:
     axes.set_ylabel("Share of runs above \N{GREEK SMALL LETTER TAU}")
     sns.despine(figure)
     figure.tight_layout()
-    handles = [
-        Line2D([], [], color=look.color, linestyle=look.linestyle, label=arm)
-        for arm, look in looks.items()
-    ]
-    style.legend_below(figure, handles)
+    style.legend_below(figure, style.arms_key(looks, markers=False))
     return figure
 
 

@@ -1,24 +1,30 @@
 """The one style of all figures: an arm looks the same in each, and legends cover no data."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    StrMethodFormatter,
+)
 
+from mpo.stats import EXPLORATORY
 from mpo.study import CORE_AXES, Study
 from mpo.tables import arm_label
 
 matplotlib.use("Agg")  # files only: no display is needed
 
 STEPS = "Environment steps"
-
-EXPLORATORY = 5
-"""Fewer seeds than these explore; they settle nothing."""
 
 RC: Any = {
     **sns.axes_style("ticks"),
@@ -117,6 +123,35 @@ def nothing(text: str) -> Figure:
     figure = Figure(figsize=(4.0, 0.6))
     figure.text(0.5, 0.5, text, ha="center", va="center")
     return figure
+
+
+def count_steps(axes: Axes, ticks: int = 4) -> None:
+    """Makes the x axis one of environment steps: from 0, in at most so many round intervals."""
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Few plain numbers on a logarithmic axis: 1, 2, 5, 10; beyond a ratio of 30 powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,), numticks=4))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def arms_key(looks: Mapping[str, Look], lines: bool = True, markers: bool = True) -> list[Line2D]:
+    """The arms for `legend_below`, each with its line, its marker, or both."""
+    return [
+        Line2D(
+            *([], []),
+            color=look.color,
+            linestyle=look.linestyle if lines else "",
+            marker=look.marker if markers else "",
+            markersize=3.5,
+            label=arm,
+        )
+        for arm, look in looks.items()
+    ]
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:

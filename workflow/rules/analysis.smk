@@ -2,7 +2,9 @@
 TABLES = ["runs", "evals", "train", "curves", "scores"]
 ANSWERS = ["finals", "references", "aggregates", "profiles"]
 ANSWERS += ["improvements", "effects", "differences", "efficiency", "power", "baselines"]
+ANSWERS += ["sample_efficiency"]
 STATISTICS_CODE = ["statistics", "stats", "effects", "efficiency", "references", "baselines"]
+PAGE_CODE = ["summary", "publication", "typeset", "figures/style"]
 ENVIRONMENTS = {environment.slug: environment.id for environment in STUDY.environments}
 
 
@@ -73,15 +75,33 @@ rule statistics:
         " --random {input.random:q} --log {log:q}"
 
 
+rule typeset:
+    input:
+        code=["mpo/publication.py", "mpo/typeset.py"],
+        study=f"{STUDY_DIR}/study.json",
+        tables=rules.collect.output,
+        answers=rules.statistics.output,
+    output:
+        [f"{STUDY_DIR}/typeset/{name}.{form}" for name in TYPESET for form in ("tex", "md")],
+    log:
+        f"{STUDY_DIR}/logs/typeset.log",
+    params:
+        tables=lambda wildcards, input: Path(input.tables[0]).parent,
+        out=subpath(output[0], parent=True),
+    shell:
+        "python -m mpo typeset --study {input.study:q} --tables {params.tables:q}"
+        " --out {params.out:q} --log {log:q}"
+
+
 rule summary:
     input:
-        code=["mpo/summary.py", "mpo/figures/style.py", *FIGURE_CODE.values()],
+        code=[f"mpo/{name}.py" for name in PAGE_CODE] + list(FIGURE_CODE.values()),
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
         answers=rules.statistics.output,
         figures=[f"{STUDY_DIR}/figures/{name}.png" for name in FIGURES],
     output:
-        report(f"{STUDY_DIR}/summary.md", caption="../report/summary.rst", category="Summary"),
+        f"{STUDY_DIR}/summary.md",
     log:
         f"{STUDY_DIR}/logs/summary.log",
     params:
@@ -89,3 +109,44 @@ rule summary:
     shell:
         "python -m mpo summary --study {input.study:q} --tables {params.tables:q}"
         " --figures {input.figures:q} --out {output:q} --log {log:q}"
+
+
+# What the report shows: `snakemake --report`.
+rule pages:
+    input:
+        code=["mpo/page.py"],
+        study=f"{STUDY_DIR}/study.json",
+        tables=rules.collect.output,
+        answers=rules.statistics.output,
+        summary=rules.summary.output,
+        figures=rules.summary.input.figures,
+        films=FILMS,
+    output:
+        report(
+            f"{STUDY_DIR}/pages/summary.html",
+            caption="../report/summary.rst",
+            category="Summary",
+            labels={"page": "the study"},
+        ),
+        report(
+            f"{STUDY_DIR}/pages/config.html",
+            caption="../report/config.rst",
+            category="Config",
+            labels={"page": "config"},
+        ),
+        [
+            report(f"{STUDY_DIR}/pages/{name}.html", category="Tables", labels={"table": name})
+            for name in PAGES
+        ],
+        [
+            report(f"{STUDY_DIR}/pages/films.html", category="Films", labels={"page": "films"})
+            for _ in FILMS[:1]
+        ],
+    log:
+        f"{STUDY_DIR}/logs/pages.log",
+    params:
+        tables=lambda wildcards, input: Path(input.tables[0]).parent,
+        out=subpath(output[0], parent=True),
+    shell:
+        "python -m mpo pages --study {input.study:q} --tables {params.tables:q}"
+        " --summary {input.summary:q} --films {input.films:q} --out {params.out:q} --log {log:q}"

@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 from mpo import EVALUATION_VERSION
 from mpo.config import ConfigError, EvaluationSpec, canonical_json
 from mpo.figures import FIGURES
-from mpo.files import RUN_FILES
+from mpo.files import PAGES, RUN_FILES, TYPESET
 from mpo.packs import packs
 from mpo.status import given_up
 from mpo.study import Study

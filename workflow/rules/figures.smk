@@ -1,4 +1,8 @@
 # Requires: the tables. Produces: each figure as PNG, PDF and SVG, by a rule of its own.
+localrules:
+    figures,
+
+
 for figure, code in FIGURE_CODE.items():
 
     rule:
@@ -10,13 +14,17 @@ for figure, code in FIGURE_CODE.items():
             tables=rules.collect.output,
             answers=rules.statistics.output,
         output:
-            report(
-                f"{STUDY_DIR}/figures/{figure}.png",
-                caption=f"../report/{figure}.rst",
-                category="Figures",
-            ),
-            f"{STUDY_DIR}/figures/{figure}.pdf",
-            f"{STUDY_DIR}/figures/{figure}.svg",
+            pictures=[
+                report(
+                    f"{STUDY_DIR}/figures/{figure}.png",
+                    caption=f"../../{STUDY_DIR}/figures/{figure}.rst",
+                    category="Figures",
+                    labels={"figure": figure.replace("_", " ")},
+                ),
+                f"{STUDY_DIR}/figures/{figure}.pdf",
+                f"{STUDY_DIR}/figures/{figure}.svg",
+            ],
+            caption=f"{STUDY_DIR}/figures/{figure}.rst",
         log:
             f"{STUDY_DIR}/logs/figures/{figure}.log",
         params:
@@ -24,4 +32,11 @@ for figure, code in FIGURE_CODE.items():
             tables=lambda wildcards, input: Path(input.tables[0]).parent,
         shell:
             "python -m mpo figure --name {params.figure} --study {input.study:q}"
-            " --tables {params.tables:q} --out {output:q} --log {log:q}"
+            " --tables {params.tables:q} --out {output.pictures:q} --caption {output.caption:q}"
+            " --log {log:q}"
+
+
+# A target: draws what is missing or older than the tables.
+rule figures:
+    input:
+        [f"{STUDY_DIR}/figures/{name}.png" for name in FIGURES],

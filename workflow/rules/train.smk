@@ -88,15 +88,13 @@ rule events:
         "python -m mpo events --run {params.run:q} --out {output:q} --log {log:q}"
 
 
-EXTRAS = []
-if STUDY.extras.tensorboard:
-    EXTRAS += [
-        rules.events.output[0].format(cell=run.cell_id, seed=run.seed, steps=run.total_steps)
-        for run in WANTED
-    ]
-if STUDY.extras.videos:
-    first = {(run.env_slug, run.variant): run for run in reversed(WANTED)}
-    EXTRAS += [f"{run.directory}/video.mp4" for run in first.values()]
+EVENTS = [
+    rules.events.output[0].format(cell=run.cell_id, seed=run.seed, steps=run.total_steps)
+    for run in WANTED
+    if STUDY.extras.tensorboard
+]
+FIRST = {(run.env_slug, run.variant): run for run in reversed(WANTED)}
+FILMS = [f"{run.directory}/video.mp4" for run in reversed(FIRST.values()) if STUDY.extras.videos]
 
 
 # A target of its own: no study needs it, but whoever doubts one. From first to last, so that
