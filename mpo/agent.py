@@ -7,12 +7,11 @@ Letters: S seed, T window, B batch, N action samples, O observation, D action di
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 from mpo import losses
@@ -101,7 +100,7 @@ class MPOAgent:
         return mean + stddev * noise, log_prob.astype(np.float32)
 
     @torch.inference_mode()
-    def update(self, windows: TensorDict, m_steps: int = 1) -> dict[str, Tensor]:
+    def update(self, windows: Mapping[str, Tensor], m_steps: int = 1) -> dict[str, Tensor]:
         """One critic step and `m_steps` policy steps on windows of the replay.
 
         Args:

@@ -24,6 +24,11 @@ Each must work element by element: an optimizer that mixes elements would mix st
 
 _ALIGNMENT = 32
 
+# These are wrapped to be left alone by torch's compiler, which the first call therefore imports:
+# one of three seconds that a job takes to start. Nothing is compiled here.
+for _name in ("add_param_group", "state_dict", "load_state_dict"):
+    setattr(Optimizer, _name, inspect.unwrap(getattr(Optimizer, _name)))
+
 
 class StackedOptimizer:
     """Steps the parameters of S learners, which it keeps as one tensor [S, P].

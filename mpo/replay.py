@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 _VECTORS = ("obs", "action", "action_raw", "next_obs")
@@ -126,7 +125,7 @@ class Replay:
         end = self._added[seed_index]
         return np.arange(end - min(count, self.size(seed_index)), end) % self._capacity
 
-    def sample(self, batch_size: int, offsets: Tensor) -> TensorDict:
+    def sample(self, batch_size: int, offsets: Tensor) -> dict[str, Tensor]:
         """Draws windows uniformly, with replacement, among those that span no gap.
 
         Args:
@@ -134,7 +133,7 @@ class Replay:
             offsets: 0 ... T-1, [T].
 
         Returns:
-            A TensorDict [S, T, B] of the fields: obs, next_obs and first_obs [..., O], action and
+            The fields [S, T, B]: obs, next_obs and first_obs [..., O], action and
             action_raw [..., D], the others [...]. `first_obs` is what the step's episode began
             with, or, where the ring has overwritten that, a newer observation.
 
@@ -154,7 +153,7 @@ class Replay:
         }
         obs = self._rows[..., : self.widths[0]]
         fields["first_obs"] = obs[self._seed_column, first.squeeze(-1).long()]
-        return TensorDict(fields, batch_size=index.shape)
+        return fields
 
     def _starts(self, seed_index: int, batch_size: int, window: int) -> Tensor:
         """First slots of random windows of one seed, [B]."""

@@ -7,11 +7,10 @@ Letters: S seed, T window, B batch, N action samples, M samples at later steps, 
 D action dimensions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 from mpo import losses, returns
@@ -74,7 +73,7 @@ class TargetPass:
         self._critic = critic
         self._draw = draw
 
-    def __call__(self, windows: TensorDict) -> Targets:
+    def __call__(self, windows: Mapping[str, Tensor]) -> Targets:
         """Windows [S, T, B], see `Replay.sample`, to targets by TD or Retrace."""
         terminated = windows["terminated"]
         cut = (terminated + windows["truncated"]) > 0
@@ -89,7 +88,7 @@ class TargetPass:
         actions = torch.addcmul(mean.unsqueeze(1), stddev.unsqueeze(1), noise)
         return _Evaluation(mean, stddev, noise, actions, self._critic(state, actions))
 
-    def _td(self, windows: TensorDict, discounts: Tensor, cut: Tensor) -> Targets:
+    def _td(self, windows: Mapping[str, Tensor], discounts: Tensor, cut: Tensor) -> Targets:
         step = returns.n_step(windows["reward"], discounts, cut)
         state = _policy_states(windows, step.last if self._config.n_step > 1 else None)
         found = self._evaluate(state, self._config.action_samples)
@@ -102,7 +101,7 @@ class TargetPass:
             **found._asdict(),
         )
 
-    def _retrace(self, windows: TensorDict, discounts: Tensor, cut: Tensor) -> Targets:
+    def _retrace(self, windows: Mapping[str, Tensor], discounts: Tensor, cut: Tensor) -> Targets:
         steps, rows = cut.shape[1:]
         state = _policy_states(windows, None)
         found = self._evaluate(state, self._config.action_samples)
@@ -150,7 +149,7 @@ class TargetPass:
         )
 
 
-def _policy_states(windows: TensorDict, step: Tensor | None) -> Tensor:
+def _policy_states(windows: Mapping[str, Tensor], step: Tensor | None) -> Tensor:
     """The states of `Targets.state` after a step of each window, [S, B], None: the first."""
 
     def at(name: str) -> Tensor:

@@ -3,18 +3,19 @@
 The public names, parameters and defaults of this file are fixed; the learning is in `agent.py`.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Tuple  # noqa: UP035 (the fixed signatures are written with them)
+from typing import TYPE_CHECKING, Any, Dict, Tuple  # noqa: UP035 (the fixed signatures are written with them)
 
 import gymnasium as gym
 import numpy as np
 import torch
 from pydantic import ValidationError
-from tensordict import TensorDict
 from tqdm import tqdm
 
 from mpo import provenance
@@ -33,6 +34,9 @@ from mpo.replay import Replay
 from mpo.seeding import torch_generator
 from mpo.session import Session, open_directories
 from mpo.signals import StopRequest
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +197,7 @@ class MPOTrainer:
     @classmethod
     def of(
         cls, env_id: str, settings: Hyperparameters, seeds: Sequence[int], device: torch.device
-    ) -> "MPOTrainer":
+    ) -> MPOTrainer:
         """A trainer of hyperparameters that are one object already."""
         given = {name: getattr(settings, name) for name in Hyperparameters.model_fields}
         names = {"use_retrace": given.pop("retrace"), "optimizer_type": given.pop("optimizer")}
@@ -266,7 +270,11 @@ class MPOTrainer:
 
     def _sample_sequences(self, batch_size: int, seq_len: int) -> TensorDict:
         """Windows of consecutive transitions, [S, T, B]; see `Replay.sample`."""
-        return self._replay.sample(batch_size, self._get_sequence_offsets(seq_len))
+        # Imported for who asks for it: it takes a second, in every job.
+        from tensordict import TensorDict
+
+        windows = self._replay.sample(batch_size, self._get_sequence_offsets(seq_len))
+        return TensorDict(windows, batch_size=windows["reward"].shape)
 
     def train(
         self,
@@ -356,7 +364,7 @@ class MPOTrainer:
         diverged_too: bool = False,
     ) -> None:
         """Trains until so many environment steps, or until no seed is left that could learn."""
-        training = spec.training
+        training, offsets = spec.training, self._get_sequence_offsets(self.config.window)
         if not recorder.of[0].snapshots:
             recorder.snapshot(self.env_steps, self.agent.policy)
         bar = progress(self._label(), until, min(self.env_steps, until))
@@ -364,7 +372,7 @@ class MPOTrainer:
             self._environment_step(recorder)
             updates = self.config.updates_per_step * max(0, self.env_steps - training.update_after)
             while self.agent.updates < int(updates):
-                windows = self._sample_sequences(training.batch_size, self.config.window)
+                windows = self._replay.sample(training.batch_size, offsets)
                 recorder.add(self.agent.update(windows, training.m_steps))
             if self.env_steps % spec.log_interval == 0:
                 self._log(recorder, bar)

@@ -89,13 +89,13 @@ def test_packs_that_are_killed_anywhere_and_packed_anew_end_in_the_same_bits(tmp
         jobs.wait_until_training(process, own[-1])
         if number:
             behind = min(own, key=jobs.newest_step)
-            jobs.wait_for_step(process, behind, jobs.newest_step(behind) + 1)
-        time.sleep(chance.uniform(0, 0.1))
+            jobs.wait_for_step(process, behind, jobs.newest_step(behind) + 30)
+        time.sleep(chance.uniform(0, 0.03))
         jobs.kill(process)
         steps.append([jobs.newest_step(resume) for resume in resumes])
     print(f"killed with checkpoints of steps {steps}")
-    assert len({step for found in steps for step in found}) > 8
-    assert any(len(set(found)) > 1 for found in steps)
+    assert len({step for found in steps for step in found}) > 7
+    assert any(len(set(found)) > 1 for found in steps) and max(steps[-1]) > 150
     jobs.finish(jobs.train(tmp_path, SPEC, STEPS, seeds=SEEDS))
     assert bits(tmp_path) == of(alone)
 
