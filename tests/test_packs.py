@@ -252,6 +252,40 @@ def test_runs_that_have_failed_do_not_hold_up_their_neighbours(tmp_path):
     assert [pack.seeds for pack in pack_of(study, tmp_path, 4)] == [(0, 1, 2, 3)]
 
 
+UNLUCKY = """
+import gymnasium as gym
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
+
+class Unlucky(PendulumEnv):
+    def reset(self, *, seed=None, options=None):
+        self.unlucky = seed is not None and seed % 64 == 47
+        return super().reset(seed=seed, options=options)
+    def step(self, action):
+        if self.unlucky:
+            raise RuntimeError("no luck")
+        return super().step(action)
+
+gym.register("Unlucky-v0", Unlucky, max_episode_steps=200)
+"""
+
+
+def test_one_bad_seed_of_a_pack_holds_up_nobody_for_long(tmp_path):
+    folder = project(tmp_path)
+    (folder / "unlucky.py").write_text(UNLUCKY)
+    config = study(3) | {"environments": ["unlucky:Unlucky-v0"]}
+    first = snakemake(folder, "--cores", "2", "--retries", "0", config=config)
+    assert first.returncode != 0 and "1 of 3 runs failed" in first.stderr
+    page = (folder / "results/tiny/failures.md").read_text()
+    assert "6 runs of study tiny: 4 planned, 2 failed." in page and "no luck" in page
+    # Now each pack is of one kind, those that were well and those that failed.
+    assert snakemake(folder, "--cores", "2", "--retries", "0", config=config).returncode != 0
+    page = (folder / "results/tiny/failures.md").read_text()
+    assert "6 runs of study tiny: 4 ok, 2 failed." in page
+    assert "seed0: failed" in page
+    without = config | {"allow_missing": True}
+    assert "train" not in "".join(planned(folder, without))
+
+
 WIDE = {"policy_layer_sizes": [32], "critic_layer_sizes": [32]}
 
 
