@@ -107,7 +107,7 @@ def test_every_job_that_computes_goes_through_slurm(studies):
         "train": 16,
         "evaluate": 16,
         "random": 2,
-        **dict.fromkeys(("collect", "statistics", "summary"), 1),
+        **dict.fromkeys(("collect", "statistics", "typeset", "summary", "pages"), 1),
         **{f"figure_{name}": 1 for name in FIGURES},
     }
     assert {job.fields["JobState"] for job in studies.whole.jobs} == {"COMPLETED"}

@@ -30,7 +30,12 @@ rule collect:
     input:
         code=["mpo/tables.py", "mpo/stats.py"],
         study=f"{STUDY_DIR}/study.json",
-        runs=[f"{run.directory}/{name}" for run in WANTED for name in RUN_FILES],
+        # A function, for every job reads these rules and few jobs are this one.
+        runs=lambda wildcards: [
+            f"{directory}/{name}"
+            for directory in (run.directory for run in WANTED)
+            for name in RUN_FILES
+        ],
     output:
         [f"{STUDY_DIR}/tables/{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")],
     log:
