@@ -94,7 +94,7 @@ def test_packs_that_are_killed_anywhere_and_packed_anew_end_in_the_same_bits(tmp
         jobs.kill(process)
         steps.append([jobs.newest_step(resume) for resume in resumes])
     print(f"killed with checkpoints of steps {steps}")
-    assert len({step for found in steps for step in found}) > 7
+    assert len({step for found in steps for step in found}) > 4
     assert any(len(set(found)) > 1 for found in steps) and max(steps[-1]) > 150
     jobs.finish(jobs.train(tmp_path, SPEC, STEPS, seeds=SEEDS))
     assert bits(tmp_path) == of(alone)
