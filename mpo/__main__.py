@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpo.config import ConfigError, EvaluationSpec, JobFailed, RunSpec
+from mpo.config import CellSpec, ConfigError, EvaluationSpec, JobFailed, RunSpec
+from mpo.files import RUN
+from mpo.layout import Place
 from mpo.signals import EXIT_CODE, Interrupted
 from mpo.study import Study
 
@@ -23,31 +25,30 @@ if TYPE_CHECKING:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Trains one run to its budget; goes on from where it was left."""
-    spec = RunSpec.parse(args.spec.read_text())
+    """Trains runs of one cell to their budget; each goes on from where it was left."""
+    spec = CellSpec.parse(args.cell)
+    if len({place.total_steps for place in args.out}) > 1:
+        raise ConfigError("--out: runs of one budget are trained together, received several")
 
     from mpo import gpus
     from mpo.heartbeat import Heartbeat
 
-    total, timeout = args.total_steps, args.environment_timeout
-    beat = Heartbeat(args.status, "train", spec.identity, total, timeout, args.log)
+    total, timeout = args.out[0].total_steps, args.environment_timeout
+    files = {place.status_file: spec.of_seed(place.seed).identity for place in args.out}
+    beat = Heartbeat(files, "train", total, timeout, args.log[0] if args.log else None)
     with beat, contextlib.ExitStack() as stack:
         import torch
 
-        from mpo.train import make_trainer
         from mpo.train import train as run
 
         if args.device != "cpu" and torch.backends.cuda.is_built():
             stack.enter_context(gpus.slot(args.runs_per_gpu))
         torch.set_num_threads(args.threads)
-        trainer = make_trainer(spec, _device(args.device))
-        beat.count = lambda: trainer.env_steps
         run(
-            trainer,
             spec,
-            total,
             args.out,
-            resume_dir=str(args.resume) if args.resume else None,
+            _device(args.device),
+            beat,
             checkpoint_interval_s=args.checkpoint_interval,
             keep_resume_state=not args.discard_resume_state,
         )
@@ -61,10 +62,12 @@ def evaluate(args: argparse.Namespace) -> None:
     from mpo.heartbeat import Heartbeat
 
     start = time.perf_counter()
-    run = json.loads((args.run / files.RUN).read_text())
+    directory = args.run.directory
+    run = json.loads((directory / files.RUN).read_text())
     spec = RunSpec.model_validate(run["spec"])
-    timeout = args.environment_timeout
-    with Heartbeat(args.status, "evaluate", spec.identity, 0, timeout, args.log):
+    status = {args.run.status_file: spec.identity}
+    log = args.log[0] if args.log else None
+    with Heartbeat(status, "evaluate", 0, args.environment_timeout, log):
         import torch
 
         from mpo import records
@@ -72,11 +75,11 @@ def evaluate(args: argparse.Namespace) -> None:
 
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
-        policies = records.read_policies(args.run / files.POLICIES)
+        policies = records.read_policies(directory / files.POLICIES)
         rows = roll_out(spec, policies, config, run["total_steps"])
-        records.write_rows(args.run / files.EVALUATIONS, rows)
+        records.write_rows(directory / files.EVALUATIONS, rows)
         seconds = time.perf_counter() - start
-        records.write_json(args.run / files.EVALUATION_COST, {"eval_s": seconds})
+        records.write_json(directory / files.EVALUATION_COST, {"eval_s": seconds})
 
 
 def verify(args: argparse.Namespace) -> None:
@@ -225,15 +228,16 @@ def _parser() -> argparse.ArgumentParser:
         name, text = function.__name__, function.__doc__
         sub[name] = verbs.add_parser(name, help=text, description=text)
         sub[name].set_defaults(function=function)
-        sub[name].add_argument("--log", type=Path, help="write progress and errors here too")
+        sub[name].add_argument(
+            "--log", type=Path, nargs="+", default=[], help="write progress and errors here too"
+        )
 
     options = sub["train"].add_argument
-    options("--spec", type=Path, required=True, help="the run's spec.json")
-    options("--total-steps", type=int, required=True, help="environment steps")
-    options("--resume", type=Path, help="the directory of the resumable state")
+    options("--cell", required=True, help="a CellSpec as JSON: what the runs share")
     options("--checkpoint-interval", type=float, default=60.0, help="seconds")
     options("--discard-resume-state", action="store_true", help="at the end: saves disk")
-    options("--out", type=Path, required=True, help="the run's directory")
+    text = f"each run's {RUN}, in {Place.FORM}"
+    options("--out", type=_place_of_file, nargs="+", required=True, help=text)
 
     options = sub["verify"].add_argument
     options("--runs", type=Path, nargs="+", required=True, help="directories of finished runs")
@@ -246,11 +250,10 @@ def _parser() -> argparse.ArgumentParser:
         options("--threads", type=int, default=1, help="CPU threads of the networks")
         options("--runs-per-gpu", type=int, default=1, help="runs that may share a GPU")
 
-    sub["evaluate"].add_argument("--run", type=Path, required=True, help="a trained run")
+    sub["evaluate"].add_argument("--run", type=_place, required=True, help="a trained run")
     sub["evaluate"].add_argument("--config", required=True, help="an EvaluationSpec as JSON")
 
     for name in ("train", "evaluate"):
-        sub[name].add_argument("--status", type=Path, help="say here how it goes")
         sub[name].add_argument(
             "--environment-timeout", type=float, default=300.0, help="seconds for one step"
         )
@@ -291,12 +294,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _log_to(path: Path | None) -> None:
-    """Sends the log to stderr, and to a file if there is one."""
+def _place(directory: str) -> Place:
+    try:
+        return Place.parse(Path(directory))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _place_of_file(path: str) -> Place:
+    return _place(os.path.dirname(path))
+
+
+def _log_to(paths: Sequence[Path]) -> None:
+    """Sends the log to stderr, and to each of the files."""
     handlers: list[logging.Handler] = []
-    if path is not None or not sys.stderr.isatty():
+    if paths or not sys.stderr.isatty():
         handlers.append(logging.StreamHandler())
-    if path is not None:
+    for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(path, mode="w"))
     logger = logging.getLogger("mpo")

@@ -7,12 +7,11 @@ Letters: S seed, T window, B batch, N action samples, O observation, D action di
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 from mpo import losses
@@ -47,8 +46,8 @@ class MPOAgent:
             obs_dim, action_dim, config.policy_layer_sizes, config.policy_init_scale, init
         ).to(device)
         self.critic = QNetwork(obs_dim, action_dim, config.critic_layer_sizes, init).to(device)
-        self.target_policy = copy.deepcopy(self.policy).requires_grad_(False)
-        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.target_policy = copy.deepcopy(self.policy)
+        self.target_critic = copy.deepcopy(self.critic)
         self.duals = Duals(
             self.num_seeds,
             action_dim,
@@ -75,13 +74,13 @@ class MPOAgent:
         self._targets = TargetPass(config, self.target_policy, self.target_critic, self._draw)
         self.updates = 0
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def mode(self, obs: np.ndarray, seed_index: int = 0) -> np.ndarray:
         """One seed's online mean actions, clipped: float32 [B, O] -> [B, D]."""
         rows = torch.from_numpy(obs).to(self.device).expand(self.num_seeds, -1, -1)
         return self.policy(rows)[0][seed_index].clamp(-1, 1).cpu().numpy()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Samples the online policy for every seed.
 
@@ -100,7 +99,8 @@ class MPOAgent:
         log_prob = -(0.5 * noise**2 + np.log(stddev)).sum(-1) - self.action_dim * _HALF_LOG_2PI
         return mean + stddev * noise, log_prob.astype(np.float32)
 
-    def update(self, windows: TensorDict, m_steps: int = 1) -> dict[str, Tensor]:
+    @torch.inference_mode()
+    def update(self, windows: Mapping[str, Tensor], m_steps: int = 1) -> dict[str, Tensor]:
         """One critic step and `m_steps` policy steps on windows of the replay.
 
         Args:
@@ -108,7 +108,7 @@ class MPOAgent:
             m_steps: policy and multiplier steps on the same E-step.
 
         Returns:
-            Diagnostics of the update, each [S], without gradient.
+            Diagnostics of the update, each [S].
         """
         batch = self._targets(windows)
         metrics = batch.metrics | self._critic_step(batch) | self._policy_steps(batch, m_steps)
@@ -126,28 +126,31 @@ class MPOAgent:
         }
         return {name: ~torch.cat(flat, dim=1).isfinite().all(1) for name, flat in flats.items()}
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that acting and learning depend on, not copied: tensors, numbers and text."""
+    def state_dict(self, index: int) -> dict[str, Any]:
+        """All that a seed's acting and learning depend on, as if it were alone."""
+        targets = (self._flat_target_policy, self._flat_target_critic)
         return {
             "updates": self.updates,
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
-            "targets": [self._flat_target_policy, self._flat_target_critic],
-            "act_noise": [generator.bit_generator.state for generator in self._act_noise],
-            "noise": [generator.get_state() for generator in self._noise],
+            "optimizers": [optimizer.state_dict(index) for optimizer in self._optimizers],
+            "targets": [target[index : index + 1].clone() for target in targets],
+            "act_noise": [self._act_noise[index].bit_generator.state],
+            "noise": [self._noise[index].get_state()],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Becomes the agent, of the same settings and seeds, whose `state_dict` this is."""
-        self.updates = state["updates"]
-        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        targets = (self._flat_target_policy, self._flat_target_critic)
-        for target, saved in zip(targets, state["targets"], strict=True):
-            target.copy_(saved)
-        for act, saved in zip(self._act_noise, state["act_noise"], strict=True):
-            act.bit_generator.state = saved
-        for noise, saved in zip(self._noise, state["noise"], strict=True):
-            noise.set_state(saved)
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Becomes the agent of the same settings whose seeds' `state_dict`s these are.
+
+        Args:
+            states: after equally many updates.
+        """
+        self.updates = states[0]["updates"]
+        for i, optimizer in enumerate(self._optimizers):
+            optimizer.load_state_dict([state["optimizers"][i] for state in states])
+        for i, target in enumerate((self._flat_target_policy, self._flat_target_critic)):
+            target.copy_(torch.cat([state["targets"][i] for state in states]))
+        for state, act, noise in zip(states, self._act_noise, self._noise, strict=True):
+            act.bit_generator.state = state["act_noise"][0]
+            noise.set_state(state["noise"][0])
 
     @property
     def _optimizers(self) -> tuple[StackedOptimizer, ...]:
@@ -161,43 +164,45 @@ class MPOAgent:
 
     def _draw(self, samples: int, rows: int) -> Tensor:
         """Standard normal noise [S, samples, rows, D], each seed's from its own stream."""
-        shape = (samples, rows, self.action_dim)
-        return torch.stack(
-            [torch.randn(shape, generator=g, device=self.device) for g in self._noise]
-        )
+        noise = torch.empty(self.num_seeds, samples, rows, self.action_dim, device=self.device)
+        for place, generator in zip(noise, self._noise, strict=True):
+            place.normal_(generator=generator)
+        return noise
 
     def _critic_step(self, batch: Targets) -> dict[str, Tensor]:
-        values = self.critic(batch.obs, batch.action.unsqueeze(1)).squeeze(1)
-        loss = 0.5 * (values - batch.target).square().mean(-1)
+        values, backward = self.critic.vjp(batch.obs, batch.action)
+        fit = losses.regression(values, batch.target)
+        backward(fit.gradient)
+        norm = self._critic_optimizer.clip_(self.config.max_grad_norm)
+        self._critic_optimizer.step()
         return {
-            "critic_loss": loss.detach(),
-            "critic_grad_norm": self._critic_optimizer.step(loss, self.config.max_grad_norm),
-            "q_mean": values.detach().mean(-1),
+            "critic_loss": fit.loss,
+            "critic_grad_norm": norm,
+            "q_mean": values.mean(-1),
             "target_mean": batch.target.mean(-1),
         }
 
     def _policy_steps(self, batch: Targets, m_steps: int) -> dict[str, Tensor]:
         """The E-step, then `m_steps` steps of the policy and the multipliers."""
         config, duals = self.config, self.duals
-        improved = losses.e_step(batch.values, duals.temperature, config.kl_epsilon)
-        weights, dual_loss = improved.weights, improved.loss
+        temperature = duals.temperature
+        improved = losses.e_step(batch.values, temperature, config.kl_epsilon)
+        weights, gradients = improved.weights, {"temperature": improved.gradient}
         metrics = {
-            "temperature": duals.temperature.detach(),
-            "temperature_loss": improved.loss.detach(),
+            "temperature": temperature,
+            "temperature_loss": improved.loss,
             "kl_q_relative": improved.kl / config.kl_epsilon,
         }
         if config.action_penalty:
-            actions = batch.mean.unsqueeze(1) + batch.stddev.unsqueeze(1) * batch.noise
-            penalty = losses.e_step(
-                losses.out_of_bounds_cost(actions),
-                duals.penalty_temperature,
-                config.epsilon_penalty,
-            )
+            temperature = duals.penalty_temperature
+            cost = losses.out_of_bounds_cost(batch.actions)
+            penalty = losses.e_step(cost, temperature, config.epsilon_penalty)
             weights = weights + penalty.weights
-            dual_loss = dual_loss + penalty.loss
-            metrics["penalty_temperature"] = duals.penalty_temperature.detach()
+            gradients["penalty_temperature"] = penalty.gradient
+            metrics["penalty_temperature"] = temperature
             metrics["penalty_kl_relative"] = penalty.kl / config.epsilon_penalty
-        self._temperature_optimizer.step(dual_loss)
+        duals.write_gradients(gradients)
+        self._temperature_optimizer.step()
         moments = losses.noise_moments(weights, batch.noise)
         for _ in range(m_steps):
             metrics |= self._m_step(batch, moments)
@@ -206,26 +211,34 @@ class MPOAgent:
     def _m_step(self, batch: Targets, moments: losses.Moments) -> dict[str, Tensor]:
         """One step of the policy and of the KL multipliers; leaves all duals clamped."""
         config, duals = self.config, self.duals
-        mean, stddev = self.policy(batch.state)
-        fit = losses.m_step(moments, batch.mean, batch.stddev, mean, stddev)
-        epsilon_stddev = config.mstep_kl_epsilon_stddev or config.mstep_kl_epsilon
-        hold_mean = losses.kl_penalty(fit.kl_mean, duals.alpha_mean, config.mstep_kl_epsilon)
-        hold_stddev = losses.kl_penalty(fit.kl_stddev, duals.alpha_stddev, epsilon_stddev)
-        policy_loss = fit.loss_mean + fit.loss_stddev + hold_mean.policy + hold_stddev.policy
-        metrics = {
-            "policy_loss": policy_loss.detach(),
-            "kl_mean_relative": fit.kl_mean.detach().mean(-1) / config.mstep_kl_epsilon,
-            "kl_stddev_relative": fit.kl_stddev.detach().mean(-1) / epsilon_stddev,
-            "alpha_mean": duals.alpha_mean.detach().mean(-1),
-            "alpha_stddev": duals.alpha_stddev.detach().mean(-1),
-            "policy_stddev": stddev.detach().mean((-2, -1)),
-        }
-        metrics["policy_grad_norm"] = self._policy_optimizer.step(policy_loss, config.max_grad_norm)
-        self._alpha_optimizer.step(hold_mean.dual + hold_stddev.dual)
+        epsilon_mean = config.mstep_kl_epsilon
+        epsilon_stddev = config.mstep_kl_epsilon_stddev or epsilon_mean
+        alpha_mean, alpha_stddev = duals.alpha_mean, duals.alpha_stddev
+        mean, stddev, backward = self.policy.vjp(batch.state)
+        fit = losses.m_step(
+            moments, batch.mean, batch.stddev, mean, stddev, alpha_mean, alpha_stddev
+        )
+        backward(fit.grad_mean, fit.grad_stddev)
+        norm = self._policy_optimizer.clip_(config.max_grad_norm)
+        self._policy_optimizer.step()
+        duals.write_gradients(
+            {
+                "alpha_mean": epsilon_mean - fit.kl_mean,
+                "alpha_stddev": epsilon_stddev - fit.kl_stddev,
+            }
+        )
+        self._alpha_optimizer.step()
         duals.clamp_()
-        return metrics
+        return {
+            "policy_loss": fit.loss,
+            "kl_mean_relative": fit.kl_mean.mean(-1) / epsilon_mean,
+            "kl_stddev_relative": fit.kl_stddev.mean(-1) / epsilon_stddev,
+            "alpha_mean": alpha_mean.mean(-1),
+            "alpha_stddev": alpha_stddev.mean(-1),
+            "policy_stddev": stddev.mean((-2, -1)),
+            "policy_grad_norm": norm,
+        }
 
-    @torch.no_grad()
     def _copy_targets(self) -> None:
         self._flat_target_policy.copy_(self._policy_optimizer.flat)
         self._flat_target_critic.copy_(self._critic_optimizer.flat)

@@ -28,7 +28,7 @@ from mpo.signals import Interrupted, StopRequest
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the files: bump it with any change to what a state holds."""
 
 _MAGIC = "mpo-checkpoint"
@@ -49,8 +49,20 @@ class Resumed(NamedTuple):
     """Likewise."""
 
 
+def peek(path: Path) -> dict[str, Any] | None:
+    """The state of a directory's newest checkpoint, None where it has none that can be read.
+
+    Without a lock, and its journal unread: what `load` finds may be another one.
+    """
+    try:
+        newest = max(path.glob("checkpoint-*.pt"), default=None)
+        return _read(newest)["state"] if newest else None
+    except DamagedFile:
+        return None
+
+
 class ResumeDirectory:
-    """One training's resumable state, under an exclusive lock while it is entered."""
+    """One seed's resumable state, under an exclusive lock while it is entered."""
 
     def __init__(self, path: Path, identity: str, stop: StopRequest) -> None:
         """Touches nothing yet.
@@ -61,7 +73,7 @@ class ResumeDirectory:
                 refused.
             stop: ends the waiting for the lock.
         """
-        self._path = path
+        self.path = path
         self._identity = identity
         self._stop = stop
         self._pieces: list[dict[str, Any]] = []
@@ -73,8 +85,8 @@ class ResumeDirectory:
         Raises:
             Interrupted: a signal came first.
         """
-        self._path.mkdir(parents=True, exist_ok=True)
-        owner = self._path / "owner"
+        self.path.mkdir(parents=True, exist_ok=True)
+        owner = self.path / "owner"
         reminded = -_SECONDS_BETWEEN_REMINDERS
         while True:
             try:
@@ -84,7 +96,7 @@ class ResumeDirectory:
                 now = time.monotonic()
                 if now - reminded >= _SECONDS_BETWEEN_REMINDERS:
                     who = owner.read_text().strip() if owner.exists() else "another process"
-                    logger.info("%s: waiting for %s, which trains the same run", self._path, who)
+                    logger.info("%s: waiting for %s, which trains the same run", self.path, who)
                     reminded = now
                 if self._stop.signal is not None:
                     raise Interrupted(self._stop.signal, "it had not begun") from None
@@ -102,13 +114,13 @@ class ResumeDirectory:
         Raises:
             ConfigError: the state is another training's.
         """
-        checkpoints = sorted(self._path.glob("checkpoint-*.pt"), reverse=True)
+        checkpoints = sorted(self.path.glob("checkpoint-*.pt"), reverse=True)
         for path in checkpoints:
             try:
                 content = _read(path)
                 self._refuse_foreign(path, content["identity"])
                 pieces = [
-                    (entry, _read(self._path / entry["file"], entry["sha256"]))
+                    (entry, _read(self.path / entry["file"], entry["sha256"]))
                     for entry in content["pieces"]
                 ]
             except DamagedFile as error:
@@ -122,7 +134,7 @@ class ResumeDirectory:
             }
             return Resumed(content["state"], **kinds)
         if checkpoints:
-            logger.warning("%s: no checkpoint can be used, training starts afresh", self._path)
+            logger.warning("%s: no checkpoint can be used, training starts afresh", self.path)
         return None
 
     def save(
@@ -141,7 +153,7 @@ class ResumeDirectory:
             state: what is written anew each time.
             transitions: what the replay gained since the last call or load.
             records: likewise of metrics and snapshots; None where there are no new ones.
-            count: transitions a seed in `transitions`.
+            count: how many transitions.
             capacity: of the replay; older transitions are forgotten.
         """
         before = self._pieces
@@ -155,23 +167,23 @@ class ResumeDirectory:
             held += piece["count"]
         kept.reverse()
         content = {"identity": self._identity, "pieces": kept, "state": dict(state)}
-        _write(self._path / f"checkpoint-{env_step:012d}.pt", content)
+        _write(self.path / f"checkpoint-{env_step:012d}.pt", content)
         self._pieces = kept
-        last_two = sorted(self._path.glob("checkpoint-*.pt"))[-2:]
+        last_two = sorted(self.path.glob("checkpoint-*.pt"))[-2:]
         named = {path.name for path in last_two} | {piece["file"] for piece in (*before, *kept)}
-        for path in self._path.iterdir():
+        for path in self.path.iterdir():
             if path.suffix in (".pt", ".tmp") and path.name not in named:
                 path.unlink()
 
     def delete(self) -> None:
         """Forgets the state; the directory and its lock stay."""
-        for path in self._path.glob("*.pt"):
+        for path in self.path.glob("*.pt"):
             path.unlink()
         self._pieces = []
 
     def _write_piece(self, kind: str, env_step: int, content: Any, count: int) -> dict[str, Any]:
         file = f"{kind}-{env_step:012d}.pt"
-        digest = _write(self._path / file, content)
+        digest = _write(self.path / file, content)
         return {"kind": kind, "file": file, "sha256": digest, "count": count}
 
     def _refuse_foreign(self, path: Path, identity: str) -> None:

@@ -246,6 +246,7 @@ class Execution(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 1
+    seeds_per_job: Count = 1
     runs_per_gpu: Count = 1
     checkpoint_interval_s: Positive = 60.0
     environment_timeout_s: Positive = 300.0
@@ -273,15 +274,29 @@ class Spec(Section):
             raise ConfigError(explain(error)) from None
 
 
-class RunSpec(Spec):
-    """The identity of a run: everything that shapes its trajectory and its records."""
+class CellSpec(Spec):
+    """Everything that shapes the trajectories of a cell's runs and their records, but the seed."""
 
     algorithm_version: Literal[ALGORITHM_VERSION] = ALGORITHM_VERSION  # type: ignore[valid-type]
     env_id: str
-    seed: Seed
     training: Training
     snapshot_interval: Count
     log_interval: Count
+
+    def of_seed(self, seed: int) -> "RunSpec":
+        """The run of a seed."""
+        return RunSpec(**dict(self), seed=seed)
+
+
+class RunSpec(CellSpec):
+    """The identity of a run: everything that shapes its trajectory and its records."""
+
+    seed: Seed
+
+    @property
+    def cell(self) -> CellSpec:
+        """What it shares with the runs of other seeds."""
+        return CellSpec(**{name: getattr(self, name) for name in CellSpec.model_fields})
 
 
 class EvaluationSpec(Spec, Evaluation):

@@ -18,9 +18,10 @@ def softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-def _softplus(x: Tensor) -> Tensor:
-    # The CPU's softplus kernel rounds by an element's place in memory, and so in the stack.
-    return -F.logsigmoid(-x)
+def _positive(x: Tensor) -> Tensor:
+    # The floor plus softplus(x) = -logsigmoid(-x), whose own kernel on a CPU rounds by an element's
+    # place in memory, and so in the stack.
+    return _FLOOR - F.logsigmoid(-x)
 
 
 def _inverse_softplus(y: float) -> float:
@@ -48,22 +49,22 @@ class Duals(nn.Module):
     @property
     def temperature(self) -> Tensor:
         """Of the E-step over action values, [S]."""
-        return _softplus(self._temperature) + _FLOOR
+        return _positive(self._temperature)
 
     @property
     def penalty_temperature(self) -> Tensor:
         """Of the E-step over the action penalty, [S]."""
-        return _softplus(self._penalty_temperature) + _FLOOR
+        return _positive(self._penalty_temperature)
 
     @property
     def alpha_mean(self) -> Tensor:
         """Of the KL bound on the means, [S, D]."""
-        return _softplus(self._alpha_mean) + _FLOOR
+        return _positive(self._alpha_mean)
 
     @property
     def alpha_stddev(self) -> Tensor:
         """Of the KL bound on the standard deviations, [S, D]."""
-        return _softplus(self._alpha_stddev) + _FLOOR
+        return _positive(self._alpha_stddev)
 
     def temperatures(self) -> list[nn.Parameter]:
         """What the E-step's duals move."""
@@ -73,7 +74,15 @@ class Duals(nn.Module):
         """What the KL bounds' duals move."""
         return [self._alpha_mean, self._alpha_stddev]
 
-    @torch.no_grad()
+    def write_gradients(self, of: dict[str, Tensor]) -> None:
+        """Of the variables behind these duals, from gradients by the duals themselves.
+
+        The derivative of softplus is the logistic function.
+        """
+        for name, gradient in of.items():
+            variable = getattr(self, f"_{name}")
+            torch.mul(gradient, variable.sigmoid(), out=variable.grad)
+
     def clamp_(self) -> None:
         """Keeps each variable where its softplus still has a gradient; call after each step.
 
@@ -84,4 +93,5 @@ class Duals(nn.Module):
 
 
 def _raw(shape: tuple[int, ...], value: float) -> nn.Parameter:
-    return nn.Parameter(torch.full(shape, max(_inverse_softplus(value), _MIN_RAW)))
+    start = torch.full(shape, max(_inverse_softplus(value), _MIN_RAW))
+    return nn.Parameter(start, requires_grad=False)

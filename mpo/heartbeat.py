@@ -1,4 +1,4 @@
-"""A job's word on itself: a status file written every few seconds, and at its end.
+"""A job's word on its runs: a status file each, written every few seconds, and at the end.
 
 It also ends a job whose environment hangs: nothing else in the process could.
 """
@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -28,14 +29,31 @@ INTERVAL_S = 5.0
 """Between two beats."""
 
 
+@dataclass
+class _Word:
+    """What is said of one run."""
+
+    identity: str
+    count: Callable[[], int] = lambda: 0
+    per_s: float = 0.0
+    last: tuple[int, float] | None = None
+    over: bool = False
+
+    def measure(self) -> None:
+        count, now = self.count(), time.monotonic()
+        if self.last is not None:
+            before, at = self.last
+            self.per_s = (count - before) / (now - at)
+        self.last = count, now
+
+
 class Heartbeat:
-    """Keeps a status file while it is entered."""
+    """Keeps the status files of a job's runs while it is entered."""
 
     def __init__(
         self,
-        path: Path | None,
+        runs: Mapping[Path, str],
         phase: str,
-        identity: str,
         total: int,
         timeout_s: float,
         log: Path | None = None,
@@ -43,32 +61,40 @@ class Heartbeat:
         """Writes nothing yet.
 
         Args:
-            path: the status file; None for none.
+            runs: the status file and the identity of each run.
             phase: what the job does, `train` or `evaluate`.
-            identity: of the run.
-            total: of what `count` counts.
+            total: of what is counted.
             timeout_s: an environment that takes longer for one call ends the job.
             log: gets the job's stack when it hangs beyond help.
         """
-        self.count: Callable[[], int] = lambda: 0
-        """How far the job is; called from another thread."""
-        self._path = path
+        self._words = {path: _Word(identity) for path, identity in runs.items()}
         self._timeout_s = timeout_s
         self._interval_s = min(INTERVAL_S, timeout_s / 2)
         self._log = log
         self._facts = {
             "phase": phase,
-            "identity": identity,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "total": total,
         }
-        self._speed = 0.0
-        self._last: tuple[int, float] | None = None
         self._stalled: tuple[str, float] | None = None
         self._over = threading.Event()
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def watch(self, paths: Iterable[Path], count: Callable[[], int]) -> None:
+        """Says how far some of the runs are; called from another thread."""
+        for path in paths:
+            self._words[path].count = count
+
+    def end(self, path: Path, error: BaseException | None = None) -> None:
+        """Says how one run ended, before the job does."""
+        status = _status_after(error) if error else "ok"
+        text = f"{type(error).__name__}: {error}" if error else None
+        with self._lock:
+            self._say(path, status, text)
+            self._words[path].over = True
 
     def __enter__(self) -> Self:
         """Says that the job runs."""
@@ -89,10 +115,9 @@ class Heartbeat:
         faulthandler.cancel_dump_traceback_later()
         if self._log:
             self._dump.close()
-        if error is None:
-            self._write("ok", None)
-        else:
-            self._write(_status_after(error), f"{type(error).__name__}: {error}")
+        for path, word in self._words.items():
+            if not word.over:
+                self.end(path, error)
 
     def _run(self) -> None:
         while not self._over.wait(self._interval_s):
@@ -101,16 +126,10 @@ class Heartbeat:
             faulthandler.dump_traceback_later(
                 self._timeout_s + 4 * self._interval_s, exit=True, file=self._dump
             )
-            self._measure()
+            for word in self._words.values():
+                word.measure()
             self._write("running", None)
             self._end_if_stalled()
-
-    def _measure(self) -> None:
-        count, now = self.count(), time.monotonic()
-        if self._last is not None:
-            before, at = self._last
-            self._speed = (count - before) / (now - at)
-        self._last = count, now
 
     def _end_if_stalled(self) -> None:
         """Ends the process where two beats find it in the same call, too long."""
@@ -131,18 +150,25 @@ class Heartbeat:
             os._exit(1)
 
     def _write(self, status: str, error: str | None) -> None:
-        if self._path is None:
-            return
+        """Says the same of all runs that are not over."""
+        with self._lock:
+            for path, word in self._words.items():
+                if not word.over:
+                    self._say(path, status, error)
+
+    def _say(self, path: Path, status: str, error: str | None) -> None:
+        word = self._words[path]
         content: dict[str, Any] = {
             "status": status,
             "error": error,
+            "identity": word.identity,
             **self._facts,
-            "count": self.count(),
-            "per_s": round(self._speed, 3),
+            "count": word.count(),
+            "per_s": round(word.per_s, 3),
             "heartbeat": time.time(),
         }
         try:
-            with replacing(self._path) as temporary:
+            with replacing(path) as temporary:
                 temporary.write_text(json.dumps(content, indent=1) + "\n")
         except OSError as problem:
             # A full disk shall fail the work that needs it, not this.

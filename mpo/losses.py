@@ -1,4 +1,6 @@
-"""The losses of MPO. Pure functions over trailing axes; any leading axes are independent learners.
+"""The losses of MPO and their gradients in closed form.
+
+Pure functions over trailing axes; any leading axes are independent learners.
 
 Sources: E-step and temperature, Abdolmaleki et al. 2018a (arXiv 1806.06920); decoupled M-step with
 a bound per dimension, 2018b (1812.02256); action penalty, MO-MPO 2020 (2005.07513).
@@ -14,13 +16,31 @@ import torch
 from torch import Tensor
 
 
+class Regression(NamedTuple):
+    """The critic's loss."""
+
+    loss: Tensor
+    """Half the mean squared error, [...]."""
+    gradient: Tensor
+    """By the values, [..., B]."""
+
+
+def regression(values: Tensor, targets: Tensor) -> Regression:
+    """Fits values [..., B] to targets."""
+    error = values - targets
+    gradient = error / values.shape[-1]
+    return Regression(0.5 * (error * gradient).sum(-1), gradient)
+
+
 class EStep(NamedTuple):
     """The improved sample distribution and the loss of its temperature."""
 
     weights: Tensor
-    """softmax over N of values / temperature, without gradient, [..., N, B]."""
+    """softmax over N of values / temperature, [..., N, B]."""
     loss: Tensor
-    """Dual of the temperature (2018a, eq. 8), gradient to the temperature alone, [...]."""
+    """Dual of the temperature (2018a, eq. 8), [...]."""
+    gradient: Tensor
+    """Of the loss by the temperature, [...]."""
     kl: Tensor
     """KL of the weights from the uniform ones, mean over B, in nats, [...]."""
 
@@ -33,22 +53,17 @@ def e_step(values: Tensor, temperature: Tensor, epsilon: float) -> EStep:
         temperature: eta > 0, [...].
         epsilon: bound on the KL from the sampling distribution, in nats.
     """
-    samples = values.shape[-2]
-    with torch.no_grad():
-        # Dividing values of hundreds by a small temperature costs float32 its digits; less their
-        # maximum the dual is the same: eta * lse(Q / eta) = max Q + eta * lse((Q - max Q) / eta).
-        best = values.amax(-2, keepdim=True)
-        scaled = (values - best) / temperature[..., None, None]
-        log_normalizer = torch.logsumexp(scaled, dim=-2)  # [..., B]
-        log_weights = scaled - log_normalizer.unsqueeze(-2)
-        weights = log_weights.exp()
-        log_samples = math.log(samples)
-        kl = (weights * log_weights).sum(-2).mean(-1) + log_samples
-        log_mean = log_normalizer.mean(-1) - log_samples
-        dual = temperature * (epsilon + log_mean) + best.mean((-2, -1))
-    # The dual's derivative is epsilon - kl in closed form: no graph over the samples is needed.
-    loss = dual + (temperature - temperature.detach()) * (epsilon - kl)
-    return EStep(weights, loss, kl)
+    samples, states = values.shape[-2:]
+    # Dividing values of hundreds by a small temperature costs float32 its digits; less their
+    # maximum the dual is the same: eta * lse(Q / eta) = max Q + eta * lse((Q - max Q) / eta).
+    best = values.amax(-2, keepdim=True)
+    log_weights = torch.log_softmax((values - best) / temperature[..., None, None], dim=-2)
+    weights = log_weights.exp()
+    kl = (weights * log_weights).sum((-2, -1)) / states + math.log(samples)
+    # The best sample's log-weight is minus the log-normaliser.
+    normalizers = best.sum((-2, -1)) - temperature * log_weights.amax(-2).sum(-1)
+    loss = temperature * (epsilon - math.log(samples)) + normalizers / states
+    return EStep(weights, loss, epsilon - kl, kl)
 
 
 def out_of_bounds_cost(actions: Tensor) -> Tensor:
@@ -75,16 +90,19 @@ def noise_moments(weights: Tensor, noise: Tensor) -> Moments:
 
 
 class MStep(NamedTuple):
-    """The parts of the decoupled M-step; gradients reach the online mean and stddev alone."""
+    """The Lagrangian of the decoupled M-step."""
 
-    loss_mean: Tensor
-    """Weighted negative log-likelihood under (online mean, target stddev), mean over B, [...]."""
-    loss_stddev: Tensor
-    """Likewise under (target mean, online stddev), [...]."""
+    loss: Tensor
+    """Weighted negative log-likelihoods under (online mean, target stddev) and under (target mean,
+    online stddev), mean over B, and the KLs times their multipliers, summed over D, [...]."""
     kl_mean: Tensor
     """KL(target || online) of the means alone, mean over B, in nats, [..., D]."""
     kl_stddev: Tensor
     """KL(target || online) of the standard deviations alone, [..., D]."""
+    grad_mean: Tensor
+    """Of the loss by the online mean, [..., B, D]."""
+    grad_stddev: Tensor
+    """Of the loss by the online standard deviation, [..., B, D]."""
 
 
 def m_step(
@@ -93,11 +111,19 @@ def m_step(
     target_stddev: Tensor,
     mean: Tensor,
     stddev: Tensor,
+    alpha_mean: Tensor,
+    alpha_stddev: Tensor,
 ) -> MStep:
     """Fits the online Gaussian to the weighted samples, mean and stddev apart (2018b, sec. 4.2).
 
-    The samples enter through the moments m0, m1, m2 of their noise alone:
-    sum w ((a - m) / s)^2 = (m2 + 2 m1 x + m0 x^2) (stddev' / s)^2 with x = (mean' - m) / stddev'.
+    The samples enter through the moments m0, m1, m2 of their noise alone: with
+    x = (mean' - m) / stddev' and r = stddev' / s, a state and dimension adds to the loss
+
+        (m2 + 2 m1 x + m0 x^2) / 2 + m2 r^2 / 2 + m0 (log stddev' + log s + log 2 pi)
+        + alpha_mean x^2 / 2 + alpha_stddev ((r^2 - 1) / 2 - log r)
+
+    whose gradient is -(m1 + m0 x + alpha_mean x) / stddev' by m, and by s
+    (m0 - m2 r^2 - alpha_stddev (r^2 - 1)) / s.
 
     Args:
         moments: of the noise, see `noise_moments`.
@@ -105,36 +131,32 @@ def m_step(
         target_stddev: positive.
         mean: online.
         stddev: online, positive.
+        alpha_mean: multipliers of the KLs, [..., D].
+        alpha_stddev: likewise.
     """
+    zeroth, first, second = moments
+    states = mean.shape[-2]
     shift = (target_mean - mean) / target_stddev
     ratio = target_stddev / stddev
-    square_mean = moments.second + shift * (2 * moments.first + shift * moments.zeroth)
-    square_stddev = moments.second * ratio.square()
-    half_log_2pi = 0.5 * math.log(2 * math.pi)
-    nll_mean = 0.5 * square_mean + moments.zeroth * (target_stddev.log() + half_log_2pi)
-    nll_stddev = 0.5 * square_stddev + moments.zeroth * (stddev.log() + half_log_2pi)
-    kl_mean = 0.5 * shift.square()
-    kl_stddev = 0.5 * (ratio.square() - 1) - ratio.log()
+    square = ratio.square()
+    excess = square - 1
+    pull = torch.addcmul(first, zeroth, shift)
+    squares = torch.addcmul(second, second, square) + shift * (first + pull)
+    logs = (target_stddev * stddev).log() + math.log(2 * math.pi)
+    likelihoods = (0.5 * squares + zeroth * logs).sum((-2, -1)) / states
+    kl_mean = shift.square().sum(-2) / (2 * states)
+    kl_stddev = (0.5 * excess - ratio.log()).sum(-2) / states
+    penalties = (alpha_mean * kl_mean + alpha_stddev * kl_stddev).sum(-1)
+    alpha_mean, alpha_stddev = alpha_mean.unsqueeze(-2), alpha_stddev.unsqueeze(-2)
+    # Summed in this order, lest a multiplier of thousands cost the rest its digits where r is 1.
+    spread = torch.addcmul(zeroth - second * square, alpha_stddev, excess, value=-1)
     return MStep(
-        nll_mean.sum(-1).mean(-1),
-        nll_stddev.sum(-1).mean(-1),
-        kl_mean.mean(-2),
-        kl_stddev.mean(-2),
+        likelihoods + penalties,
+        kl_mean,
+        kl_stddev,
+        torch.addcmul(pull, alpha_mean, shift) / (target_stddev * -states),
+        spread / (stddev * states),
     )
-
-
-class KLPenalty(NamedTuple):
-    """The two halves of a Lagrangian: one pulls the policy, the other moves the multipliers."""
-
-    policy: Tensor
-    """sum over D of alpha * KL, gradient to the policy alone, [...]."""
-    dual: Tensor
-    """sum over D of alpha * (epsilon - KL), gradient to the multipliers alone, [...]."""
-
-
-def kl_penalty(kl: Tensor, alpha: Tensor, epsilon: float) -> KLPenalty:
-    """Holds each dimension's KL [..., D] to epsilon nats by multipliers alpha [..., D]."""
-    return KLPenalty((alpha.detach() * kl).sum(-1), (alpha * (epsilon - kl.detach())).sum(-1))
 
 
 def gaussian_log_prob(x: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:

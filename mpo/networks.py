@@ -1,26 +1,53 @@
-"""Networks of S independent learners, stacked: parameters [S, in, out], one `baddbmm` a layer.
+"""Networks of S independent learners, stacked: parameters [S, in, out], gradients by hand.
 
 Torso (Acme's LayerNormMLP): Linear, LayerNorm, tanh, then Linear, ELU, ... A seed's initial weights
-come from its own generator, and no operation mixes seeds: on a CPU, with one thread, widths that
-are multiples of 32, and one or an even number of action dimensions, its numbers are bit for bit
-those of the seed alone; elsewhere kernels round by the size of the stack.
+come from its own generator, and no operation mixes seeds: on a CPU, with one thread and widths that
+are multiples of 32, its numbers are bit for bit those of the seed alone.
+
+`forward` is for inference. `vjp` (vector-Jacobian product) gives the same outputs and a function
+that takes the loss's gradient by the outputs, and writes those by the parameters into their `grad`,
+over what was there. Autograd has no part in it: at these sizes its bookkeeping costs more than
+the arithmetic.
 
 Letters: S seed, B rows, N action samples, O observation, D action dimensions, H hidden units.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mpo.products import add_product_, affine, product
+
+Backward = Callable[[Tensor], Tensor]
+"""From the gradient by the outputs to that by the inputs."""
+
 _MIN_STDDEV = 1e-6
+_NORM_EPSILON = 1e-5
 _HEAD_SCALE = 1e-2
 """Initial weights of the heads are this much smaller: first outputs hardly depend on the input."""
+_IN_CACHE = 2**17
+"""Hidden units, over all rows, that a CPU best takes through the layers at once."""
 
 
-class StackedLinear(nn.Module):
+def _parameter(start: Tensor) -> nn.Parameter:
+    return nn.Parameter(start, requires_grad=False)
+
+
+class _Module(nn.Module):
+    """A module whose parameters and parts are plain attributes, too."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        # Else each use of one is a search that, with small networks, takes a twentieth of the time.
+        if isinstance(value, nn.Parameter | nn.Module):
+            self.__dict__[name] = value
+
+
+class StackedLinear(_Module):
     """S affine maps at once; weights uniform in +-scale / sqrt(outputs), biases zero."""
 
     def __init__(
@@ -34,29 +61,71 @@ class StackedLinear(nn.Module):
         super().__init__()
         bound = scale / outputs**0.5
         drawn = [torch.rand(inputs, outputs, generator=g) for g in generators]
-        self.weight = nn.Parameter((torch.stack(drawn) * 2 - 1) * bound)  # [S, in, out]
-        self.bias = nn.Parameter(torch.zeros(len(generators), 1, outputs))
+        self.weight = _parameter((torch.stack(drawn) * 2 - 1) * bound)  # [S, in, out]
+        self.bias = _parameter(torch.zeros(len(generators), 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """[S, B, in] -> [S, B, out]."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        return affine(x, self.weight, self.bias)
+
+    def write_gradients(self, x: Tensor, grad: Tensor) -> None:
+        """Of the parameters, from inputs [S, B, in] and the outputs' gradient [S, B, out]."""
+        product(x.mT, grad, out=self.weight.grad)
+        torch.sum(grad, 1, keepdim=True, out=self.bias.grad)
+
+    def input_gradient(self, grad: Tensor) -> Tensor:
+        """From that of the outputs, [S, B, out] -> [S, B, in]."""
+        return product(grad, self.weight.mT)
 
 
-class StackedLayerNorm(nn.Module):
+class StackedLayerNorm(_Module):
     """LayerNorm over the last axis with a gain and a bias per seed."""
 
     def __init__(self, seeds: int, width: int) -> None:
         """Starts as the plain normalisation."""
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(seeds, 1, width))
-        self.bias = nn.Parameter(torch.zeros(seeds, 1, width))
+        self.gain = _parameter(torch.ones(seeds, 1, width))
+        self.bias = _parameter(torch.zeros(seeds, 1, width))
+        # Without a gain and a bias the CPU's kernel takes twice the time.
+        self._ones = nn.Buffer(torch.ones(width), persistent=False)
+        self._zeros = nn.Buffer(torch.zeros(width), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[S, B, H] -> [S, B, H]."""
-        return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.gain)
+        return self.vjp(x)[0]
+
+    def vjp(self, x: Tensor) -> tuple[Tensor, Backward]:
+        """[S, B, H] -> [S, B, H], and the way back."""
+        width = x.shape[-1:]
+        unit, mean, rstd = torch.native_layer_norm(x, width, self._ones, self._zeros, _NORM_EPSILON)
+
+        def backward(grad: Tensor) -> Tensor:
+            torch.sum(grad * unit, 1, keepdim=True, out=self.gain.grad)
+            torch.sum(grad, 1, keepdim=True, out=self.bias.grad)
+            return torch.ops.aten.native_layer_norm_backward(
+                grad * self.gain, x, width, mean, rstd, None, None, (True, False, False)
+            )[0]
+
+        return torch.addcmul(self.bias, unit, self.gain), backward
 
 
-class _Torso(nn.Module):
+def tanh_(x: Tensor) -> Tensor:
+    """In place, as 2 sigmoid(2 x) - 1: the CPU's own kernel is several times slower."""
+    x.add_(x).sigmoid_()
+    return x.add_(x).sub_(1)
+
+
+def tanh_backward(y: Tensor, grad: Tensor) -> Tensor:
+    """The gradient by x from that by y = tanh(x): grad * (1 - y^2)."""
+    return torch.addcmul(grad, grad * y, y, value=-1)
+
+
+def elu_backward(y: Tensor, grad: Tensor) -> Tensor:
+    """The gradient by x from that by y = elu(x): grad, times exp(x) = y + 1 where x < 0."""
+    return torch.addcmul(grad, grad, y.clamp(max=0))
+
+
+class _Torso(_Module):
     """What follows the first affine map: LayerNorm, tanh, then (Linear, ELU) per further layer."""
 
     def __init__(self, widths: Sequence[int], generators: Sequence[torch.Generator]) -> None:
@@ -67,13 +136,29 @@ class _Torso(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.tanh(self.norm(x))
+        x = tanh_(self.norm(x))
         for layer in self.layers:
-            x = F.elu(layer(x))
+            x = F.elu_(layer(x))
         return x
 
+    def vjp(self, x: Tensor) -> tuple[Tensor, Backward]:
+        normal, norm_backward = self.norm.vjp(x)
+        outputs = [tanh_(normal)]
+        for layer in self.layers:
+            outputs.append(F.elu_(layer(outputs[-1])))
 
-class GaussianPolicy(nn.Module):
+        def backward(grad: Tensor) -> Tensor:
+            for layer, x, y in reversed([*zip(self.layers, outputs, outputs[1:], strict=False)]):
+                assert isinstance(layer, StackedLinear)
+                grad = elu_backward(y, grad)
+                layer.write_gradients(x, grad)
+                grad = layer.input_gradient(grad)
+            return norm_backward(tanh_backward(outputs[0], grad))
+
+        return outputs[-1], backward
+
+
+class GaussianPolicy(_Module):
     """A Gaussian with diagonal covariance over canonical actions, per seed."""
 
     def __init__(
@@ -86,7 +171,8 @@ class GaussianPolicy(nn.Module):
     ) -> None:
         """Starts at mean about 0 and standard deviation about `init_scale`."""
         super().__init__()
-        self._init_scale = init_scale
+        # softplus(raw) / softplus(0) is 1 where the raw head is 0.
+        self._scale = init_scale / math.log(2)
         self.first = StackedLinear(obs_dim, widths[0], generators)
         self.torso = _Torso(widths, generators)
         self.head = StackedLinear(widths[-1], 2 * action_dim, generators, scale=_HEAD_SCALE)
@@ -94,13 +180,29 @@ class GaussianPolicy(nn.Module):
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """[S, B, O] -> mean and standard deviation, [S, B, D] each."""
         mean, raw = self.head(self.torso(self.first(obs))).chunk(2, dim=-1)
-        # softplus(raw) / softplus(0), written so because the CPU's softplus kernel rounds by an
-        # element's place in memory, and so by the seed's place in the stack.
-        unit = -F.logsigmoid(-raw) / math.log(2)
-        return mean, self._init_scale * unit + _MIN_STDDEV
+        return mean, self._stddev(raw)
+
+    def vjp(self, obs: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], None]]:
+        """[S, B, O] -> mean and standard deviation [S, B, D], and the way back from both."""
+        features, torso_backward = self.torso.vjp(self.first(obs))
+        mean, raw = self.head(features).chunk(2, dim=-1)
+
+        def backward(grad_mean: Tensor, grad_stddev: Tensor) -> None:
+            # The derivative of softplus is the logistic function.
+            grad_raw = grad_stddev * raw.sigmoid().mul_(self._scale)
+            grad = torch.cat([grad_mean, grad_raw], dim=-1)
+            self.head.write_gradients(features, grad)
+            self.first.write_gradients(obs, torso_backward(self.head.input_gradient(grad)))
+
+        return mean, self._stddev(raw), backward
+
+    def _stddev(self, raw: Tensor) -> Tensor:
+        # softplus(raw), written so because the CPU's own kernel rounds by an element's place in
+        # memory, and so by the seed's place in the stack.
+        return F.logsigmoid(-raw).mul_(-self._scale).add_(_MIN_STDDEV)
 
 
-class QNetwork(nn.Module):
+class QNetwork(_Module):
     """An action-value per seed of an observation and a clipped canonical action.
 
     The first layer is the sum of an observation part and an action part, so that N actions at one
@@ -123,12 +225,34 @@ class QNetwork(nn.Module):
 
     def forward(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Observations [S, B, O] and actions [S, N, B, D] -> values [S, N, B]."""
-        seeds, samples, rows, _ = actions.shape
-        clipped = actions.clamp(-1, 1).flatten(1, 2)  # [S, N*B, D]
-        hidden = self.first_action(clipped).unflatten(1, (samples, rows))
-        hidden = hidden + self.first_obs(obs).unsqueeze(1)  # [S, N, B, H]
-        features = self.torso(hidden.flatten(1, 2))
-        # Two equal columns: for a single one a stack of one seed takes another kernel on a CPU than
-        # a stack of several, and rounds otherwise.
-        twice = torch.bmm(features, self.head.weight.expand(-1, -1, 2))
-        return (twice[..., 0] + self.head.bias[..., 0]).view(seeds, samples, rows)
+        shared = self._first_obs(obs).unsqueeze(1)  # [S, 1, B, H]
+        samples = actions.shape[1]
+        if actions.device.type == "cpu":
+            samples = max(1, _IN_CACHE // shared.numel())
+        chunks = [self._values(shared, part) for part in actions.split(samples, dim=1)]
+        return torch.cat(chunks, dim=1)
+
+    def _first_obs(self, obs: Tensor) -> Tensor:
+        """The first layer but for the actions' weights."""
+        return affine(obs, self.first_obs.weight, self.first_obs.bias + self.first_action.bias)
+
+    def _values(self, shared: Tensor, actions: Tensor) -> Tensor:
+        shape = actions.shape[:-1]
+        hidden = shared.repeat(1, shape[1], 1, 1).flatten(1, 2)  # [S, N*B, H]
+        add_product_(hidden, actions.clamp(-1, 1).flatten(1, 2), self.first_action.weight)
+        return self.head(self.torso(hidden)).view(shape)
+
+    def vjp(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """[S, B, O] and one action each [S, B, D] -> values [S, B], and the way back from them."""
+        clipped = action.clamp(-1, 1)
+        hidden = add_product_(self._first_obs(obs), clipped, self.first_action.weight)
+        features, torso_backward = self.torso.vjp(hidden)
+
+        def backward(grad: Tensor) -> None:
+            grad = grad.unsqueeze(-1)  # [S, B, 1]
+            self.head.write_gradients(features, grad)
+            grad = torso_backward(self.head.input_gradient(grad))
+            self.first_obs.write_gradients(obs, grad)
+            self.first_action.write_gradients(clipped, grad)
+
+        return self.head(features).squeeze(-1), backward

@@ -1,7 +1,8 @@
 """The optimizers that a study can choose from, over the parameters of S stacked learners."""
 
-import warnings
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,13 +24,14 @@ Each must work element by element: an optimizer that mixes elements would mix st
 
 _ALIGNMENT = 32
 
-# The gradients of several seeds lie as their parameters do, in rows of one tensor; autograd warns
-# of a layout that is its usual one for a single seed only.
-warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
+# These are wrapped to be left alone by torch's compiler, which the first call therefore imports:
+# one of three seconds that a job takes to start. Nothing is compiled here.
+for _name in ("add_param_group", "state_dict", "load_state_dict"):
+    setattr(Optimizer, _name, inspect.unwrap(getattr(Optimizer, _name)))
 
 
 class StackedOptimizer:
-    """Descends the losses of S learners, whose parameters it keeps as one tensor [S, P].
+    """Steps the parameters of S learners, which it keeps as one tensor [S, P].
 
     Gradient norm, clipping, optimizer step and target copy are then one kernel each. A parameter's
     share of a row is padded to a multiple of 32 elements: CPU kernels round a ragged tail in
@@ -51,39 +53,44 @@ class StackedOptimizer:
         if name not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
         parameters = list(parameters)
-        flat = nn.Parameter(flatten_(parameters))
+        flat = nn.Parameter(flatten_(parameters), requires_grad=False)
         flat.grad = self._gradient = torch.zeros_like(flat)
         for parameter, gradient in zip(parameters, _views(parameters, flat.grad), strict=True):
             parameter.grad = gradient
         self.flat = flat.detach()
         """The parameters, [S, P]; they are views of it."""
         self._optimizer = OPTIMIZERS[name]([flat], lr, momentum)
+        # Without the wrappers for profiler and autograd, which cost as much as a small step.
+        self._step = partial(inspect.unwrap(type(self._optimizer).step), self._optimizer)
 
-    def step(self, loss: Tensor, max_norm: float = float("inf")) -> Tensor:
-        """One step down each learner's loss.
-
-        Args:
-            loss: [S].
-            max_norm: bound on the 2-norm of each learner's gradient.
-
-        Returns:
-            The norms before clipping, [S].
-        """
-        self._gradient.zero_()
-        loss.sum().backward()
+    def clip_(self, max_norm: float) -> Tensor:
+        """Bounds the 2-norm of each learner's gradient; returns the norms before, [S]."""
         norm = torch.linalg.vector_norm(self._gradient, dim=1)
-        self._gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1).unsqueeze(1))
-        self._optimizer.step()
+        self._gradient.mul_((max_norm / (norm + 1e-6)).clamp_(max=1).unsqueeze(1))
         return norm
 
-    def state_dict(self) -> dict[str, Any]:
-        """The parameters and the optimizer's own state, not copied."""
-        return {"parameters": self.flat, "optimizer": self._optimizer.state_dict()}
+    def step(self) -> None:
+        """One step along the gradients that lie in the parameters' `grad`."""
+        self._step()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over another one's parameters and state."""
-        self.flat.copy_(state["parameters"])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def state_dict(self, index: int) -> dict[str, Any]:
+        """A learner's parameters and the optimizer's own state of it, as if it were alone."""
+        own = self._optimizer.state_dict()
+        state = {
+            key: {name: _row(value, index) for name, value in values.items()}
+            for key, values in own["state"].items()
+        }
+        return {"parameters": _row(self.flat, index), "optimizer": own | {"state": state}}
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Takes over the parameters and states of learners that have made equally many steps."""
+        self.flat.copy_(torch.cat([state["parameters"] for state in states]))
+        own = [state["optimizer"] for state in states]
+        joined = {
+            key: {name: _join([o["state"][key][name] for o in own]) for name in values}
+            for key, values in own[0]["state"].items()
+        }
+        self._optimizer.load_state_dict(own[0] | {"state": joined})
 
 
 def flatten_(parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -94,6 +101,18 @@ def flatten_(parameters: Iterable[nn.Parameter]) -> Tensor:
     for parameter, view in zip(parameters, _views(parameters, flat), strict=True):
         parameter.data = view.copy_(parameter.data)
     return flat
+
+
+def _row(value: Any, index: int) -> Any:
+    """A learner's row of a tensor [S, P], of its own storage; what has no rows is for all."""
+    has_rows = isinstance(value, Tensor) and value.ndim > 0
+    return value[index : index + 1].clone() if has_rows else value
+
+
+def _join(values: list[Any]) -> Any:
+    """The rows of all learners."""
+    has_rows = isinstance(values[0], Tensor) and values[0].ndim > 0
+    return torch.cat(values) if has_rows else values[0]
 
 
 def _padded(parameter: Tensor) -> int:

@@ -6,8 +6,7 @@ import platform
 import re
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +18,13 @@ if TYPE_CHECKING:
 _TRAINING = ("torch", "tensordict", "numpy", "gymnasium", "mujoco", "dm_control", "shimmy")
 
 
-def of_training(
-    device: "torch.device", started: datetime, resumed: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Where and when a run was made: code, packages, hardware and thread settings."""
+def of_training(device: "torch.device") -> dict[str, Any]:
+    """Where a run was made: code, packages, hardware and thread settings."""
     return {
         "algorithm_version": ALGORITHM_VERSION,
         **code(),
         "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         **machine(device),
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "resumed": list(resumed),
     }
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 _VECTORS = ("obs", "action", "action_raw", "next_obs")
+_COUNTERS = ("added", "segment", "first", "episode_over")
 
 
 class Replay:
@@ -90,46 +90,42 @@ class Replay:
         rows = self._rows[seed_index, torch.from_numpy(slots).to(self._rows.device)]
         return {"rows": rows.cpu(), "segments": torch.from_numpy(self._segments[seed_index, slots])}
 
-    def state_dict(self) -> dict[str, Any]:
-        """All but the transitions."""
+    def state_dict(self, seed_index: int) -> dict[str, Any]:
+        """All of a seed but its transitions, as if it were alone."""
         return {
-            "added": self._added.tolist(),
-            "segment": self._segment.tolist(),
-            "first": self._first.tolist(),
-            "episode_over": self._episode_over.tolist(),
-            "generators": [generator.get_state() for generator in self._generators],
+            **{name: getattr(self, f"_{name}")[[seed_index]].tolist() for name in _COUNTERS},
+            "generators": [self._generators[seed_index].get_state()],
         }
 
     def load_state_dict(
-        self, state: dict[str, Any], newest: Sequence[Sequence[dict[str, Tensor]]]
+        self, seed_index: int, state: dict[str, Any], newest: Sequence[dict[str, Tensor]]
     ) -> None:
-        """Becomes the replay whose `state_dict` this is.
+        """Takes over a seed from the replay whose `state_dict` this is.
 
         Args:
+            seed_index: its place here.
             state: see `state_dict`.
-            newest: for each seed what `newest` returned of it, piece by piece, oldest first; with
-                at least as many transitions as the replay held, and one at the least.
+            newest: what `newest` returned of it, piece by piece, oldest first; with at least as
+                many transitions as the replay held, and one at the least.
         """
-        for name in ("added", "segment", "first", "episode_over"):
-            getattr(self, f"_{name}")[:] = state[name]
-        for generator, saved in zip(self._generators, state["generators"], strict=True):
-            generator.set_state(saved)
-        for index, pieces in enumerate(newest):
-            slots = self._newest_slots(index, self._capacity)
-            rows, segments = (
-                torch.cat([piece[name] for piece in pieces])[-len(slots) :]
-                for name in ("rows", "segments")
-            )
-            places = torch.from_numpy(slots).to(self._rows.device)
-            self._rows[index, places] = rows.to(self._rows.device)
-            self._segments[index, slots] = segments
+        for name in _COUNTERS:
+            getattr(self, f"_{name}")[[seed_index]] = state[name]
+        self._generators[seed_index].set_state(state["generators"][0])
+        slots = self._newest_slots(seed_index, self._capacity)
+        rows, segments = (
+            torch.cat([piece[name] for piece in newest])[-len(slots) :]
+            for name in ("rows", "segments")
+        )
+        places = torch.from_numpy(slots).to(self._rows.device)
+        self._rows[seed_index, places] = rows.to(self._rows.device)
+        self._segments[seed_index, slots] = segments
 
     def _newest_slots(self, seed_index: int, count: int) -> np.ndarray:
         """The slots of a seed's newest transitions, oldest first."""
         end = self._added[seed_index]
         return np.arange(end - min(count, self.size(seed_index)), end) % self._capacity
 
-    def sample(self, batch_size: int, offsets: Tensor) -> TensorDict:
+    def sample(self, batch_size: int, offsets: Tensor) -> dict[str, Tensor]:
         """Draws windows uniformly, with replacement, among those that span no gap.
 
         Args:
@@ -137,7 +133,7 @@ class Replay:
             offsets: 0 ... T-1, [T].
 
         Returns:
-            A TensorDict [S, T, B] of the fields: obs, next_obs and first_obs [..., O], action and
+            The fields [S, T, B]: obs, next_obs and first_obs [..., O], action and
             action_raw [..., D], the others [...]. `first_obs` is what the step's episode began
             with, or, where the ring has overwritten that, a newer observation.
 
@@ -157,7 +153,7 @@ class Replay:
         }
         obs = self._rows[..., : self.widths[0]]
         fields["first_obs"] = obs[self._seed_column, first.squeeze(-1).long()]
-        return TensorDict(fields, batch_size=index.shape)
+        return fields
 
     def _starts(self, seed_index: int, batch_size: int, window: int) -> Tensor:
         """First slots of random windows of one seed, [B]."""

@@ -3,13 +3,13 @@
 import logging
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpo.checkpoint import ResumeDirectory
+from mpo.checkpoint import Resumed, ResumeDirectory
 from mpo.config import JobFailed
 from mpo.recorder import Recorder
 from mpo.signals import Interrupted, StopRequest, stop_request
@@ -25,75 +25,83 @@ class CheckpointFailed(JobFailed):
 
 
 class Session:
-    """Brings a trainer, its recorder and their state on disk together; without a disk, nothing."""
+    """Brings a trainer, its recorder and each seed's state on disk together.
+
+    A seed's state is the one that it would have alone, so whatever stack comes next can take it up.
+    """
 
     def __init__(
         self,
         trainer: "MPOTrainer",
         recorder: Recorder,
-        directory: ResumeDirectory | None,
-        stop: StopRequest,
+        directories: Sequence[ResumeDirectory] = (),
+        resumed: Sequence[Resumed | None] = (),
+        stop: StopRequest | None = None,
+        interval_s: float = 60.0,
     ) -> None:
-        """Takes up what the directory holds."""
+        """Takes up what was found, all of one step; without directories nothing is kept.
+
+        Args:
+            trainer: becomes what it was when it was saved last.
+            recorder: likewise.
+            directories: of each seed, their locks held.
+            resumed: what each of them holds.
+            stop: ends the training between two steps.
+            interval_s: seconds between checkpoints.
+        """
         self._trainer = trainer
         self._recorder = recorder
-        self._directory = directory
+        self._directories = directories
         self._stop = stop
+        self._interval_s = interval_s
         self._saved_at = time.monotonic()
         self._saved_step: int | None = None
-        resumed = directory.load() if directory else None
-        if resumed is None:
+        found = [state for state in resumed if state is not None]
+        if not found:
             return
-        trainer.load_state_dict(resumed.state["trainer"], resumed.transitions)
-        recorder.load_state_dict(resumed.state["recorder"], resumed.records)
-        self._saved_step = trainer.env_steps
-        recorder.resumed.append(
-            {
-                "env_step": trainer.env_steps,
-                "host": socket.gethostname(),
-                "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
+        trainer.load_state_dict(
+            [state.state["trainer"] for state in found], [state.transitions for state in found]
         )
+        recorder.load_state_dict(
+            [state.state["recorder"] for state in found], [state.records for state in found]
+        )
+        self._saved_step = trainer.env_steps
+        for record in recorder.of:
+            record.resumed.append(
+                {
+                    "env_step": trainer.env_steps,
+                    "host": socket.gethostname(),
+                    "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                }
+            )
         logger.info("resumed at step %d", trainer.env_steps)
 
-    def tick(self, interval_s: float) -> None:
+    def tick(self) -> None:
         """To be called between two steps: saves when it is time to.
 
         Raises:
             Interrupted: a signal came; the state is saved.
         """
-        if self._directory is None:
+        if not self._directories:
             return
-        signal = self._stop.signal
-        if signal is not None or time.monotonic() - self._saved_at >= interval_s:
+        signal = self._stop.signal if self._stop else None
+        if signal is not None or time.monotonic() - self._saved_at >= self._interval_s:
             self.save()
         if signal is not None:
             raise Interrupted(signal, f"its state at step {self._saved_step} is kept")
 
     def save(self) -> None:
-        """Saves the state, unless it is saved already.
+        """Saves each seed's state, unless it is saved already.
 
         Raises:
             CheckpointFailed: with the reason, and which state is kept.
         """
         step, before = self._trainer.env_steps, self._saved_step
-        if self._directory is None or step == before:
+        if not self._directories or step == before:
             return
-        capacity = self._trainer.config.replay_size
-        new = self._trainer.newest_transitions(capacity if before is None else step - before)
-        state = {
-            "trainer": self._trainer.state_dict(),
-            "recorder": self._recorder.state_dict(),
-        }
         try:
-            self._directory.save(
-                step,
-                state,
-                transitions=new,
-                records=self._recorder.take_new(),
-                count=min(len(transitions["rows"]) for transitions in new),
-                capacity=capacity,
-            )
+            for index, directory in enumerate(self._directories):
+                self._save_seed(index, directory, before)
         except OSError as error:
             kept = f"that of step {before}" if before is not None else "none"
             raise CheckpointFailed(
@@ -102,29 +110,44 @@ class Session:
             ) from error
         self._saved_step, self._saved_at = step, time.monotonic()
 
+    def _save_seed(self, index: int, directory: ResumeDirectory, before: int | None) -> None:
+        step, capacity = self._trainer.env_steps, self._trainer.config.replay_size
+        new = self._trainer.newest_transitions(index, capacity if before is None else step - before)
+        directory.save(
+            step,
+            {
+                "trainer": self._trainer.state_dict(index),
+                "recorder": self._recorder.state_dict(index),
+            },
+            transitions=new,
+            records=self._recorder.of[index].take_new(),
+            count=len(new["rows"]),
+            capacity=capacity,
+        )
+
     def delete(self) -> None:
         """Forgets the state on disk."""
-        if self._directory is not None:
-            self._directory.delete()
+        for directory in self._directories:
+            directory.delete()
 
 
 @contextmanager
-def open_session(
-    resume_dir: str | None, identity: str, trainer: "MPOTrainer", recorder: Recorder
-) -> Iterator[Session]:
-    """A session over a resume directory, its lock held and the stopping signals noted.
+def open_directories(
+    paths: Sequence[Path], identities: Sequence[str]
+) -> Iterator[tuple[list[ResumeDirectory], StopRequest]]:
+    """Resume directories with all their locks held, and the stopping signals noted.
 
     Args:
-        resume_dir: None for a training that leaves no state and heeds no signal.
-        identity: see `ResumeDirectory`.
-        trainer: becomes what it was when it was saved last.
-        recorder: likewise.
+        paths: of each seed; for none no signal is noted.
+        identities: of each seed, see `ResumeDirectory`.
     """
-    if resume_dir is None:
-        yield Session(trainer, recorder, None, StopRequest())
-        return
-    with (
-        stop_request() as stop,
-        ResumeDirectory(Path(resume_dir), identity, stop) as directory,
-    ):
-        yield Session(trainer, recorder, directory, stop)
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_request()) if paths else StopRequest()
+        directories = [
+            ResumeDirectory(path, identity, stop)
+            for path, identity in zip(paths, identities, strict=True)
+        ]
+        # In one order everywhere, lest two processes wait for each other.
+        for directory in sorted(directories, key=lambda directory: directory.path):
+            stack.enter_context(directory)
+        yield directories, stop

@@ -3,18 +3,17 @@
 Neither torch nor gymnasium is imported here: every Snakemake job parses the study again.
 """
 
-import hashlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mpo.config import (
+    CellSpec,
     ConfigError,
     Evaluation,
     Execution,
@@ -27,11 +26,11 @@ from mpo.config import (
     Statistics,
     Training,
     Verification,
-    canonical_json,
     check_keys,
     explain,
     training_value,
 )
+from mpo.layout import Place
 
 CORE_AXES = ("retrace", "optimizer")
 """Always part of a variant's name; a further axis only where its value differs from the base."""
@@ -70,46 +69,30 @@ class Environment(Section):
 
 
 @dataclass(frozen=True)
-class Run:
-    """One planned run: a spec, its budget, and its place in the study.
+class Cell:
+    """One environment and one arm: runs that differ in their seeds alone.
 
     `arm` holds the value of every axis, in the axes' order; `total_steps` counts environment steps.
     """
 
-    study: str
     env_slug: str
     variant: str
     arm: dict[str, Any]
-    spec: RunSpec
+    spec: CellSpec
     total_steps: int
 
     @property
-    def run_id(self) -> str:
-        """`environment/variant/seedN`: unique in the study, and its path below `runs/`."""
-        return f"{self.env_slug}/{self.variant}/seed{self.spec.seed}"
+    def cell_id(self) -> str:
+        """`environment/variant`: unique in the study, and of each of its runs."""
+        return f"{self.env_slug}/{self.variant}"
 
-    @property
-    def directory(self) -> Path:
-        """Where the results at this budget are, relative to the repository's root."""
-        return Path("results", self.study, "runs", self.run_id, f"step{self.total_steps}")
 
-    @property
-    def status_file(self) -> Path:
-        """What the run's jobs say of themselves while they run; see `mpo.heartbeat`."""
-        return Path("results", self.study, "status", self.run_id, f"step{self.total_steps}.json")
+@dataclass(frozen=True, kw_only=True)
+class Run(Place):
+    """One planned run: its place in the study, its arm and its spec."""
 
-    @property
-    def resume_directory(self) -> Path:
-        """What training goes on from, at any budget; studies that plan the same run share it."""
-        others = canonical_json(self.spec.model_dump(mode="json", exclude={"seed"}))
-        digest = hashlib.sha256(others.encode()).hexdigest()[:12]
-        seed = f"seed{self.spec.seed}"
-        return Path("results/.resume", self.env_slug, self.variant, digest, seed)
-
-    def log(self, verb: str) -> Path:
-        """Where a job of the run, `train` or `evaluate`, writes its log."""
-        folder = Path("results", self.study, "logs", self.run_id, f"step{self.total_steps}")
-        return folder / f"{verb}.log"
+    arm: dict[str, Any]
+    spec: RunSpec
 
 
 class Study(Section):
@@ -184,15 +167,31 @@ class Study(Section):
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """Every planned run, in the order environment, axis values, seed."""
+        return tuple(
+            Run(
+                study=self.study,
+                env_slug=cell.env_slug,
+                variant=cell.variant,
+                seed=seed,
+                total_steps=cell.total_steps,
+                arm=cell.arm,
+                spec=cell.spec.of_seed(seed),
+            )
+            for cell in self.cells
+            for seed in self.seeds
+        )
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every environment with every arm, in the order environment, axis values."""
         arms = [
             dict(zip(self.axis_values, values, strict=True))
             for values in itertools.product(*self.axis_values.values())
         ]
-        cells = itertools.product(self.environments, arms)
-        return tuple(run for environment, arm in cells for run in self._cell(environment, arm))
+        return tuple(itertools.starmap(self._cell, itertools.product(self.environments, arms)))
 
-    def _cell(self, environment: Environment, arm: dict[str, Any]) -> list[Run]:
-        """The runs of one environment and arm, one a seed.
+    def _cell(self, environment: Environment, arm: dict[str, Any]) -> Cell:
+        """One environment and arm.
 
         A value is the axis's, else the environment's or the optimizer's, else that of `training`.
         """
@@ -208,23 +207,18 @@ class Study(Section):
                 f"{where}: total_steps must be at least update_after, received "
                 f"{schedule.total_steps} < {training.update_after}"
             )
-        return [
-            Run(
-                study=self.study,
-                env_slug=environment.slug,
-                variant=variant,
-                arm=arm,
-                spec=RunSpec(
-                    env_id=environment.id,
-                    seed=seed,
-                    training=training,
-                    snapshot_interval=schedule.snapshot_interval,
-                    log_interval=schedule.log_interval,
-                ),
-                total_steps=schedule.total_steps,
-            )
-            for seed in self.seeds
-        ]
+        return Cell(
+            env_slug=environment.slug,
+            variant=variant,
+            arm=arm,
+            spec=CellSpec(
+                env_id=environment.id,
+                training=training,
+                snapshot_interval=schedule.snapshot_interval,
+                log_interval=schedule.log_interval,
+            ),
+            total_steps=schedule.total_steps,
+        )
 
     def _base(self, environment: Environment, optimizer: OptimizerName) -> dict[str, Any]:
         """The training values of an environment and an optimizer, before the axes'."""

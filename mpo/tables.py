@@ -22,7 +22,7 @@ from mpo.stats import Interval, t_interval
 from mpo.status import run_status
 from mpo.study import CORE_AXES, Run, Study
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of the written tables: bump it with any change to a column's name or meaning."""
 
 CONFIDENCE = 0.95
@@ -36,6 +36,7 @@ UNITS = {
     "eval_s": "s",
     "cpu_s": "s",
     "max_rss_mb": "MB",
+    "stacked": "seeds that shared the clocks and the memory",
     "length": "environment steps",
     "episode_length": "environment steps",
     "return": "undiscounted sum of rewards",
@@ -44,7 +45,7 @@ UNITS = {
 }
 
 _COUNTS = ("env_steps", "updates", "episodes")
-_COSTS = ("wall_s", "eval_s", "cpu_s", "max_rss_mb")
+_COSTS = ("wall_s", "eval_s", "cpu_s", "max_rss_mb", "stacked")
 _PROVENANCE = (
     *("git_sha", "git_dirty", "algorithm_version"),
     *("device", "device_name", "threads", "host", "cpu", "blas", "python"),

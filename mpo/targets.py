@@ -7,16 +7,25 @@ Letters: S seed, T window, B batch, N action samples, M samples at later steps, 
 D action dimensions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 from mpo import losses, returns
 from mpo.config import Hyperparameters
 from mpo.networks import GaussianPolicy, QNetwork
+
+
+class _Evaluation(NamedTuple):
+    """The fields of `Targets` of the same names, at other states or with other samples."""
+
+    mean: Tensor
+    stddev: Tensor
+    noise: Tensor
+    actions: Tensor
+    values: Tensor
 
 
 class Targets(NamedTuple):
@@ -39,7 +48,9 @@ class Targets(NamedTuple):
     stddev: Tensor
     """Likewise."""
     noise: Tensor
-    """The target policy's samples are mean + stddev * noise, [S, N, B, D]."""
+    """Standard normal, [S, N, B, D]."""
+    actions: Tensor
+    """The target policy's samples mean + stddev * noise, [S, N, B, D]."""
     values: Tensor
     """The target critic of the samples, [S, N, B]."""
     metrics: dict[str, Tensor]
@@ -62,8 +73,7 @@ class TargetPass:
         self._critic = critic
         self._draw = draw
 
-    @torch.no_grad()
-    def __call__(self, windows: TensorDict) -> Targets:
+    def __call__(self, windows: Mapping[str, Tensor]) -> Targets:
         """Windows [S, T, B], see `Replay.sample`, to targets by TD or Retrace."""
         terminated = windows["terminated"]
         cut = (terminated + windows["truncated"]) > 0
@@ -71,44 +81,42 @@ class TargetPass:
         compute = self._retrace if self._config.retrace else self._td
         return compute(windows, discounts, cut)
 
-    def _evaluate(self, state: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _evaluate(self, state: Tensor, samples: int) -> _Evaluation:
         """Samples the target policy at [S, R, O] states and values the actions."""
         mean, stddev = self._policy(state)
         noise = self._draw(samples, state.shape[1])
-        actions = mean.unsqueeze(1) + stddev.unsqueeze(1) * noise
-        return mean, stddev, noise, self._critic(state, actions)
+        actions = torch.addcmul(mean.unsqueeze(1), stddev.unsqueeze(1), noise)
+        return _Evaluation(mean, stddev, noise, actions, self._critic(state, actions))
 
-    def _td(self, windows: TensorDict, discounts: Tensor, cut: Tensor) -> Targets:
+    def _td(self, windows: Mapping[str, Tensor], discounts: Tensor, cut: Tensor) -> Targets:
         step = returns.n_step(windows["reward"], discounts, cut)
-        state = _policy_states(windows, step.last)
-        mean, stddev, noise, values = self._evaluate(state, self._config.action_samples)
+        state = _policy_states(windows, step.last if self._config.n_step > 1 else None)
+        found = self._evaluate(state, self._config.action_samples)
         return Targets(
             obs=windows["obs"][:, 0],
             action=windows["action"][:, 0],
-            target=step.reward + step.discount * values.mean(1),
+            target=torch.addcmul(step.reward, step.discount, found.values.mean(1)),
             state=state,
-            mean=mean,
-            stddev=stddev,
-            noise=noise,
-            values=values,
             metrics={},
+            **found._asdict(),
         )
 
-    def _retrace(self, windows: TensorDict, discounts: Tensor, cut: Tensor) -> Targets:
+    def _retrace(self, windows: Mapping[str, Tensor], discounts: Tensor, cut: Tensor) -> Targets:
         steps, rows = cut.shape[1:]
-        state = _policy_states(windows, torch.zeros_like(cut[:, 0], dtype=torch.long))
-        mean, stddev, noise, values = self._evaluate(state, self._config.action_samples)
+        state = _policy_states(windows, None)
+        found = self._evaluate(state, self._config.action_samples)
         # The expectation at the later successors needs no E-step, so fewer samples do.
-        later = windows["next_obs"][:, 1:].flatten(1, 2)
-        *policy, _, later_values = self._evaluate(later, self._config.retrace_mc_actions)
+        later = self._evaluate(
+            windows["next_obs"][:, 1:].flatten(1, 2), self._config.retrace_mc_actions
+        )
         shape = (steps - 1, rows)
         expected = torch.cat(
-            [values.mean(1, keepdim=True), later_values.mean(1).unflatten(1, shape)], dim=1
+            [found.values.mean(1, keepdim=True), later.values.mean(1).unflatten(1, shape)], dim=1
         )  # [S, T, B]
         # Where no trace is cut, s_t is the successor of step t - 1, whose policy is known.
         policy_mean, policy_stddev = (
             torch.cat([head.unsqueeze(1), tail.unflatten(1, shape)[:, :-1]], dim=1)
-            for head, tail in zip((mean, stddev), policy, strict=True)
+            for head, tail in ((found.mean, later.mean), (found.stddev, later.stddev))
         )  # at s_1 ... s_{T-1}: [S, T-1, B, D]
         log_ratios = (
             losses.gaussian_log_prob(windows["action_raw"][:, 1:], policy_mean, policy_stddev)
@@ -136,19 +144,22 @@ class TargetPass:
             action=windows["action"].flatten(1, 2),
             target=target.flatten(1),
             state=state,
-            mean=mean,
-            stddev=stddev,
-            noise=noise,
-            values=values,
             metrics={"retrace_truncated_ratio": mean_ratio},
+            **found._asdict(),
         )
 
 
-def _policy_states(windows: TensorDict, step: Tensor) -> Tensor:
-    """The states of `Targets.state` after the given step of each window, [S, B] -> [S, B, O]."""
-    index = step[:, None, :, None].expand(-1, -1, -1, windows["obs"].shape[-1])
-    successor, first = (
-        windows[key].gather(1, index).squeeze(1) for key in ("next_obs", "first_obs")
-    )
-    terminated = windows["terminated"].gather(1, step[:, None, :]).squeeze(1)
-    return torch.where(terminated.unsqueeze(-1) > 0, first, successor)
+def _policy_states(windows: Mapping[str, Tensor], step: Tensor | None) -> Tensor:
+    """The states of `Targets.state` after a step of each window, [S, B], None: the first."""
+
+    def at(name: str) -> Tensor:
+        field = windows[name]
+        if step is None:
+            return field[:, 0]
+        index = step.unsqueeze(1)  # [S, 1, B]
+        if field.ndim > index.ndim:
+            index = index.unsqueeze(-1).expand(-1, -1, -1, field.shape[-1])
+        return field.gather(1, index).squeeze(1)
+
+    over = at("terminated").bool().unsqueeze(-1)
+    return torch.where(over, at("first_obs"), at("next_obs"))

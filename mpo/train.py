@@ -1,32 +1,97 @@
-"""A planned run, trained as its spec says."""
+"""Planned runs, trained as their spec says: the seeds of a cell that share a process.
 
-from pathlib import Path
+A seed leaves the same files and the same resumable state in any company, so runs may be packed in
+another way each time.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from mpo.config import RunSpec
+from mpo.checkpoint import peek
+from mpo.config import CellSpec, JobFailed, RunSpec
+from mpo.envs import EnvironmentFailed
+from mpo.heartbeat import Heartbeat
+from mpo.layout import Place
 from mpo.trainer import MPOTrainer
 
-_LOOP = ("update_after", "batch_size", "m_steps")
+logger = logging.getLogger(__name__)
 
 
 def make_trainer(spec: RunSpec, device: torch.device) -> MPOTrainer:
     """The trainer of a run, at its beginning."""
-    values = {k: v for k, v in spec.training.model_dump().items() if k not in _LOOP}
-    names = {"use_retrace": values.pop("retrace"), "optimizer_type": values.pop("optimizer")}
-    return MPOTrainer(spec.env_id, spec.seed, device, **names, **values)
+    return MPOTrainer.of(spec.env_id, spec.training, [spec.seed], device)
 
 
 def train(
-    trainer: MPOTrainer, spec: RunSpec, total_steps: int, out_dir: Path, **options: Any
+    spec: CellSpec,
+    places: Sequence[Place],
+    device: torch.device,
+    beat: Heartbeat,
+    **options: Any,
 ) -> None:
-    """Trains a run to a budget of environment steps; see `MPOTrainer.train` for the options."""
-    trainer.train(
-        total_steps,
-        out_dir=str(out_dir),
-        snapshot_interval=spec.snapshot_interval,
-        log_interval=spec.log_interval,
-        **{name: getattr(spec.training, name) for name in _LOOP},
-        **options,
-    )
+    """Trains runs of one cell and budget; each goes on from its own resume directory.
+
+    Args:
+        spec: what they share.
+        places: where each of them is.
+        device: to train on.
+        beat: is told how each of them goes.
+        options: checkpoint_interval_s and keep_resume_state, see `MPOTrainer.train`.
+
+    Raises:
+        JobFailed: the environment of a run failed; all others are finished first.
+    """
+    failed: dict[Place, EnvironmentFailed] = {}
+    for stack in _stacks(spec, places):
+        failed |= _train_stack(spec, stack, device, beat, options)
+    if failed and len(places) == 1:
+        raise failed[places[0]]
+    if failed:
+        reasons = [f"{place.run_id}: {error}" for place, error in failed.items()]
+        raise JobFailed("\n".join([f"{len(failed)} of {len(places)} runs failed", *reasons]))
+
+
+def _stacks(spec: CellSpec, places: Sequence[Place]) -> list[list[Place]]:
+    """Who is trained with whom: runs that have nothing left to learn keep none of the others."""
+    stacks: dict[int | None, list[Place]] = defaultdict(list)
+    for place in places:
+        state = peek(place.resume_directory(spec.identity)) if len(places) > 1 else None
+        step = state["trainer"]["env_steps"] if state else 0
+        over = step >= place.total_steps or (state and state["recorder"]["diverged"])
+        stacks[step if over else None].append(place)
+    return list(stacks.values())
+
+
+def _train_stack(
+    spec: CellSpec,
+    places: Sequence[Place],
+    device: torch.device,
+    beat: Heartbeat,
+    options: dict[str, Any],
+) -> dict[Place, EnvironmentFailed]:
+    """Trains runs together, or each alone once an environment has failed; returns who failed."""
+    trainer = MPOTrainer.of(spec.env_id, spec.training, [p.seed for p in places], device)
+    files = [place.status_file for place in places]
+    beat.watch(files, lambda: trainer.env_steps)
+    try:
+        trainer.train_spec(
+            spec,
+            places[0].total_steps,
+            [place.directory for place in places],
+            [place.resume_directory(spec.identity) for place in places],
+            **options,
+        )
+    except EnvironmentFailed as error:
+        if len(places) == 1:
+            beat.end(files[0], error)
+            return {places[0]: error}
+        logger.warning("%s; each seed goes on alone from its last checkpoint", error)
+        alone = [_train_stack(spec, [place], device, beat, options) for place in places]
+        return {place: failure for found in alone for place, failure in found.items()}
+    for file in files:
+        beat.end(file)
+    return {}

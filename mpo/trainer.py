@@ -3,32 +3,40 @@
 The public names, parameters and defaults of this file are fixed; the learning is in `agent.py`.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Tuple  # noqa: UP035 (the fixed signatures are written with them)
+from typing import TYPE_CHECKING, Any, Dict, Tuple  # noqa: UP035 (the fixed signatures are written with them)
 
 import gymnasium as gym
 import numpy as np
 import torch
 from pydantic import ValidationError
-from tensordict import TensorDict
 from tqdm import tqdm
 
 from mpo import provenance
 from mpo.agent import MPOAgent
-from mpo.config import ConfigError, Hyperparameters, RunSpec, Training, canonical_json, explain
+from mpo.checkpoint import Resumed, ResumeDirectory
+from mpo.config import CellSpec, ConfigError, Hyperparameters, Training, canonical_json, explain
 from mpo.envs import dimensions, make_env
 from mpo.episodes import EpisodeStream
 from mpo.evaluate import rollouts
 from mpo.files import RUN
+from mpo.memory import keep_freed
 from mpo.progress import progress
 from mpo.recorder import Recorder
 from mpo.records import write_json
 from mpo.replay import Replay
 from mpo.seeding import torch_generator
-from mpo.session import open_session
+from mpo.session import Session, open_directories
+from mpo.signals import StopRequest
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +176,7 @@ class MPOTrainer:
             raise ConfigError(explain(error)) from None
         # Denormal numbers are many times slower on a CPU and carry no information here.
         torch.set_flush_denormal(True)
+        keep_freed()
         self.env_id = env_id
         self.seeds = (seed, *extra_seeds)
         self.device = torch.device(device)
@@ -184,6 +193,15 @@ class MPOTrainer:
         self.env_steps = 0
         self.refused_transitions = [0] * len(self.seeds)
         self._streams = [EpisodeStream(env, s) for env, s in zip(envs, self.seeds, strict=True)]
+
+    @classmethod
+    def of(
+        cls, env_id: str, settings: Hyperparameters, seeds: Sequence[int], device: torch.device
+    ) -> MPOTrainer:
+        """A trainer of hyperparameters that are one object already."""
+        given = {name: getattr(settings, name) for name in Hyperparameters.model_fields}
+        names = {"use_retrace": given.pop("retrace"), "optimizer_type": given.pop("optimizer")}
+        return cls(env_id, seeds[0], device, **given, **names, extra_seeds=seeds[1:])
 
     def replay_size(self) -> int:
         """Transitions that the replay holds for the first seed."""
@@ -252,7 +270,11 @@ class MPOTrainer:
 
     def _sample_sequences(self, batch_size: int, seq_len: int) -> TensorDict:
         """Windows of consecutive transitions, [S, T, B]; see `Replay.sample`."""
-        return self._replay.sample(batch_size, self._get_sequence_offsets(seq_len))
+        # Imported for who asks for it: it takes a second, in every job.
+        from tensordict import TensorDict
+
+        windows = self._replay.sample(batch_size, self._get_sequence_offsets(seq_len))
+        return TensorDict(windows, batch_size=windows["reward"].shape)
 
     def train(
         self,
@@ -281,10 +303,10 @@ class MPOTrainer:
             m_steps: policy steps an update.
             snapshot_interval: environment steps between policy snapshots, the first at 0.
             log_interval: environment steps between rows of metrics.
-            resume_dir: keeps the resumable state. What it holds replaces this trainer's own state;
-                where that is beyond `total_steps` already, nothing is trained and what lies
-                beyond is not reported. SIGTERM, SIGINT and SIGUSR1 then end the training with a
-                checkpoint.
+            resume_dir: keeps the resumable state; with extra seeds, in a folder seedN for each.
+                What it holds replaces this trainer's own state; where that is beyond `total_steps`
+                already, nothing is trained and what lies beyond is not reported. SIGTERM, SIGINT
+                and SIGUSR1 then end the training with a checkpoint.
             checkpoint_interval_s: seconds between checkpoints.
             keep_resume_state: whether a later call with more steps can go on from the end.
 
@@ -297,51 +319,120 @@ class MPOTrainer:
         spec = self._spec(
             intervals, update_after=update_after, batch_size=batch_size, m_steps=m_steps
         )
-        recorder = Recorder(self.seeds)
-        with open_session(resume_dir, self._identity(spec), self, recorder) as session:
-            if not recorder.snapshots:
-                recorder.snapshot(self.env_steps, self.agent.policy)
-            self._refuse_off_grid(total_steps, intervals)
-            bar = progress(self._label(), total_steps, min(self.env_steps, total_steps))
-            while self.env_steps < total_steps and len(recorder.diverged) < len(self.seeds):
-                self._environment_step(recorder)
-                due = int(self.config.updates_per_step * max(0, self.env_steps - update_after))
-                while self.agent.updates < due:
-                    windows = self._sample_sequences(batch_size, self.config.window)
-                    recorder.add(self.agent.update(windows, m_steps))
-                if self.env_steps % log_interval == 0:
-                    self._log(recorder, bar)
-                if self.env_steps % snapshot_interval == 0:
-                    recorder.snapshot(self.env_steps, self.agent.policy)
-                bar.update()
-                session.tick(checkpoint_interval_s)
+        self.train_spec(
+            spec,
+            total_steps,
+            self._folders(out_dir),
+            self._folders(resume_dir) if resume_dir else [],
+            checkpoint_interval_s,
+            keep_resume_state,
+        )
+
+    def train_spec(
+        self,
+        spec: CellSpec,
+        total_steps: int,
+        out_dirs: Sequence[Path],
+        resume_dirs: Sequence[Path] = (),
+        checkpoint_interval_s: float = 60.0,
+        keep_resume_state: bool = True,
+    ) -> None:
+        """As `train`, with what shapes the training in one, and a directory for each seed."""
+        recorder = Recorder(len(self.seeds))
+        identities = [self._identity(spec, seed) for seed in self.seeds[: len(resume_dirs)]]
+        with open_directories(resume_dirs, identities) as (directories, stop):
+            together = self._together(spec, directories, stop, checkpoint_interval_s)
+            session = Session(self, recorder, directories, together, stop, checkpoint_interval_s)
+            self._refuse_off_grid(total_steps, spec)
+            self._advance(total_steps, spec, recorder, session)
             # Before the rows that only this budget has.
             session.save()
             if recorder.logged != self.env_steps:
-                self._log(recorder, bar)
-            if self.env_steps % snapshot_interval:
+                self._log(recorder)
+            if self.env_steps % spec.snapshot_interval:
                 recorder.snapshot(self.env_steps, self.agent.policy)
-            bar.close()
-            self._write(Path(out_dir), recorder, spec, total_steps)
+            self._write(out_dirs, recorder, spec, total_steps)
             if not keep_resume_state:
                 session.delete()
 
-    def _spec(self, intervals: dict[str, int], **training: Any) -> RunSpec:
-        """The identity of the first seed's run; ConfigError where a value is out of range."""
+    def _advance(
+        self,
+        until: int,
+        spec: CellSpec,
+        recorder: Recorder,
+        session: Session,
+        diverged_too: bool = False,
+    ) -> None:
+        """Trains until so many environment steps, or until no seed is left that could learn."""
+        training, offsets = spec.training, self._get_sequence_offsets(self.config.window)
+        if not recorder.of[0].snapshots:
+            recorder.snapshot(self.env_steps, self.agent.policy)
+        bar = progress(self._label(), until, min(self.env_steps, until))
+        while self.env_steps < until and (diverged_too or not recorder.all_diverged):
+            self._environment_step(recorder)
+            updates = self.config.updates_per_step * max(0, self.env_steps - training.update_after)
+            while self.agent.updates < int(updates):
+                windows = self._replay.sample(training.batch_size, offsets)
+                recorder.add(self.agent.update(windows, training.m_steps))
+            if self.env_steps % spec.log_interval == 0:
+                self._log(recorder, bar)
+            elif ended := recorder.open_divergences:
+                self._log(recorder, indices=ended)
+            if self.env_steps % spec.snapshot_interval == 0:
+                recorder.snapshot(self.env_steps, self.agent.policy)
+            bar.update()
+            session.tick()
+        bar.close()
+
+    def _together(
+        self,
+        spec: CellSpec,
+        directories: Sequence[ResumeDirectory],
+        stop: StopRequest,
+        checkpoint_interval_s: float,
+    ) -> list[Resumed | None]:
+        """What each directory holds, after those behind have been trained to where the others are.
+
+        A process that is killed while it saves, or a new choice of stacks, leaves seeds at unlike
+        steps; each of their trajectories is the same in any stack.
+        """
+        found = [directory.load() for directory in directories]
+        steps = [0 if state is None else state.state["trainer"]["env_steps"] for state in found]
+        ahead = max(steps, default=0)
+        for step in sorted(set(steps) - {ahead}):
+            behind = [i for i, reached in enumerate(steps) if reached == step]
+            seeds = [self.seeds[i] for i in behind]
+            trainer = MPOTrainer.of(self.env_id, self.config, seeds, self.device)
+            recorder = Recorder(len(seeds))
+            own = [directories[i] for i in behind]
+            states = [found[i] for i in behind]
+            session = Session(trainer, recorder, own, states, stop, checkpoint_interval_s)
+            trainer._advance(ahead, spec, recorder, session, diverged_too=True)
+            session.save()
+            for i in behind:
+                found[i] = directories[i].load()
+        return found
+
+    def _folders(self, directory: str) -> list[Path]:
+        """Each seed's own: the directory itself, or its folder seedN where there are several."""
+        path = Path(directory)
+        return [path] if len(self.seeds) == 1 else [path / f"seed{seed}" for seed in self.seeds]
+
+    def _spec(self, intervals: dict[str, int], **training: Any) -> CellSpec:
+        """What shapes the training; ConfigError where a value is out of range."""
         try:
             settings = Training(**self.config.model_dump(), **training)
-            return RunSpec(env_id=self.env_id, seed=self.seeds[0], training=settings, **intervals)
+            return CellSpec(env_id=self.env_id, training=settings, **intervals)
         except ValidationError as error:
             raise ConfigError(explain(error)) from None
 
-    def _identity(self, spec: RunSpec) -> str:
-        """All that shapes the training of the whole stack."""
-        return canonical_json(
-            spec.model_dump(mode="json", exclude={"seed"}) | {"seeds": self.seeds}
-        )
+    def _identity(self, spec: CellSpec, seed: int) -> str:
+        """All that shapes the training of a seed, whatever its stack."""
+        return canonical_json(spec.model_dump(mode="json") | {"seeds": [seed]})
 
-    def _refuse_off_grid(self, total_steps: int, intervals: Mapping[str, int]) -> None:
-        for name, interval in intervals.items():
+    def _refuse_off_grid(self, total_steps: int, spec: CellSpec) -> None:
+        for name in ("snapshot_interval", "log_interval"):
+            interval = getattr(spec, name)
             if self.env_steps > total_steps and total_steps % interval:
                 raise ConfigError(
                     f"total_steps: the training has gone on to {self.env_steps} steps, and what it "
@@ -349,26 +440,42 @@ class MPOTrainer:
                     f"received {total_steps}"
                 )
 
-    def _log(self, recorder: Recorder, bar: tqdm) -> None:
-        """Closes a logging interval."""
-        finished = [stream.take_finished() for stream in self._streams]
+    def _log(
+        self, recorder: Recorder, bar: tqdm | None = None, indices: Sequence[int] | None = None
+    ) -> None:
+        """Closes a logging interval, of all seeds or of some."""
+        which = range(len(self.seeds)) if indices is None else indices
+        finished = {i: self._streams[i].take_finished() for i in which}
         recorder.log(self.env_steps, self.agent.updates, finished, self.agent.non_finite())
-        returns = [r for episodes in finished for r, _ in episodes]
-        if returns:
+        returns = [r for episodes in finished.values() for r, _ in episodes]
+        if returns and bar is not None:
             text = _format_metrics({"return": float(np.mean(returns))})
             bar.set_postfix_str(text, refresh=False)
 
-    def _write(self, out_dir: Path, recorder: Recorder, spec: RunSpec, total_steps: int) -> None:
+    def _write(
+        self, out_dirs: Sequence[Path], recorder: Recorder, spec: CellSpec, total_steps: int
+    ) -> None:
         """Writes each seed's files."""
-        origin = provenance.of_training(self.device, recorder.started, recorder.resumed)
-        for index, seed in enumerate(self.seeds):
-            directory = out_dir if len(self.seeds) == 1 else out_dir / f"seed{seed}"
-            record = recorder.write(index, total_steps, directory)
+        origin = provenance.of_training(self.device)
+        for seed, directory, own in zip(self.seeds, out_dirs, recorder.of, strict=True):
+            record = own.write(total_steps, directory)
             if record["error"]:
                 logger.warning("seed %d diverged: %s", seed, record["error"])
-            identity = spec.model_copy(update={"seed": seed}).model_dump(mode="json")
-            record |= {"env_id": self.env_id, "seed": seed, "spec": identity, "provenance": origin}
-            write_json(directory / RUN, record)
+            write_json(
+                directory / RUN,
+                record
+                | {
+                    "env_id": self.env_id,
+                    "seed": seed,
+                    "spec": spec.of_seed(seed).model_dump(mode="json"),
+                    "provenance": {
+                        **origin,
+                        "started": own.started.isoformat(timespec="seconds"),
+                        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                        "resumed": own.resumed,
+                    },
+                },
+            )
 
     def _label(self) -> str:
         retrace = "on" if self.config.retrace else "off"
@@ -382,7 +489,7 @@ class MPOTrainer:
         finite = np.isfinite(raw).all(-1) & np.isfinite(log_prob)
         if not finite.all():
             for index in np.flatnonzero(~finite):
-                recorder.diverge(int(index), self.env_steps, "an action is not finite")
+                recorder.of[index].diverge(self.env_steps, "an action is not finite")
             # The other seeds of the stack go on, and so must its environment.
             raw, log_prob = np.nan_to_num(raw, posinf=0, neginf=0), np.nan_to_num(log_prob)
         executed = raw.clip(-1, 1)
@@ -402,23 +509,30 @@ class MPOTrainer:
             stream.advance(step)
         self.env_steps += 1
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that training goes on from, but for the replay's transitions; not copied."""
+    def state_dict(self, index: int) -> dict[str, Any]:
+        """All that a seed's training goes on from but its transitions, as if it were alone."""
         return {
             "env_steps": self.env_steps,
-            "agent": self.agent.state_dict(),
-            "replay": self._replay.state_dict(),
-            "streams": [stream.state_dict() for stream in self._streams],
+            "agent": self.agent.state_dict(index),
+            "replay": self._replay.state_dict(index),
+            "stream": self._streams[index].state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], transitions: Sequence[Any]) -> None:
-        """Becomes the trainer of `state` and of all that its `newest_transitions` returned."""
-        self.env_steps = state["env_steps"]
-        self.agent.load_state_dict(state["agent"])
-        self._replay.load_state_dict(state["replay"], list(zip(*transitions, strict=True)))
-        for stream, saved in zip(self._streams, state["streams"], strict=True):
-            stream.load_state_dict(saved)
+    def load_state_dict(
+        self, states: Sequence[Mapping[str, Any]], transitions: Sequence[Sequence[Any]]
+    ) -> None:
+        """Becomes the trainer of seeds that stand at one step.
 
-    def newest_transitions(self, count: int) -> list[dict[str, torch.Tensor]]:
-        """Of each seed, see `Replay.newest`."""
-        return [self._replay.newest(index, count) for index in range(len(self.seeds))]
+        Args:
+            states: of each seed, see `state_dict`.
+            transitions: of each seed, all that its `newest_transitions` returned.
+        """
+        self.env_steps = states[0]["env_steps"]
+        self.agent.load_state_dict([state["agent"] for state in states])
+        for index, (state, newest) in enumerate(zip(states, transitions, strict=True)):
+            self._replay.load_state_dict(index, state["replay"], newest)
+            self._streams[index].load_state_dict(state["stream"])
+
+    def newest_transitions(self, index: int, count: int) -> dict[str, torch.Tensor]:
+        """Of a seed, see `Replay.newest`."""
+        return self._replay.newest(index, count)

@@ -15,7 +15,7 @@ from mpo.config import RunSpec
 from mpo.files import METRICS, RUN, replacing
 from mpo.provenance import machine
 from mpo.recorder import CLOCKS
-from mpo.train import make_trainer, train
+from mpo.train import make_trainer
 
 
 def verify(run_directory: Path, steps: int, device: torch.device) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def verify(run_directory: Path, steps: int, device: torch.device) -> dict[str, A
     intervals = max(1, min(steps, record["env_steps"]) // spec.log_interval)
     compared = intervals * spec.log_interval
     with tempfile.TemporaryDirectory() as folder:
-        train(make_trainer(spec, device), spec, compared, Path(folder))
+        make_trainer(spec, device).train_spec(spec.cell, compared, [Path(folder)])
         again = _metrics(Path(folder), compared)
     recorded = _metrics(run_directory, compared)
     was = record["provenance"]

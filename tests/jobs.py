@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from mpo.config import RunSpec, Training
+from mpo.layout import Place
 from mpo.recorder import CLOCKS
 
 ROOT = Path(__file__).parents[1]
@@ -35,14 +36,30 @@ def run_spec(env_id, seed=0, **training):
     )
 
 
-def train(folder, spec, steps, *options, out="out", resume="resume", interval=60.0):
-    """Starts a training whose files are below a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "spec.json").write_text(spec.identity)
-    command = [sys.executable, "-m", "mpo", "train", "--spec", folder / "spec.json"]
-    command += ["--total-steps", steps, "--device", "cpu", "--out", folder / out]
-    command += ["--checkpoint-interval", interval, "--resume", folder / resume]
-    command += ["--status", folder / "status.json", "--log", folder / "train.log", *options]
+def place(folder, spec, steps, seed=None, study="study"):
+    """Where a run is below a folder."""
+    seed = spec.seed if seed is None else seed
+    return Place(study, "environment", "arm", seed, steps, folder / "results")
+
+
+def results(folder, *run, **names):
+    """What a run has left below a folder; see `place`."""
+    return place(folder, *run, **names).directory
+
+
+def resume(folder, spec, seed=None):
+    """What a run below a folder goes on from."""
+    return place(folder, spec, 0, seed).resume_directory(spec.cell.identity)
+
+
+def train(folder, spec, steps, *options, seeds=None, study="study", interval=60.0, log=True):
+    """Starts a training of a run, or of several seeds of its cell, with all files in a folder."""
+    places = [place(folder, spec, steps, seed, study) for seed in seeds or [spec.seed]]
+    command = [sys.executable, "-m", "mpo", "train", "--cell", spec.cell.identity]
+    command += ["--device", "cpu", "--checkpoint-interval", interval, *options]
+    command += ["--out", *(place.directory / "run.json" for place in places)]
+    if log:
+        command += ["--log", *(place.log("train") for place in places)]
     return subprocess.Popen(
         [str(part) for part in command],
         cwd=ROOT,
@@ -59,10 +76,24 @@ def finish(process, code=0):
     return output
 
 
-def wait_until_training(process, resume):
+def wait_until_training(process, directory):
     """Waits until a process holds the lock of a resume directory: its training begins."""
-    owner, deadline = resume / "owner", time.monotonic() + 120
+    owner, deadline = directory / "owner", time.monotonic() + 120
     while not (owner.exists() and owner.read_text().startswith(f"process {process.pid} ")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def newest_step(directory):
+    """The step of a resume directory's newest checkpoint, 0 without one."""
+    return max((int(path.stem[11:]) for path in directory.glob("checkpoint-*.pt")), default=0)
+
+
+def wait_for_step(process, directory, step):
+    """Waits until a process has saved a step, or a later one."""
+    deadline = time.monotonic() + 120
+    while newest_step(directory) < step:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -86,6 +117,6 @@ def bits(folder):
     }
 
 
-def status(folder):
-    """What the job said last of itself."""
-    return json.loads((folder / "status.json").read_text())
+def status(folder, spec, steps, seed=None):
+    """What the job said last of a run."""
+    return json.loads(place(folder, spec, steps, seed).status_file.read_text())

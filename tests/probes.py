@@ -101,6 +101,19 @@ class Raising(Clock):
         return super().step(action)
 
 
+class Unlucky(Clock):
+    """Its third step raises in episodes of a few reset seeds."""
+
+    def reset(self, *, seed=None, options=None):
+        self._unlucky = seed is not None and seed % 64 == 44
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        if self._unlucky and self._time == 2:
+            raise RuntimeError("no luck")
+        return super().step(action)
+
+
 class Blind(Clock):
     """Its second observation of each episode is too large for single precision."""
 
@@ -157,6 +170,7 @@ for _name, _class, _limit, _arguments in (
     ("Terminating", Clock, 50, {"length": 3}),
     ("Broken", Broken, 10, {}),
     ("Raising", Raising, 10, {}),
+    ("Unlucky", Unlucky, 10, {}),
     ("Blind", Blind, 10, {}),
     ("Fickle", Fickle, 10, {}),
     ("Hanging", Hanging, 10, {}),

@@ -207,6 +207,7 @@ def write_run(
         "wall_s": run.total_steps / 500.0,
         "cpu_s": run.total_steps / 480.0,
         "max_rss_mb": 410.5,
+        "stacked": 1.0,
         "spec": run.spec.model_dump(mode="json"),
         "provenance": PROVENANCE,
     }

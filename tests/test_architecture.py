@@ -20,22 +20,27 @@ PURE = {
     "seeding",
     "progress",
     "files",
+    "layout",
     "signals",
     "gpus",
+    "memory",
+    "products",
     "efficiency",
     "provenance",
 }
 """Modules that import nothing of ours."""
-ONLY_CONFIG = {"study", "envs", "optim"}
+ONLY_CONFIG = {"envs", "optim"}
 MAY_NOT = {
-    "networks": set(MODULES),
+    "networks": set(MODULES) - {"products"},
     "replay": set(MODULES),
     "targets": set(MODULES) - {"config", "losses", "networks", "returns"},
     "agent": {"envs", "episodes", "evaluate", "recorder", "records", "study", "trainer"},
     "checkpoint": set(MODULES) - {"config", "files", "signals"},
     "effects": set(MODULES) - {"stats"},
     "heartbeat": set(MODULES) - {"envs", "files", "signals"},
+    "study": set(MODULES) - {"config", "layout"},
     "status": set(MODULES) - {"files", "study"},
+    "packs": set(MODULES) - {"files", "status", "study"},
     "session": {"agent", "envs", "replay", "study", "trainer"},
     "typeset": set(MODULES),
     "publication": {"agent", "trainer", "envs", "networks", "summary", "figures.style"},

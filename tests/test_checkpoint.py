@@ -139,7 +139,7 @@ def test_reading_runs_no_code(two, caplog):
     body = pickle.dumps(Trap())
     import hashlib
 
-    header = f"mpo-checkpoint 1 {hashlib.sha256(body).hexdigest()}\n".encode()
+    header = f"mpo-checkpoint 2 {hashlib.sha256(body).hexdigest()}\n".encode()
     (two / "checkpoint-000000000030.pt").write_bytes(header + body)
     assert load(two) == AFTER_20
     assert "checkpoint-000000000030.pt" in caplog.text
@@ -197,5 +197,5 @@ def test_a_second_process_waits_and_a_signal_ends_the_waiting(tmp_path, caplog):
 
 
 def test_the_files_are_where_the_format_says(two):
-    assert (two / "checkpoint-000000000020.pt").read_bytes().startswith(b"mpo-checkpoint 1 ")
-    assert checkpoint.SCHEMA_VERSION == 1
+    assert (two / "checkpoint-000000000020.pt").read_bytes().startswith(b"mpo-checkpoint 2 ")
+    assert checkpoint.SCHEMA_VERSION == 2

@@ -99,10 +99,10 @@ LONG = changed(
     environments=["Pendulum-v1"],
     seeds=[0],
     axes={"retrace": [False], "optimizer": ["adam"]},
-    schedule={"total_steps": 4000, "snapshot_interval": 2000, "log_interval": 500},
+    schedule={"total_steps": 20_000, "snapshot_interval": 10_000, "log_interval": 2500},
     execution={"checkpoint_interval_s": 0.5},
 )
-RUN = f"results/tiny/runs/Pendulum-v1/{CELL}/seed0/step4000"
+RUN = f"results/tiny/runs/Pendulum-v1/{CELL}/seed0/step20000"
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpo.networks import GaussianPolicy, QNetwork, StackedLayerNorm, StackedLinear
+from mpo.networks import (
+    GaussianPolicy,
+    QNetwork,
+    StackedLayerNorm,
+    StackedLinear,
+    elu_backward,
+    tanh_,
+    tanh_backward,
+)
 from tests.reference import PlainCritic, PlainPolicy, plain_linear
 
 S, N, B, OBS, D = 3, 5, 7, 4, 2
@@ -90,23 +98,99 @@ def test_stacked_critic_equals_plain_networks_of_the_concatenated_input(widths, 
                 close(values[s, n, b], plain(obs[s, b], actions[s, n, b]), tol)
 
 
-def test_gradients_of_a_stack_equal_those_of_plain_networks():
-    stacked = scramble(critic((9, 6))).double()
+# Gradients by hand, against autograd's of plain networks
+
+
+def with_gradients(network: nn.Module) -> nn.Module:
+    """Places for the gradients, with something in them: what is written must be all of them."""
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)
+    return network
+
+
+def test_in_place_tanh_is_tanh():
+    x = torch.linspace(-12, 12, 10001)
+    close(tanh_(x.double()), x.double().tanh())
+    close(tanh_(x.clone()).double(), x.double().tanh(), 3e-7)
+    assert tanh_(torch.tensor([-100.0, -0.0, 0.0, 100.0])).tolist() == [-1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("function", "backward"), [(torch.tanh, tanh_backward), (nn.functional.elu, elu_backward)]
+)
+def test_gradients_of_the_activations_equal_autograds(function, backward):
+    x = 2 * inputs()[1].double()
+    grad = inputs(2)[1].double()
+    leaf = x.clone().requires_grad_()
+    function(leaf).backward(grad)
+    close(backward(function(x), grad), leaf.grad)
+
+
+def test_gradients_of_the_norm_equal_autograds():
+    norm = with_gradients(scramble(StackedLayerNorm(S, OBS)).double())
+    x, grad = (inputs(seed)[0].double() for seed in (1, 2))
+    outputs, backward = norm.vjp(x)
+    found = backward(grad)
+    for s in range(S):
+        leaf = x[s].clone().requires_grad_()
+        plain = nn.LayerNorm(OBS, dtype=torch.float64)
+        with torch.no_grad():
+            plain.weight.copy_(norm.gain[s, 0])
+            plain.bias.copy_(norm.bias[s, 0])
+        plain(leaf).backward(grad[s])
+        close(outputs[s], plain(x[s]).detach())
+        close(found[s], leaf.grad)
+        close(norm.gain.grad[s, 0], plain.weight.grad)
+        close(norm.bias.grad[s, 0], plain.bias.grad)
+
+
+def plain_gradients(plain: nn.Module) -> list[Tensor]:
+    """In the order and layout of the stacked parameters, but for the critic's joint first layer."""
+    return [p.grad.T if p.ndim == 2 else p.grad[None] for p in plain.parameters()]
+
+
+@pytest.mark.parametrize("widths", [(9,), (9, 6), (9, 6, 8)])
+def test_gradients_of_the_critic_equal_autograds_of_plain_networks(widths):
+    stacked = with_gradients(scramble(critic(widths)).double())
     obs, actions = (x.double() for x in inputs())
-    stacked(obs, actions).square().sum().backward()
+    grad = inputs(2)[0][..., 0].double()
+    values, backward = stacked.vjp(obs, actions[:, 0])
+    backward(grad)
     for s in range(S):
         plain = PlainCritic(stacked, s)
-        plain(obs[s].expand(N, B, OBS), actions[s]).square().sum().backward()
-        first, norm, _, second, _, head = plain.layers
-        joint = torch.cat([stacked.first_obs.weight.grad[s], stacked.first_action.weight.grad[s]])
-        close(joint.T, first.weight.grad, 1e-10)
-        close(stacked.first_obs.bias.grad[s, 0], first.bias.grad, 1e-10)
-        close(stacked.torso.norm.gain.grad[s, 0], norm.weight.grad, 1e-10)
-        close(stacked.torso.norm.bias.grad[s, 0], norm.bias.grad, 1e-10)
-        close(stacked.torso.layers[0].weight.grad[s].T, second.weight.grad, 1e-10)
-        close(stacked.torso.layers[0].bias.grad[s, 0], second.bias.grad, 1e-10)
-        close(stacked.head.weight.grad[s].T, head.weight.grad, 1e-10)
-        close(stacked.head.bias.grad[s, 0], head.bias.grad, 1e-10)
+        plain_values = plain(obs[s], actions[s, 0])
+        plain_values.backward(grad[s])
+        close(values[s], plain_values.detach())
+        joint, bias, *rest = plain_gradients(plain)
+        # The two parts of the first layer add up, so each bias has the gradient of the sum.
+        expected = [joint[:OBS], bias, joint[OBS:], bias, *rest]
+        for parameter, wanted in zip(stacked.parameters(), expected, strict=True):
+            close(parameter.grad[s], wanted, 1e-10)
+
+
+@pytest.mark.parametrize("widths", [(9,), (9, 6), (9, 6, 8)])
+def test_gradients_of_the_policy_equal_autograds_of_plain_networks(widths):
+    stacked = with_gradients(scramble(policy(widths, init_scale=0.7)).double())
+    obs = inputs()[0].double()
+    grads = [actions[:, 0].double() for _, actions in map(inputs, (2, 3))]
+    mean, stddev, backward = stacked.vjp(obs)
+    backward(*grads)
+    for s in range(S):
+        plain = PlainPolicy(stacked, s, 0.7)
+        heads = plain(obs[s])
+        torch.autograd.backward(heads, [grad[s] for grad in grads])
+        for found, head in zip((mean[s], stddev[s]), heads, strict=True):
+            close(found, head.detach())
+        for parameter, wanted in zip(stacked.parameters(), plain_gradients(plain), strict=True):
+            close(parameter.grad[s], wanted, 1e-10)
+
+
+def test_inference_in_chunks_equals_the_whole(monkeypatch):
+    network, (obs, actions) = scramble(critic()).double(), map(Tensor.double, inputs())
+    whole = network(obs, actions)
+    for size in (1, 2 * B * 9, 10**9):
+        monkeypatch.setattr("mpo.networks._IN_CACHE", size)
+        close(network(obs, actions), whole)
 
 
 def test_initial_weights_of_a_seed_do_not_depend_on_its_neighbours():

@@ -46,7 +46,7 @@ def test_fields_have_their_shapes_and_their_elements():
     for i in range(seeds):
         fill(replay, range(100 * i, 100 * i + 20), seed_index=i)
     sample = replay.sample(batch, torch.arange(steps))
-    assert sample.batch_size == (seeds, steps, batch)
+    assert sample["reward"].shape == (seeds, steps, batch)
     # In the order of the packed row, with their columns.
     layout = {
         "obs": [0, 1, 2, 3],

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mpo.records import read_policies
-from mpo.train import make_trainer, train
+from mpo.train import make_trainer
 from tests import jobs
 
 CASES = {
@@ -38,17 +38,19 @@ def test_any_number_of_kills_changes_no_bit(tmp_path, case):
         if number < 2:
             time.sleep(chance.uniform(0, 3))  # while it starts
         else:
-            jobs.wait_until_training(process, folder / "resume")
-            time.sleep(chance.uniform(0, 0.15 if number < 4 else 0.6))
+            jobs.wait_until_training(process, jobs.resume(folder, spec))
+            if number >= 4:
+                jobs.wait_for_step(process, jobs.resume(folder, spec), steps[-1] + 1)
+            time.sleep(chance.uniform(0, 0.15))
         assert process.poll() is None, "it ended before it was killed"
         jobs.kill(process)
-        found = sorted((folder / "resume").glob("checkpoint-*.pt"))
-        steps.append(int(found[-1].stem.split("-")[1]) if found else 0)
+        steps.append(jobs.newest_step(jobs.resume(folder, spec)))
     print(f"{case}: killed {KILLS} times, with checkpoints of steps {steps}")
     assert steps == sorted(steps) and len(set(steps)) > KILLS // 2
     jobs.finish(jobs.train(folder, spec, STEPS))
-    assert jobs.bits(folder / "out") == jobs.bits(tmp_path / "calm" / "out")
-    record = json.loads((folder / "out" / "run.json").read_text())
+    calm = jobs.results(tmp_path / "calm", spec, STEPS)
+    assert jobs.bits(jobs.results(folder, spec, STEPS)) == jobs.bits(calm)
+    record = json.loads((jobs.results(folder, spec, STEPS) / "run.json").read_text())
     assert record["provenance"]["resumed"][-1]["env_step"] == steps[-1] < STEPS
 
 
@@ -71,7 +73,7 @@ def test_a_stack_of_seeds_resumes_too(tmp_path):
     assert start("calm").wait() == 0
     for pause in (0.1, 0.4, 0.7, 0.3):
         process = start("killed")
-        jobs.wait_until_training(process, tmp_path / "killed" / "resume")
+        jobs.wait_until_training(process, tmp_path / "killed" / "resume" / "seed5")
         time.sleep(pause)
         jobs.kill(process)
     assert start("killed").wait() == 0
@@ -84,25 +86,25 @@ def test_a_stack_of_seeds_resumes_too(tmp_path):
 def test_a_signal_stops_with_a_checkpoint_and_the_next_attempt_goes_on(tmp_path, name):
     spec = CASES["retrace"]
     process = jobs.train(tmp_path, spec, 100_000)
-    jobs.wait_until_training(process, tmp_path / "resume")
+    jobs.wait_until_training(process, jobs.resume(tmp_path, spec))
     time.sleep(0.7)
     process.send_signal(getattr(signal, name))
     output = jobs.finish(process, code=75)
     step = int(re.search(rf"stopped by {name}: its state at step (\d+) is kept", output)[1])
     assert step > 0 and "Traceback" not in output
-    said = jobs.status(tmp_path)
+    said = jobs.status(tmp_path, spec, 100_000)
     assert said["status"] == ("planned" if name == "SIGINT" else "timeout")
     assert f"stopped by {name}" in said["error"] and said["count"] == step
     steps = step // 100 * 100 + 200
     assert f"resumed at step {step}" in jobs.finish(jobs.train(tmp_path, spec, steps))
     calm = train_here(tmp_path / "calm", spec, steps, resume=None)
-    assert jobs.bits(tmp_path / "out") == jobs.bits(calm)
+    assert jobs.bits(jobs.results(tmp_path, spec, steps)) == jobs.bits(calm)
 
 
 def train_here(folder, spec, steps, resume):
     """Trains in this process; returns the folder of its results."""
     trainer = make_trainer(spec, torch.device("cpu"))
-    train(trainer, spec, steps, folder, resume_dir=resume)
+    trainer.train_spec(spec.cell, steps, [folder], [resume] if resume else [])
     train_here.last = trainer
     return folder
 
@@ -112,7 +114,7 @@ def test_budgets_can_be_raised_and_lowered_in_any_order(tmp_path, case):
     for steps in (300, 700, 200, 400, 80):
         if steps == 80:
             steps = 700  # again, with nothing left to do
-        short = train_here(tmp_path / f"one{steps}", CASES[case], steps, str(tmp_path / "resume"))
+        short = train_here(tmp_path / f"one{steps}", CASES[case], steps, tmp_path / "resume")
         trained = train_here.last.env_steps
         calm = train_here(tmp_path / f"all{steps}", CASES[case], steps, None)
         assert jobs.bits(short) == jobs.bits(calm)
@@ -121,7 +123,7 @@ def test_budgets_can_be_raised_and_lowered_in_any_order(tmp_path, case):
 
 
 def test_a_budget_between_two_rows_is_extended_as_if_it_had_not_been(tmp_path):
-    spec, resume = CASES["td"], str(tmp_path / "resume")
+    spec, resume = CASES["td"], tmp_path / "resume"
     for steps in (130, 271, 333):
         short = train_here(tmp_path / f"one{steps}", spec, steps, resume)
         assert jobs.bits(short) == jobs.bits(
@@ -134,7 +136,7 @@ def test_a_budget_between_two_rows_is_extended_as_if_it_had_not_been(tmp_path):
 def test_a_diverged_run_is_extended_and_cut_as_any_other(tmp_path):
     spec = jobs.run_spec("Pendulum-v1", q_lr=1e38, optimizer="sgd")
     for steps, status in ((200, "diverged"), (400, "diverged"), (100, "ok")):
-        short = train_here(tmp_path / f"one{steps}", spec, steps, str(tmp_path / "resume"))
+        short = train_here(tmp_path / f"one{steps}", spec, steps, tmp_path / "resume")
         found = jobs.bits(short)
         assert found == jobs.bits(train_here(tmp_path / f"all{steps}", spec, steps, None))
         assert found["status"] == status
@@ -143,19 +145,20 @@ def test_a_diverged_run_is_extended_and_cut_as_any_other(tmp_path):
 def test_the_resume_state_can_be_discarded_at_the_end(tmp_path):
     spec = CASES["td"]
     jobs.finish(jobs.train(tmp_path, spec, 200, "--discard-resume-state"))
-    assert not list((tmp_path / "resume").glob("*.pt"))
+    assert not list(jobs.resume(tmp_path, spec).glob("*.pt"))
     assert "resumed" not in jobs.finish(jobs.train(tmp_path, spec, 300))
 
 
 def test_two_processes_never_train_the_same_run_together(tmp_path):
     spec = CASES["td"]
     first = jobs.train(tmp_path, spec, 1200, interval=0.1)
-    jobs.wait_until_training(first, tmp_path / "resume")
-    second = jobs.train(tmp_path, spec, 1200, out="other")
+    jobs.wait_until_training(first, jobs.resume(tmp_path, spec))
+    second = jobs.train(tmp_path, spec, 1200, study="other")
     outputs = [jobs.finish(process) for process in (first, second)]
     assert f"waiting for process {first.pid} on {os.uname().nodename}" in outputs[1]
     assert "resumed at step 1200" in outputs[1]
-    assert jobs.bits(tmp_path / "out") == jobs.bits(tmp_path / "other")
+    first, second = (jobs.results(tmp_path, spec, 1200, study=name) for name in ("study", "other"))
+    assert jobs.bits(first) == jobs.bits(second)
 
 
 def test_a_hanging_environment_is_ended_and_named(tmp_path):
@@ -166,7 +169,7 @@ def test_a_hanging_environment_is_ended_and_named(tmp_path):
         "for 1 s"
     )
     assert message in output and "time.sleep" in output
-    said = jobs.status(tmp_path)
+    said = jobs.status(tmp_path, spec, 200)
     assert (said["status"], said["error"], said["count"]) == ("timeout", message, 18)
 
 
@@ -174,9 +177,9 @@ def test_an_environment_that_hangs_without_letting_go_is_ended_too(tmp_path):
     spec = jobs.run_spec("tests.probes:probe/Seized-v0")
     process = jobs.train(tmp_path, spec, 200, "--environment-timeout", 1)
     jobs.finish(process, code=1)
-    log = (tmp_path / "train.log").read_text()
+    log = jobs.place(tmp_path, spec, 200).log("train").read_text()
     assert "Timeout" in log and "probes.py" in log
-    assert jobs.status(tmp_path)["status"] == "running"  # and its process is gone
+    assert jobs.status(tmp_path, spec, 200)["status"] == "running"  # and its process is gone
 
 
 def test_an_environment_that_raises_is_named_and_what_came_before_is_kept(tmp_path):
@@ -184,7 +187,7 @@ def test_an_environment_that_raises_is_named_and_what_came_before_is_kept(tmp_pa
     output = jobs.finish(jobs.train(tmp_path, spec, 200, interval=0.001), code=1)
     message = "step 3 of an episode: step raised ZeroDivisionError: a sensor is gone"
     assert message in output and "Traceback" not in output
-    said = jobs.status(tmp_path)
+    said = jobs.status(tmp_path, spec, 200)
     assert said["status"] == "failed" and message in said["error"] and said["count"] == 2
 
 
@@ -212,11 +215,11 @@ def test_a_full_disk_ends_a_run_clearly_and_with_space_it_goes_on(tmp_path, smal
     output = jobs.finish(jobs.train(disk, spec, 1500, interval=0.02), code=1)
     error = r"the checkpoint of step \d+ cannot be written: .*No space left on device.*"
     kept = int(re.search(error + r"that of step (\d+) is kept", output)[1])
-    assert "Traceback" not in output and not (disk / "out").exists()
+    assert "Traceback" not in output and not jobs.results(disk, spec, 1500).exists()
     remount("size=50m")
     assert f"resumed at step {kept}" in jobs.finish(jobs.train(disk, spec, 1500))
     calm = train_here(tmp_path / "calm", spec, 1500, None)
-    assert jobs.bits(disk / "out") == jobs.bits(calm)
+    assert jobs.bits(jobs.results(disk, spec, 1500)) == jobs.bits(calm)
 
 
 def test_a_disk_that_turns_read_only_ends_a_run_clearly(tmp_path, small_disk):
@@ -225,10 +228,7 @@ def test_a_disk_that_turns_read_only_ends_a_run_clearly(tmp_path, small_disk):
     remount("size=50m")
     jobs.finish(jobs.train(disk, spec, 200))
     remount("ro")
-    command = [jobs.sys.executable, "-m", "mpo", "train", "--spec", disk / "spec.json"]
-    command += ["--total-steps", "300", "--out", disk / "out", "--resume", disk / "resume"]
-    done = subprocess.run(command, cwd=jobs.ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "Read-only file system" in done.stderr and "Traceback" not in done.stderr
+    output = jobs.finish(jobs.train(disk, spec, 300, log=False), code=1)
+    assert "Read-only file system" in output and "Traceback" not in output
     remount("rw")
     assert "resumed at step 200" in jobs.finish(jobs.train(disk, spec, 300))

@@ -24,18 +24,19 @@ from tests.pipeline import changed, project, start
 TINY = changed(execution={"device": "auto"})  # which asks for a GPU
 LONGER = changed(
     environments=["Pendulum-v1"],
-    seeds=[0],
+    seeds=[0, 1],
     axes={"retrace": [True], "optimizer": ["adam"]},
     schedule={"total_steps": 2000, "snapshot_interval": 1000, "log_interval": 500},
-    execution={"device": "auto", "checkpoint_interval_s": 0.5},
+    training={"policy_layer_sizes": [32], "critic_layer_sizes": [32]},
+    execution={"device": "auto", "checkpoint_interval_s": 0.5, "seeds_per_job": 2},
 )
-RUN = "results/tiny/runs/Pendulum-v1/retrace-on_optimizer-adam/seed0/step2000"
+CELL = "results/tiny/runs/Pendulum-v1/retrace-on_optimizer-adam"
 PROFILE = "profiles/slurm/config.yaml"
 
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
-    """Two studies side by side: a whole one, and one training with the least of time limits."""
+    """Two studies side by side: a whole one, and one pack with the least of time limits."""
     if reason := unavailable():
         (pytest.fail if "CI" in os.environ else pytest.skip)(f"no Slurm cluster: {reason}")
     whole, limited = (project(tmp_path_factory.mktemp(name)) for name in ("whole", "limited"))
@@ -47,7 +48,7 @@ def studies(tmp_path_factory):
     ):
         arguments = ["--profile", "profiles/slurm"]
         processes = [
-            start(limited, f"{RUN}/run.json", *arguments, config=LONGER),
+            start(limited, f"{CELL}/seed0/step2000/run.json", *arguments, config=LONGER),
             start(whole, *arguments, config=TINY),
         ]
         for process in processes:
@@ -125,14 +126,16 @@ def test_the_scheduler_gives_each_training_a_gpu_and_nothing_else_one(studies):
     assert devices == {"0", "1"}
 
 
-def test_a_training_that_meets_its_time_limit_is_submitted_again_and_resumes(studies, tmp_path):
+def test_a_pack_that_meets_its_time_limit_is_submitted_again_and_resumes(studies, tmp_path):
     ended, again = studies.limited.jobs
     assert [ended.fields["JobState"], again.fields["JobState"]] == ["TIMEOUT", "COMPLETED"]
     (log,) = (studies.limited.folder / ".snakemake/slurm_logs").rglob(f"{ended.number}.log")
     assert "DUE TO TIME LIMIT" in log.read_text()
-    found = studies.limited.folder / RUN
-    record = json.loads((found / "run.json").read_text())
-    (resumed,) = record["provenance"]["resumed"]
-    assert 0 < resumed["env_step"] < 2000
-    jobs.finish(jobs.train(tmp_path, RunSpec.model_validate(record["spec"]), 2000))
-    assert jobs.bits(found) == jobs.bits(tmp_path / "out")
+    assert {ended.rule, again.rule} == {"train_0_1_to_2000"}
+    for seed in (0, 1):
+        found = studies.limited.folder / CELL / f"seed{seed}/step2000"
+        record = json.loads((found / "run.json").read_text())
+        assert 0 < record["provenance"]["resumed"][0]["env_step"] < 2000
+        spec = RunSpec.model_validate(record["spec"])
+        jobs.finish(jobs.train(tmp_path, spec, 2000))
+        assert jobs.bits(found) == jobs.bits(jobs.results(tmp_path, spec, 2000))

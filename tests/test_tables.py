@@ -153,7 +153,7 @@ def test_tables_read_back_with_units_and_equal_bytes(study, tmp_path):
 
 def test_a_table_of_another_schema_is_refused(tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "runs.parquet")
-    with pytest.raises(ValueError, match="schema_version 2, received none"):
+    with pytest.raises(ValueError, match="schema_version 3, received none"):
         tables.read(tmp_path, "runs")
 
 

@@ -81,7 +81,7 @@ def test_the_schema_has_the_trainers_defaults():
 
 
 def make(env_id="Pendulum-v1", seed=0, **settings):
-    settings = {"policy_layer_sizes": (16,), "critic_layer_sizes": (16,)} | settings
+    settings = {"policy_layer_sizes": (32,), "critic_layer_sizes": (32,)} | settings
     return MPOTrainer(env_id, seed, torch.device("cpu"), replay_size=500, **settings)
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mpo.train import make_trainer, train
+from mpo.train import make_trainer
 from mpo.verify import verify, write
 from tests.jobs import run_spec
 
@@ -16,7 +16,7 @@ def run(tmp_path):
     """A finished run of 200 steps, which updates from step 100 on."""
     spec = run_spec("Pendulum-v1")
     directory = tmp_path / "Pendulum-v1/arm/seed0/step200"
-    train(make_trainer(spec, CPU), spec, 200, directory)
+    make_trainer(spec, CPU).train_spec(spec.cell, 200, [directory])
     return directory
 
 

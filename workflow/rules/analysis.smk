@@ -12,7 +12,7 @@ localrules:
     study,
 
 
-# First of all, for `python -m mpo status` reads it.
+# First of all, for `python -m mpo status` reads it. How runs execute is left out: it redoes nothing.
 rule study:
     output:
         f"{STUDY_DIR}/study.json",
@@ -20,7 +20,7 @@ rule study:
         f"{STUDY_DIR}/logs/study.log",
     priority: 1
     params:
-        config=canonical_json(config),
+        config=canonical_json({key: config[key] for key in config if key != "execution"}),
     shell:
         "printf '%s\\n' {params.config:q} > {output:q} 2> {log:q}"
 
@@ -30,7 +30,12 @@ rule collect:
     input:
         code=["mpo/tables.py", "mpo/stats.py"],
         study=f"{STUDY_DIR}/study.json",
-        runs=[f"{run.directory}/{name}" for run in WANTED for name in RUN_FILES],
+        # A function, for every job reads these rules and few jobs are this one.
+        runs=lambda wildcards: [
+            f"{directory}/{name}"
+            for directory in (run.directory for run in WANTED)
+            for name in RUN_FILES
+        ],
     output:
         [f"{STUDY_DIR}/tables/{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")],
     log:

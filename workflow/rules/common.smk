@@ -1,7 +1,8 @@
-# Requires: `config`. Produces: STUDY, its RUNS by id, those WANTED in its tables, and the checks
-# that come before any job.
+# Requires: `config`. Produces: STUDY, its CELLS by id, the runs WANTED in its tables, the
+# TRAINING_RULES, and the checks that come before any job.
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mpo import EVALUATION_VERSION
 from mpo.config import ConfigError, EvaluationSpec, canonical_json
 from mpo.figures import FIGURES
 from mpo.files import PAGES, RUN_FILES, TYPESET
+from mpo.packs import packs
 from mpo.status import given_up
 from mpo.study import Study
 
@@ -30,7 +32,7 @@ def parse_study():
 
 
 STUDY = parse_study()
-RUNS = {run.run_id: run for run in STUDY.runs}
+CELLS = {cell.cell_id: cell for cell in STUDY.cells}
 WANTED = [run for run in STUDY.runs if not (STUDY.allow_missing and given_up(run, Path()))]
 STUDY_DIR = f"results/{STUDY.study}"
 FIGURE_CODE = {name: f"{module.replace('.', '/')}.py" for name, module in FIGURES.items()}
@@ -43,6 +45,31 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 shell.prefix("set -euo pipefail; exec ")
 
 
+def training_rules():
+    """Name -> seeds and budget, as they stand in paths, and a pattern of cells: each rule that trains.
+
+    The process that was typed in sees what is to be trained. A job's own Snakemake is told the name
+    of its rule, and reads the pack from it, for meanwhile others may have been trained.
+    """
+    rules = {"train": (["{seed}"], "{steps}", "[^/]+/[^/]+")}
+    if workflow.is_main_process:
+        for pack, cells in packs(STUDY, WANTED, Path()).items():
+            name = f"train_{'_'.join(map(str, pack.seeds))}_to_{pack.total_steps}"
+            rules[name] = pack.seeds, pack.total_steps, "|".join(map(re.escape, cells))
+    else:
+        for job in filter(None, (re.match(r"train_([\d_]+)_to_(\d+):", a) for a in sys.argv)):
+            rules[job[0].rstrip(":")] = job[1].split("_"), job[2], "[^/]+/[^/]+"
+    workflow.ruleorder(*reversed(rules))
+    # What a profile sets for `train` is meant for packs too.
+    settings = workflow.resource_settings._parsed_overwrite_resources
+    for name in rules if "train" in settings else ():
+        settings.setdefault(name, settings["train"])
+    return rules
+
+
+TRAINING_RULES = training_rules()
+
+
 def report_failures():
     """Writes failures.md, where a study has been started."""
     study, page = f"{STUDY_DIR}/study.json", f"{STUDY_DIR}/failures.md"
@@ -51,6 +78,7 @@ def report_failures():
 
 
 wildcard_constraints:
-    run="[^/]+/[^/]+/seed[0-9]+",
+    cell="[^/]+/[^/]+",
+    seed="[0-9]+",
     steps="[0-9]+",
     env="[^/]+",

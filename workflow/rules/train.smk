@@ -1,23 +1,6 @@
-# Requires: STUDY, RUNS. Produces: for each run its spec, its trained policies and their evaluation.
-RUN_DIR = f"{STUDY_DIR}/runs/{{run}}/step{{steps}}"
-
-
-localrules:
-    spec,
-
-
-# The identity of a run is one canonical string: Snakemake compares params as a set of values, so
-# separate ones could trade places unseen.
-rule spec:
-    output:
-        f"{STUDY_DIR}/runs/{{run}}/spec.json",
-    log:
-        f"{STUDY_DIR}/logs/{{run}}/spec.log",
-    params:
-        spec=lambda wildcards: RUNS[wildcards.run].spec.identity,
-    shell:
-        "printf '%s\\n' {params.spec:q} > {output:q} 2> {log:q}"
-
+# Requires: STUDY, CELLS, TRAINING_RULES. Produces: for each run its trained policies and their evaluation.
+RUN_DIR = f"{STUDY_DIR}/runs/{{cell}}/seed{{seed}}/step{{steps}}"
+LOG_DIR = f"{STUDY_DIR}/logs/{{cell}}/seed{{seed}}/step{{steps}}"
 
 # How to run is no part of what is run: it stands among the resources, for params decide what is
 # redone.
@@ -26,51 +9,54 @@ GPUS = 0 if EXECUTION.device == "cpu" else 1
 DEVICE = f"--device {EXECUTION.device} --runs-per-gpu {EXECUTION.runs_per_gpu}"
 WATCH = f"--environment-timeout {EXECUTION.environment_timeout_s:g}"
 KEEP = "" if EXECUTION.keep_resume_state else " --discard-resume-state"
-STATUS = f"{STUDY_DIR}/status/{{run}}/step{{steps}}.json"
 
 
-# What it can resume from is no output: Snakemake deletes the outputs of a failed job.
-rule train:
-    input:
-        f"{STUDY_DIR}/runs/{{run}}/spec.json",
-    output:
-        metrics=f"{RUN_DIR}/train.parquet",
-        policies=f"{RUN_DIR}/policies.pt",
-        record=f"{RUN_DIR}/run.json",
-    log:
-        f"{STUDY_DIR}/logs/{{run}}/step{{steps}}/train.log",
-    threads: EXECUTION.threads
-    resources:
-        gpu=GPUS,
-        options=f"{DEVICE} --checkpoint-interval {EXECUTION.checkpoint_interval_s:g} {WATCH}{KEEP}",
-    params:
-        out=subpath(output.record, parent=True),
-        status=STATUS,
-        resume=lambda wildcards: RUNS[wildcards.run].resume_directory,
-    shell:
-        "python -m mpo train --spec {input:q} --total-steps {wildcards.steps}"
-        " {resources.options} --threads {threads} --out {params.out:q}"
-        " --resume {params.resume:q} --status {params.status:q} --log {log:q}"
+# A rule for one seed, and one for each pack of seeds that is to be trained. They have the same
+# params, shell and inputs (none): Snakemake compares these, so a result stays what it is when seeds
+# are packed in another way. What is learnt hangs on one canonical string, for Snakemake compares
+# params as a set of values, in which separate ones could trade places unseen.
+for name, (seeds, steps, cells) in TRAINING_RULES.items():
+
+    rule:
+        name:
+            name
+        output:
+            metrics=expand(f"{RUN_DIR}/train.parquet", seed=seeds, steps=steps, allow_missing=True),
+            policies=expand(f"{RUN_DIR}/policies.pt", seed=seeds, steps=steps, allow_missing=True),
+            records=expand(f"{RUN_DIR}/run.json", seed=seeds, steps=steps, allow_missing=True),
+        log:
+            expand(f"{LOG_DIR}/train.log", seed=seeds, steps=steps, allow_missing=True),
+        wildcard_constraints:
+            cell=cells,
+        threads: EXECUTION.threads
+        resources:
+            gpu=GPUS,
+            options=f"{DEVICE} --checkpoint-interval {EXECUTION.checkpoint_interval_s:g}"
+            f" {WATCH}{KEEP}",
+        params:
+            cell=lambda wildcards: CELLS[wildcards.cell].spec.identity,
+        shell:
+            "python -m mpo train --cell {params.cell:q} {resources.options} --threads {threads}"
+            " --out {output.records:q} --log {log:q}"
 
 
 rule evaluate:
     input:
-        policies=rules.train.output.policies,
-        record=rules.train.output.record,
+        policies=f"{RUN_DIR}/policies.pt",
+        record=f"{RUN_DIR}/run.json",
     output:
         episodes=f"{RUN_DIR}/evals.parquet",
         cost=f"{RUN_DIR}/evals.json",
     log:
-        f"{STUDY_DIR}/logs/{{run}}/step{{steps}}/evaluate.log",
+        f"{LOG_DIR}/evaluate.log",
     resources:
         options=WATCH,
     params:
         run=subpath(input.record, parent=True),
         config=EvaluationSpec(**STUDY.evaluation.model_dump()).identity,
-        status=STATUS,
     shell:
         "python -m mpo evaluate --run {params.run:q} --config {params.config:q} {resources.options}"
-        " --status {params.status:q} --log {log:q}"
+        " --log {log:q}"
 
 
 # Asked for by its file; what is seen is the first episode of the final evaluation.
@@ -81,7 +67,7 @@ rule video:
     output:
         f"{RUN_DIR}/video.{{kind,mp4|gif}}",
     log:
-        f"{STUDY_DIR}/logs/{{run}}/step{{steps}}/video.{{kind}}.log",
+        f"{LOG_DIR}/video.{{kind}}.log",
     params:
         run=subpath(input[0], parent=True),
     shell:
@@ -93,9 +79,9 @@ rule events:
         rules.train.output,
         rules.evaluate.output,
     output:
-        f"{STUDY_DIR}/tensorboard/{{run}}/step{{steps}}/events.out.tfevents.run",
+        f"{STUDY_DIR}/tensorboard/{{cell}}/seed{{seed}}/step{{steps}}/events.out.tfevents.run",
     log:
-        f"{STUDY_DIR}/logs/{{run}}/step{{steps}}/events.log",
+        f"{LOG_DIR}/events.log",
     params:
         run=subpath(input[0], parent=True),
     shell:
@@ -103,7 +89,7 @@ rule events:
 
 
 EVENTS = [
-    rules.events.output[0].format(run=run.run_id, steps=run.total_steps)
+    rules.events.output[0].format(cell=run.cell_id, seed=run.seed, steps=run.total_steps)
     for run in WANTED
     if STUDY.extras.tensorboard
 ]
