@@ -369,11 +369,14 @@ class MPOTrainer:
             recorder.snapshot(self.env_steps, self.agent.policy)
         bar = progress(self._label(), until, min(self.env_steps, until))
         while self.env_steps < until and (diverged_too or not recorder.all_diverged):
-            self._environment_step(recorder)
-            updates = self.config.updates_per_step * max(0, self.env_steps - training.update_after)
-            while self.agent.updates < int(updates):
+            chosen = self._act(recorder)
+            # An action is chosen before the updates of its step and executed after them: what a
+            # GPU has been asked to learn, it learns while the environments move.
+            steps = max(0, self.env_steps + 1 - training.update_after)
+            while self.agent.updates < int(self.config.updates_per_step * steps):
                 windows = self._replay.sample(training.batch_size, offsets)
                 recorder.add(self.agent.update(windows, training.m_steps))
+            self._environment_step(*chosen)
             if self.env_steps % spec.log_interval == 0:
                 self._log(recorder, bar)
             elif ended := recorder.open_divergences:
@@ -482,8 +485,8 @@ class MPOTrainer:
         seeds = "+".join(map(str, self.seeds))
         return f"{self.env_id} retrace {retrace} {self.config.optimizer} seed {seeds}"
 
-    def _environment_step(self, recorder: Recorder) -> None:
-        """One step of every seed's environment, stored in its replay."""
+    def _act(self, recorder: Recorder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each seed's observation, sampled action before clipping and log-density of that."""
         obs = np.stack([stream.obs for stream in self._streams])
         raw, log_prob = self.agent.act(obs)
         finite = np.isfinite(raw).all(-1) & np.isfinite(log_prob)
@@ -492,6 +495,10 @@ class MPOTrainer:
                 recorder.of[index].diverge(self.env_steps, "an action is not finite")
             # The other seeds of the stack go on, and so must its environment.
             raw, log_prob = np.nan_to_num(raw, posinf=0, neginf=0), np.nan_to_num(log_prob)
+        return obs, raw, log_prob
+
+    def _environment_step(self, obs: np.ndarray, raw: np.ndarray, log_prob: np.ndarray) -> None:
+        """One step of every seed's environment, stored in its replay; see `_act`."""
         executed = raw.clip(-1, 1)
         for i, stream in enumerate(self._streams):
             step = stream.step(executed[i])
