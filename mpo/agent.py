@@ -48,13 +48,20 @@ class MPOAgent:
         self.critic = QNetwork(obs_dim, action_dim, config.critic_layer_sizes, init).to(device)
         self.target_policy = copy.deepcopy(self.policy)
         self.target_critic = copy.deepcopy(self.critic)
-        self.duals = Duals(
-            self.num_seeds,
-            action_dim,
-            temperature=config.temperature_init,
-            alpha_mean=config.lambda_init * softplus(config.init_log_alpha_mean),
-            alpha_stddev=config.lambda_init * softplus(config.init_log_alpha_stddev),
+        penalties = int(config.action_penalty)
+        self.temperatures = Duals(
+            torch.full((self.num_seeds, 1 + penalties), config.temperature_init)
         ).to(device)
+        """Of the E-step over action values, and, where there is one, over the penalty, [S, K]."""
+        multipliers = [config.init_log_alpha_mean, config.init_log_alpha_stddev]
+        alphas = torch.tensor([config.lambda_init * softplus(x) for x in multipliers])
+        self.alphas = Duals(alphas[:, None].expand(self.num_seeds, 2, action_dim)).to(device)
+        """Of the KL bounds on means and on standard deviations, [S, 2, D]."""
+        epsilon_mean = config.mstep_kl_epsilon
+        epsilons = [epsilon_mean, config.mstep_kl_epsilon_stddev or epsilon_mean]
+        self._mstep_epsilons = torch.tensor(epsilons, device=device).unsqueeze(-1)  # [2, 1]
+        bounds = [config.kl_epsilon, config.epsilon_penalty][: 1 + penalties]
+        self._estep_epsilons = torch.tensor(bounds, device=device)  # [K]
         momentum = config.sgd_momentum
         self._policy_optimizer, self._critic_optimizer = (
             StackedOptimizer(config.optimizer, network.parameters(), lr, momentum)
@@ -63,8 +70,8 @@ class MPOAgent:
         self._temperature_optimizer, self._alpha_optimizer = (
             StackedOptimizer(config.dual_optimizer, group, lr, momentum)
             for group, lr in (
-                (self.duals.temperatures(), config.temperature_lr),
-                (self.duals.alphas(), config.lambda_lr),
+                (self.temperatures.parameters(), config.temperature_lr),
+                (self.alphas.parameters(), config.lambda_lr),
             )
         )
         self._flat_target_policy = flatten_(self.target_policy.parameters())
@@ -184,57 +191,47 @@ class MPOAgent:
 
     def _policy_steps(self, batch: Targets, m_steps: int) -> dict[str, Tensor]:
         """The E-step, then `m_steps` steps of the policy and the multipliers."""
-        config, duals = self.config, self.duals
-        temperature = duals.temperature
-        improved = losses.e_step(batch.values, temperature, config.kl_epsilon)
-        weights, gradients = improved.weights, {"temperature": improved.gradient}
-        metrics = {
-            "temperature": temperature,
-            "temperature_loss": improved.loss,
-            "kl_q_relative": improved.kl / config.kl_epsilon,
-        }
-        if config.action_penalty:
-            temperature = duals.penalty_temperature
-            cost = losses.out_of_bounds_cost(batch.actions)
-            penalty = losses.e_step(cost, temperature, config.epsilon_penalty)
-            weights = weights + penalty.weights
-            gradients["penalty_temperature"] = penalty.gradient
-            metrics["penalty_temperature"] = temperature
-            metrics["penalty_kl_relative"] = penalty.kl / config.epsilon_penalty
-        duals.write_gradients(gradients)
+        values = batch.values.unsqueeze(1)
+        if self.config.action_penalty:
+            values = torch.stack([batch.values, losses.out_of_bounds_cost(batch.actions)], dim=1)
+        temperatures = self.temperatures.value
+        improved = losses.e_step(values, temperatures, self._estep_epsilons)
+        self.temperatures.write_gradient(improved.gradient)
         self._temperature_optimizer.step()
-        moments = losses.noise_moments(weights, batch.noise)
+        self.temperatures.clamp_()
+        kl = improved.kl / self._estep_epsilons
+        metrics = {
+            "temperature": temperatures[:, 0],
+            "temperature_loss": improved.loss[:, 0],
+            "kl_q_relative": kl[:, 0],
+        }
+        if self.config.action_penalty:
+            metrics["penalty_temperature"] = temperatures[:, 1]
+            metrics["penalty_kl_relative"] = kl[:, 1]
+        moments = losses.noise_moments(improved.weights.sum(1), batch.noise)
         for _ in range(m_steps):
             metrics |= self._m_step(batch, moments)
         return metrics
 
     def _m_step(self, batch: Targets, moments: losses.Moments) -> dict[str, Tensor]:
-        """One step of the policy and of the KL multipliers; leaves all duals clamped."""
-        config, duals = self.config, self.duals
-        epsilon_mean = config.mstep_kl_epsilon
-        epsilon_stddev = config.mstep_kl_epsilon_stddev or epsilon_mean
-        alpha_mean, alpha_stddev = duals.alpha_mean, duals.alpha_stddev
+        """One step of the policy and of the KL multipliers."""
+        alphas = self.alphas.value
         mean, stddev, backward = self.policy.vjp(batch.state)
-        fit = losses.m_step(
-            moments, batch.mean, batch.stddev, mean, stddev, alpha_mean, alpha_stddev
-        )
+        fit = losses.m_step(moments, batch.mean, batch.stddev, mean, stddev, alphas)
         backward(fit.grad_mean, fit.grad_stddev)
-        norm = self._policy_optimizer.clip_(config.max_grad_norm)
+        norm = self._policy_optimizer.clip_(self.config.max_grad_norm)
         self._policy_optimizer.step()
-        duals.write_gradients(
-            {
-                "alpha_mean": epsilon_mean - fit.kl_mean,
-                "alpha_stddev": epsilon_stddev - fit.kl_stddev,
-            }
-        )
+        self.alphas.write_gradient(self._mstep_epsilons - fit.kl)
         self._alpha_optimizer.step()
-        duals.clamp_()
+        self.alphas.clamp_()
+        kl_mean, kl_stddev = (fit.kl / self._mstep_epsilons).mean(-1).unbind(-1)
+        alpha_mean, alpha_stddev = alphas.mean(-1).unbind(-1)
         return {
             "policy_loss": fit.loss,
-            "kl_mean_relative": fit.kl_mean.mean(-1) / epsilon_mean,
-            "kl_stddev_relative": fit.kl_stddev.mean(-1) / epsilon_stddev,
-            "alpha_mean": alpha_mean.mean(-1),
-            "alpha_stddev": alpha_stddev.mean(-1),
+            "kl_mean_relative": kl_mean,
+            "kl_stddev_relative": kl_stddev,
+            "alpha_mean": alpha_mean,
+            "alpha_stddev": alpha_stddev,
             "policy_stddev": stddev.mean((-2, -1)),
             "policy_grad_norm": norm,
         }

@@ -45,13 +45,13 @@ class EStep(NamedTuple):
     """KL of the weights from the uniform ones, mean over B, in nats, [...]."""
 
 
-def e_step(values: Tensor, temperature: Tensor, epsilon: float) -> EStep:
+def e_step(values: Tensor, temperature: Tensor, epsilon: float | Tensor) -> EStep:
     """Weights of the sampled actions, and the dual whose minimum over the temperature bounds them.
 
     Args:
         values: Q or a negative cost, [..., N, B].
         temperature: eta > 0, [...].
-        epsilon: bound on the KL from the sampling distribution, in nats.
+        epsilon: bound on the KL from the sampling distribution, in nats; [...] where it differs.
     """
     samples, states = values.shape[-2:]
     # Dividing values of hundreds by a small temperature costs float32 its digits; less their
@@ -95,10 +95,9 @@ class MStep(NamedTuple):
     loss: Tensor
     """Weighted negative log-likelihoods under (online mean, target stddev) and under (target mean,
     online stddev), mean over B, and the KLs times their multipliers, summed over D, [...]."""
-    kl_mean: Tensor
-    """KL(target || online) of the means alone, mean over B, in nats, [..., D]."""
-    kl_stddev: Tensor
-    """KL(target || online) of the standard deviations alone, [..., D]."""
+    kl: Tensor
+    """KL(target || online) of the means alone, then of the standard deviations alone, mean over B,
+    in nats, [..., 2, D]."""
     grad_mean: Tensor
     """Of the loss by the online mean, [..., B, D]."""
     grad_stddev: Tensor
@@ -111,8 +110,7 @@ def m_step(
     target_stddev: Tensor,
     mean: Tensor,
     stddev: Tensor,
-    alpha_mean: Tensor,
-    alpha_stddev: Tensor,
+    alphas: Tensor,
 ) -> MStep:
     """Fits the online Gaussian to the weighted samples, mean and stddev apart (2018b, sec. 4.2).
 
@@ -131,8 +129,7 @@ def m_step(
         target_stddev: positive.
         mean: online.
         stddev: online, positive.
-        alpha_mean: multipliers of the KLs, [..., D].
-        alpha_stddev: likewise.
+        alphas: multipliers of the KLs of the means, then of the standard deviations, [..., 2, D].
     """
     zeroth, first, second = moments
     states = mean.shape[-2]
@@ -144,16 +141,15 @@ def m_step(
     squares = torch.addcmul(second, second, square) + shift * (first + pull)
     logs = (target_stddev * stddev).log() + math.log(2 * math.pi)
     likelihoods = (0.5 * squares + zeroth * logs).sum((-2, -1)) / states
-    kl_mean = shift.square().sum(-2) / (2 * states)
-    kl_stddev = (0.5 * excess - ratio.log()).sum(-2) / states
-    penalties = (alpha_mean * kl_mean + alpha_stddev * kl_stddev).sum(-1)
-    alpha_mean, alpha_stddev = alpha_mean.unsqueeze(-2), alpha_stddev.unsqueeze(-2)
+    kls = torch.stack([0.5 * shift.square(), 0.5 * excess - ratio.log()], dim=-3)
+    kl = kls.sum(-2) / states
+    penalties = (alphas * kl).sum((-2, -1))
+    alpha_mean, alpha_stddev = alphas.split(1, dim=-2)
     # Summed in this order, lest a multiplier of thousands cost the rest its digits where r is 1.
     spread = torch.addcmul(zeroth - second * square, alpha_stddev, excess, value=-1)
     return MStep(
         likelihoods + penalties,
-        kl_mean,
-        kl_stddev,
+        kl,
         torch.addcmul(pull, alpha_mean, shift) / (target_stddev * -states),
         spread / (stddev * states),
     )

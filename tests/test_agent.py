@@ -113,7 +113,11 @@ def moved(agent: MPOAgent, before: dict[str, list[Tensor]]) -> set[str]:
 
 
 def parts(agent: MPOAgent) -> dict[str, nn.Module]:
-    return {name: getattr(agent, name) for name in (*NETWORKS, "duals")}
+    return {name: getattr(agent, name) for name in NETWORKS} | {"duals": duals(agent)}
+
+
+def duals(agent: MPOAgent) -> nn.Module:
+    return nn.ModuleList([agent.temperatures, agent.alphas])
 
 
 def snapshots(agent: MPOAgent) -> dict[str, list[Tensor]]:
@@ -250,8 +254,8 @@ def expected_policy(agent: MPOAgent, problem: Problem, s: int, m_steps: int):
     config = agent.config
     eps_mean, eps_stddev = config.mstep_kl_epsilon, config.mstep_kl_epsilon_stddev
     policy = PlainPolicy(copy.deepcopy(agent.policy).double(), s, config.policy_init_scale)
-    raw = [p[s].detach().double().requires_grad_() for p in agent.duals.parameters()]
-    temperature, penalty_temperature = (F.softplus(x) + 1e-8 for x in raw[:2])
+    raw = [p[s].detach().double().requires_grad_() for p in duals(agent).parameters()]
+    temperature, *penalty_temperature = F.softplus(raw[0]) + 1e-8
     weights = reference.weights(problem.values, temperature)
     dual = reference.temperature_dual(problem.values, temperature, config.kl_epsilon)
     kl = reference.kl_from_uniform(weights)
@@ -262,10 +266,11 @@ def expected_policy(agent: MPOAgent, problem: Problem, s: int, m_steps: int):
     }
     if config.action_penalty:
         cost = reference.penalty_values(problem.actions)
-        penalty = reference.weights(cost, penalty_temperature)
-        dual = dual + reference.temperature_dual(cost, penalty_temperature, config.epsilon_penalty)
+        (eta,) = penalty_temperature
+        penalty = reference.weights(cost, eta)
+        dual = dual + reference.temperature_dual(cost, eta, config.epsilon_penalty)
         kl = reference.kl_from_uniform(penalty)
-        metrics["penalty_temperature"] = penalty_temperature.item()
+        metrics["penalty_temperature"] = eta.item()
         metrics["penalty_kl_relative"] = kl.item() / config.epsilon_penalty
         weights = weights + penalty
     target = problem.mean, problem.stddev
@@ -273,7 +278,7 @@ def expected_policy(agent: MPOAgent, problem: Problem, s: int, m_steps: int):
         mean, stddev = policy(problem.states)
         kl_mean = reference.kl_per_dimension(*target, mean, problem.stddev)
         kl_stddev = reference.kl_per_dimension(*target, problem.mean, stddev)
-        alpha_mean, alpha_stddev = (F.softplus(x) + 1e-8 for x in raw[2:])
+        alpha_mean, alpha_stddev = F.softplus(raw[1]) + 1e-8
         hold_mean = reference.lagrangian(kl_mean, alpha_mean, eps_mean)
         hold_stddev = reference.lagrangian(kl_stddev, alpha_stddev, eps_stddev)
         actions = problem.actions
@@ -296,9 +301,8 @@ def expected_policy(agent: MPOAgent, problem: Problem, s: int, m_steps: int):
         with torch.no_grad():
             for parameter in policy.parameters():
                 parameter -= config.policy_lr * parameter.grad
-            for x, grad, rate in zip(
-                raw, grads, [config.temperature_lr] * 2 + [config.lambda_lr] * 2, strict=True
-            ):
+            rates = config.temperature_lr, config.lambda_lr
+            for x, grad, rate in zip(raw, grads, rates, strict=True):
                 x -= rate * grad
     parameters = [p.T if p.ndim == 2 else p[None] for p in policy.parameters()]
     return metrics, [p.detach() for p in parameters], [x.detach() for x in raw]
@@ -345,7 +349,7 @@ def test_an_update_equals_the_reference(mode, penalty, m_steps):
             near((start - parameter.detach())[s], grad, rtol=1e-4, atol=1e-6)
         for parameter, goal in zip(agent.policy.parameters(), policies[s][1], strict=True):
             near(parameter.detach()[s], goal)
-        for parameter, goal in zip(agent.duals.parameters(), policies[s][2], strict=True):
+        for parameter, goal in zip(duals(agent).parameters(), policies[s][2], strict=True):
             near(parameter.detach()[s], goal)
 
 
@@ -368,7 +372,7 @@ def test_a_fallback_bound_holds_the_stddev_like_the_mean(mode):
     )
     metrics = [agent.update(windows) for agent in (given, fallback)]
     assert all(torch.equal(metrics[0][name], metrics[1][name]) for name in metrics[0])
-    assert same(snapshot(given.duals), snapshot(fallback.duals))
+    assert same(snapshot(duals(given)), snapshot(duals(fallback)))
 
 
 # Who moves whom
@@ -387,7 +391,7 @@ def test_the_policys_step_moves_the_policy_and_the_duals_alone():
     before = snapshots(agent)
     agent._policy_steps(batch, 1)
     assert moved(agent, before) == {"policy", "duals"}
-    for start, parameter in zip(before["duals"], agent.duals.parameters(), strict=True):
+    for start, parameter in zip(before["duals"], duals(agent).parameters(), strict=True):
         assert (start != parameter).all()
 
 
@@ -399,7 +403,7 @@ def test_no_gradient_reaches_the_targets(mode):
         for parameter in getattr(agent, name).parameters():
             assert parameter.grad is None and not parameter.requires_grad
     for name in ("policy", "critic", "duals"):
-        for label, parameter in getattr(agent, name).named_parameters():
+        for label, parameter in parts(agent)[name].named_parameters():
             assert parameter.grad is not None and parameter.grad.isfinite().all(), label
 
 
@@ -414,7 +418,7 @@ def test_online_networks_learn_from_the_targets_not_from_each_other(mode):
         agent.update(make_windows(agent.config.window))
     assert same(snapshot(other_policy.critic), snapshot(plain.critic))
     assert same(snapshot(other_critic.policy), snapshot(plain.policy))
-    assert same(snapshot(other_critic.duals), snapshot(plain.duals))
+    assert same(snapshot(duals(other_critic)), snapshot(duals(plain)))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -479,10 +483,8 @@ def test_two_m_steps_are_two_policy_steps_and_one_of_critic_and_temperatures():
     twice.update(windows, 2)
     assert same(snapshot(once.critic), snapshot(twice.critic))
     assert not same(snapshot(once.policy), snapshot(twice.policy))
-    for name in ("temperature", "penalty_temperature"):
-        assert torch.equal(getattr(once.duals, name), getattr(twice.duals, name))
-    for name in ("alpha_mean", "alpha_stddev"):
-        assert (getattr(once.duals, name) != getattr(twice.duals, name)).all()
+    assert torch.equal(once.temperatures.value, twice.temperatures.value)
+    assert (once.alphas.value != twice.alphas.value).all()
     assert twice.updates == 1
 
 
@@ -511,15 +513,15 @@ def test_an_update_moves_each_seed_by_at_most_the_clipped_norm(mode):
 def test_duals_stay_on_adam_whatever_the_networks_use(optimizer):
     rates = {"temperature_lr": 0.02, "lambda_lr": 0.005}
     agent, adam = make_agent(optimizer=optimizer, **rates), make_agent(**rates)
-    before = snapshot(agent.duals)
+    before = snapshot(duals(agent))
     for each in (agent, adam):
         each.update(make_windows(1))
-    assert same(snapshot(agent.duals), snapshot(adam.duals))
+    assert same(snapshot(duals(agent)), snapshot(duals(adam)))
     assert not same(snapshot(agent.policy), snapshot(adam.policy))
     assert not same(snapshot(agent.critic), snapshot(adam.critic))
     # Adam's first step is its rate, whatever the gradient's size.
     for rate, start, parameter in zip(
-        [0.02, 0.02, 0.005, 0.005], before, agent.duals.parameters(), strict=True
+        [0.02, 0.005], before, duals(agent).parameters(), strict=True
     ):
         moves = (parameter.detach() - start).abs()
         torch.testing.assert_close(moves, torch.full_like(moves, rate), rtol=1e-3, atol=0)
@@ -532,7 +534,7 @@ def test_duals_are_clamped_after_their_step():
     agent = make_agent(**settings)
     for key in range(2):
         agent.update(make_windows(1, key=key))
-        assert all((parameter == -18).all() for parameter in agent.duals.parameters())
+        assert all((parameter == -18).all() for parameter in duals(agent).parameters())
 
 
 # Independence of seeds and streams
@@ -605,15 +607,19 @@ def test_acting_and_updating_draw_from_unlike_streams():
 
 def test_duals_start_at_the_configs_natural_values():
     settings = {"temperature_init": 3.0, "lambda_init": 2.0, "init_log_alpha_mean": -1.0}
-    duals = make_agent(**settings, init_log_alpha_stddev=1000.0).duals
-    for name, value in {
-        "temperature": 3.0,
-        "penalty_temperature": 3.0,
-        "alpha_mean": 2 * math.log(1 + math.exp(-1)),
-        "alpha_stddev": 2000.0,
-    }.items():
-        actual = getattr(duals, name).detach()
-        torch.testing.assert_close(actual, torch.full_like(actual, value), rtol=1e-6, atol=2e-8)
+    agent = make_agent(**settings, init_log_alpha_stddev=1000.0)
+    mean, stddev = 2 * math.log(1 + math.exp(-1)), 2000.0
+    for found, start in (
+        (agent.temperatures.value, torch.tensor([3.0, 3.0])),
+        (agent.alphas.value, torch.tensor([[mean] * D, [stddev] * D])),
+    ):
+        torch.testing.assert_close(found, start.expand_as(found), rtol=1e-6, atol=2e-8)
+        assert found.shape == (S, *start.shape)
+
+
+def test_without_a_penalty_there_is_one_temperature():
+    agent = make_agent(action_penalty=False)
+    assert agent.temperatures.value.shape == (S, 1)
 
 
 # Acting

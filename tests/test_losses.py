@@ -286,7 +286,8 @@ def combined_weights(case: Case) -> Tensor:
 def fit(case: Case, weights: Tensor, **other: Tensor) -> losses.MStep:
     """The M-step of the case, some of its tensors replaced."""
     moments = losses.noise_moments(weights, case.noise)
-    return losses.m_step(moments, *case._replace(**other)[3:])
+    *gaussians, alpha_mean, alpha_stddev = case._replace(**other)[3:]
+    return losses.m_step(moments, *gaussians, torch.stack([alpha_mean, alpha_stddev], dim=-2))
 
 
 def unbound(case: Case) -> dict[str, Tensor]:
@@ -296,7 +297,7 @@ def unbound(case: Case) -> dict[str, Tensor]:
 
 
 def reference_fit(case: Case, s: int, table: Tensor, mean: Tensor, stddev: Tensor):
-    """Cross-entropies and KLs of one seed, in the order of `losses.MStep`."""
+    """Cross-entropies and KLs of one seed."""
     target_mean, target_stddev = case.target_mean[s], case.target_stddev[s]
     target = target_mean, target_stddev
     return (
@@ -330,13 +331,12 @@ def test_m_step_equals_the_sums_over_samples_for_each_seed(penalty):
         weights = losses.e_step(case.values, case.temperature, EPSILON).weights
     step, free = fit(case, weights), fit(case, weights, **unbound(case))
     assert step.loss.shape == (S,)
-    assert step.kl_mean.shape == step.kl_stddev.shape == (S, D)
+    assert step.kl.shape == (S, 2, D)
     assert step.grad_mean.shape == step.grad_stddev.shape == (S, B, D)
     for s in range(S):
         mean, stddev = leaf(case.mean[s]), leaf(case.stddev[s])
         nll_mean, nll_stddev, kl_mean, kl_stddev = reference_fit(case, s, weights[s], mean, stddev)
-        close(step.kl_mean[s], torch.stack(kl_mean))
-        close(step.kl_stddev[s], torch.stack(kl_stddev))
+        close(step.kl[s], torch.stack([torch.stack(kl_mean), torch.stack(kl_stddev)]))
         loss = nll_mean + nll_stddev
         close(free.loss[s], loss)
         for kl, alpha in ((kl_mean, case.alpha_mean), (kl_stddev, case.alpha_stddev)):
@@ -359,7 +359,7 @@ def test_m_step_needs_no_seed_axis():
 def test_the_multipliers_dual_has_the_gradient_epsilon_minus_kl():
     case = make_case(6)
     step = fit(case, combined_weights(case))
-    for kl, alpha in ((step.kl_mean, case.alpha_mean), (step.kl_stddev, case.alpha_stddev)):
+    for kl, alpha in zip(step.kl.unbind(1), (case.alpha_mean, case.alpha_stddev), strict=True):
         for s in range(S):
             variable = leaf(alpha[s])
             reference.lagrangian(list(kl[s]), variable, EPSILON)[1].backward()
@@ -372,12 +372,16 @@ def test_mean_and_stddev_are_fitted_apart():
     step = fit(case, weights)
     other_mean = fit(case, weights, mean=case.mean + 1, alpha_mean=case.alpha_mean + 1)
     other_stddev = fit(case, weights, stddev=case.stddev * 2, alpha_stddev=case.alpha_stddev + 1)
-    for name in ("kl_mean", "grad_mean"):
-        assert torch.equal(getattr(step, name), getattr(other_stddev, name))
-        assert (getattr(step, name) != getattr(other_mean, name)).all()
-    for name in ("kl_stddev", "grad_stddev"):
-        assert torch.equal(getattr(step, name), getattr(other_mean, name))
-        assert (getattr(step, name) != getattr(other_stddev, name)).all()
+    unchanged, with_other_mean, with_other_stddev = (
+        [(each.kl[:, 0], each.grad_mean), (each.kl[:, 1], each.grad_stddev)]
+        for each in (step, other_mean, other_stddev)
+    )
+    for own, touched, apart in (
+        (unchanged[0], with_other_mean[0], with_other_stddev[0]),
+        (unchanged[1], with_other_stddev[1], with_other_mean[1]),
+    ):
+        for before, moved, same in zip(own, touched, apart, strict=True):
+            assert torch.equal(before, same) and (before != moved).all()
 
 
 def test_at_the_target_the_kls_vanish_and_only_the_samples_pull():
@@ -387,7 +391,7 @@ def test_at_the_target_the_kls_vanish_and_only_the_samples_pull():
     case = make_case(7)
     weights = combined_weights(case)
     step = fit(case, weights, mean=case.target_mean, stddev=case.target_stddev)
-    assert step.kl_mean.abs().max() == 0 and step.kl_stddev.abs().max() == 0
+    assert step.kl.abs().max() == 0
     for s in range(S):
         for b in range(B):
             for d in range(D):
@@ -418,12 +422,12 @@ def test_kls_of_hand_computed_gaussians():
 
     moments = losses.Moments(row(0.0), row(0.0, 0.0), row(0.0, 0.0))
     online = row(3.0, 0.0), row(4.0, 0.5)
-    alphas = row(10.0, 1.0)[0], row(3.0, 7.0)[0]
-    step = losses.m_step(moments, row(1.0, 0.5), row(2.0, 1.0), *online, *alphas)
+    alphas = torch.cat([row(10.0, 1.0), row(3.0, 7.0)])
+    step = losses.m_step(moments, row(1.0, 0.5), row(2.0, 1.0), *online, alphas)
     # KL(target || online): the target's variance scales the shift and stands over the online one.
-    close(step.kl_mean, row(2**2 / (2 * 2**2), 0.5**2 / 2)[0])
+    close(step.kl[0], row(2**2 / (2 * 2**2), 0.5**2 / 2)[0])
     kl_stddev = math.log(2) + 1 / 8 - 0.5, -math.log(2) + 2 - 0.5
-    close(step.kl_stddev, row(*kl_stddev)[0])
+    close(step.kl[1], row(*kl_stddev)[0])
     penalties = 10 * 0.5 + 1 * 0.125 + 3 * kl_stddev[0] + 7 * kl_stddev[1]
     close(step.loss, torch.tensor(penalties, dtype=torch.float64))
 
