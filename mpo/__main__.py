@@ -49,6 +49,7 @@ def train(args: argparse.Namespace) -> None:
             args.out,
             _device(args.device),
             beat,
+            cuda_graphs=not args.no_cuda_graphs,
             checkpoint_interval_s=args.checkpoint_interval,
             keep_resume_state=not args.discard_resume_state,
         )
@@ -235,6 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     options = sub["train"].add_argument
     options("--cell", required=True, help="a CellSpec as JSON: what the runs share")
     options("--checkpoint-interval", type=float, default=60.0, help="seconds")
+    options("--no-cuda-graphs", action="store_true", help="launch a GPU's kernels one by one")
     options("--discard-resume-state", action="store_true", help="at the end: saves disk")
     text = f"each run's {RUN}, in {Place.FORM}"
     options("--out", type=_place_of_file, nargs="+", required=True, help=text)

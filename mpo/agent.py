@@ -7,7 +7,8 @@ Letters: S seed, T window, B batch, N action samples, O observation, D action di
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from mpo import losses
 from mpo.config import Hyperparameters
 from mpo.duals import Duals, softplus
+from mpo.graphs import Graphed, Tensors
 from mpo.networks import GaussianPolicy, QNetwork
 from mpo.optim import StackedOptimizer, flatten_
 from mpo.seeding import numpy_generator, torch_generator
@@ -35,8 +37,18 @@ class MPOAgent:
         config: Hyperparameters,
         seeds: Sequence[int],
         device: torch.device,
+        cuda_graphs: bool = True,
     ) -> None:
-        """Draws the initial networks from each seed's own stream."""
+        """Draws the initial networks from each seed's own stream.
+
+        Args:
+            obs_dim: O.
+            action_dim: D.
+            config: of the networks and of the learning.
+            seeds: of each learner, S.
+            device: of networks and updates.
+            cuda_graphs: whether acting and learning are a graph each, where the device is a GPU.
+        """
         self.config = config
         self.device = device
         self.action_dim = action_dim
@@ -79,6 +91,10 @@ class MPOAgent:
         self._act_noise = [numpy_generator(seed, "act") for seed in seeds]
         self._noise = [torch_generator(seed, "noise", device) for seed in seeds]
         self._targets = TargetPass(config, self.target_policy, self.target_critic, self._draw)
+        self._graphs = cuda_graphs and device.type == "cuda"
+        self._heads = self._graphed(self._policy_heads)
+        self._learners: dict[int, Callable[[Tensors], Tensors]] = {}
+        """By M-steps an update."""
         self.updates = 0
 
     @torch.inference_mode()
@@ -97,9 +113,8 @@ class MPOAgent:
         Returns:
             Raw (unclipped) actions [S, D] and their log-densities [S], float32.
         """
-        rows = torch.from_numpy(obs).to(self.device).unsqueeze(1)
-        packed = torch.cat(self.policy(rows), dim=-1).squeeze(1)  # one copy to the host
-        mean, stddev = np.split(packed.cpu().numpy(), 2, axis=-1)
+        heads = self._heads({"obs": torch.from_numpy(obs)})["heads"]
+        mean, stddev = np.split(heads.cpu().numpy(), 2, axis=-1)  # one copy to the host
         noise = np.stack(
             [g.standard_normal(self.action_dim, dtype=np.float32) for g in self._act_noise]
         )
@@ -107,7 +122,7 @@ class MPOAgent:
         return mean + stddev * noise, log_prob.astype(np.float32)
 
     @torch.inference_mode()
-    def update(self, windows: Mapping[str, Tensor], m_steps: int = 1) -> dict[str, Tensor]:
+    def update(self, windows: Tensors, m_steps: int = 1) -> Tensors:
         """One critic step and `m_steps` policy steps on windows of the replay.
 
         Args:
@@ -115,10 +130,12 @@ class MPOAgent:
             m_steps: policy and multiplier steps on the same E-step.
 
         Returns:
-            Diagnostics of the update, each [S].
+            Diagnostics of the update, each [S]; on a GPU the next one overwrites them.
         """
-        batch = self._targets(windows)
-        metrics = batch.metrics | self._critic_step(batch) | self._policy_steps(batch, m_steps)
+        if m_steps not in self._learners:
+            learn = partial(self._learn, m_steps=m_steps)
+            self._learners[m_steps] = self._graphed(learn, self._noise)
+        metrics = self._learners[m_steps](windows)
         self.updates += 1
         if self.updates % self.config.target_networks_update_period == 0:
             self._copy_targets()
@@ -168,6 +185,22 @@ class MPOAgent:
             self._temperature_optimizer,
             self._alpha_optimizer,
         )
+
+    def _graphed(
+        self, function: Callable[[Tensors], Tensors], generators: Sequence[torch.Generator] = ()
+    ) -> Callable[[Tensors], Tensors]:
+        """The function, as a graph where that is wanted."""
+        return Graphed(function, self.device, generators) if self._graphs else function
+
+    def _policy_heads(self, inputs: Tensors) -> Tensors:
+        """Of `obs` [S, O]: `heads`, mean and standard deviation in one, [S, 2 D]."""
+        rows = inputs["obs"].to(self.device).unsqueeze(1)
+        return {"heads": torch.cat(self.policy(rows), dim=-1).squeeze(1)}
+
+    def _learn(self, windows: Tensors, m_steps: int) -> Tensors:
+        """The update, but for what does not happen in each: the copies to the targets."""
+        batch = self._targets(windows)
+        return batch.metrics | self._critic_step(batch) | self._policy_steps(batch, m_steps)
 
     def _draw(self, samples: int, rows: int) -> Tensor:
         """Standard normal noise [S, samples, rows, D], each seed's from its own stream."""

@@ -245,6 +245,7 @@ class Execution(Section):
     """Where runs execute; no part of their identity, recorded with each result."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    cuda_graphs: bool = True
     threads: Count = 1
     seeds_per_job: Count = 1
     runs_per_gpu: Count = 1

@@ -11,15 +11,20 @@ from torch.optim import Optimizer
 
 from mpo.config import OptimizerName
 
-OPTIMIZERS: dict[OptimizerName, Callable[[list[nn.Parameter], float, float], Optimizer]] = {
-    "adam": lambda params, lr, _: torch.optim.Adam(params, lr=lr, fused=True),
-    "adamw": lambda params, lr, _: torch.optim.AdamW(params, lr=lr, fused=True),
-    "sgd": lambda params, lr, m: torch.optim.SGD(params, lr=lr, momentum=m, fused=True),
-    "rmsprop": lambda params, lr, _: torch.optim.RMSprop(params, lr=lr),
+OPTIMIZERS: dict[OptimizerName, Callable[[nn.Parameter, float, float], Optimizer]] = {
+    "adam": lambda flat, lr, _: torch.optim.Adam(
+        [flat], lr=lr, fused=True, capturable=flat.is_cuda
+    ),
+    "adamw": lambda flat, lr, _: torch.optim.AdamW(
+        [flat], lr=lr, fused=True, capturable=flat.is_cuda
+    ),
+    "sgd": lambda flat, lr, m: torch.optim.SGD([flat], lr=lr, momentum=m, fused=True),
+    "rmsprop": lambda flat, lr, _: torch.optim.RMSprop([flat], lr=lr, capturable=flat.is_cuda),
 }
 """Name -> constructor of (parameters, learning rate, momentum); only sgd uses the momentum.
 
-Each must work element by element: an optimizer that mixes elements would mix stacked seeds.
+Each must work element by element: an optimizer that mixes elements would mix stacked seeds. On a
+GPU it must be `capturable`: count its steps there, so that a CUDA graph can repeat them.
 """
 
 _ALIGNMENT = 32
@@ -59,7 +64,7 @@ class StackedOptimizer:
             parameter.grad = gradient
         self.flat = flat.detach()
         """The parameters, [S, P]; they are views of it."""
-        self._optimizer = OPTIMIZERS[name]([flat], lr, momentum)
+        self._optimizer = OPTIMIZERS[name](flat, lr, momentum)
         # Without the wrappers for profiler and autograd, which cost as much as a small step.
         self._step = partial(inspect.unwrap(type(self._optimizer).step), self._optimizer)
 

@@ -6,7 +6,8 @@ another way each time.
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ def train(
     places: Sequence[Place],
     device: torch.device,
     beat: Heartbeat,
+    cuda_graphs: bool = True,
     **options: Any,
 ) -> None:
     """Trains runs of one cell and budget; each goes on from its own resume directory.
@@ -40,14 +42,18 @@ def train(
         places: where each of them is.
         device: to train on.
         beat: is told how each of them goes.
+        cuda_graphs: see `MPOTrainer`.
         options: checkpoint_interval_s and keep_resume_state, see `MPOTrainer.train`.
 
     Raises:
         JobFailed: the environment of a run failed; all others are finished first.
     """
     failed: dict[Place, EnvironmentFailed] = {}
+    make = partial(
+        MPOTrainer.of, spec.env_id, spec.training, device=device, cuda_graphs=cuda_graphs
+    )
     for stack in _stacks(spec, places):
-        failed |= _train_stack(spec, stack, device, beat, options)
+        failed |= _train_stack(spec, stack, make, beat, options)
     if failed and len(places) == 1:
         raise failed[places[0]]
     if failed:
@@ -69,12 +75,12 @@ def _stacks(spec: CellSpec, places: Sequence[Place]) -> list[list[Place]]:
 def _train_stack(
     spec: CellSpec,
     places: Sequence[Place],
-    device: torch.device,
+    make: Callable[[list[int]], MPOTrainer],
     beat: Heartbeat,
     options: dict[str, Any],
 ) -> dict[Place, EnvironmentFailed]:
     """Trains runs together, or each alone once an environment has failed; returns who failed."""
-    trainer = MPOTrainer.of(spec.env_id, spec.training, [p.seed for p in places], device)
+    trainer = make([place.seed for place in places])
     files = [place.status_file for place in places]
     beat.watch(files, lambda: trainer.env_steps)
     try:
@@ -90,7 +96,7 @@ def _train_stack(
             beat.end(files[0], error)
             return {places[0]: error}
         logger.warning("%s; each seed goes on alone from its last checkpoint", error)
-        alone = [_train_stack(spec, [place], device, beat, options) for place in places]
+        alone = [_train_stack(spec, [place], make, beat, options) for place in places]
         return {place: failure for found in alone for place, failure in found.items()}
     for file in files:
         beat.end(file)

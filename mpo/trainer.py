@@ -126,6 +126,7 @@ class MPOTrainer:
         dual_optimizer: of temperatures and multipliers.
         policy_init_scale: initial standard deviation of canonical actions.
         extra_seeds: further independent learners, trained in the same process.
+        cuda_graphs: on a GPU, launch acting and learning as one graph each.
 
     Raises:
         ConfigError: a value is out of range, or the environment does not fit.
@@ -167,6 +168,7 @@ class MPOTrainer:
         dual_optimizer: str = "adam",
         policy_init_scale: float = 0.5,
         extra_seeds: Sequence[int] = (),
+        cuda_graphs: bool = True,
     ) -> None:
         """Makes the environments, the agent and an empty replay; see the class."""
         given = {**locals(), "retrace": use_retrace, "optimizer": optimizer_type}
@@ -182,7 +184,10 @@ class MPOTrainer:
         self.device = torch.device(device)
         envs = [_make_env(env_id) for _ in self.seeds]
         self.obs_dim, self.action_dim = dimensions(envs[0].observation_space, envs[0].action_space)
-        self.agent = MPOAgent(self.obs_dim, self.action_dim, self.config, self.seeds, self.device)
+        self.agent = MPOAgent(
+            self.obs_dim, self.action_dim, self.config, self.seeds, self.device, cuda_graphs
+        )
+        self._cuda_graphs = cuda_graphs
         self._replay = Replay(
             self.obs_dim,
             self.action_dim,
@@ -196,12 +201,18 @@ class MPOTrainer:
 
     @classmethod
     def of(
-        cls, env_id: str, settings: Hyperparameters, seeds: Sequence[int], device: torch.device
+        cls,
+        env_id: str,
+        settings: Hyperparameters,
+        seeds: Sequence[int],
+        device: torch.device,
+        cuda_graphs: bool = True,
     ) -> MPOTrainer:
         """A trainer of hyperparameters that are one object already."""
         given = {name: getattr(settings, name) for name in Hyperparameters.model_fields}
         names = {"use_retrace": given.pop("retrace"), "optimizer_type": given.pop("optimizer")}
-        return cls(env_id, seeds[0], device, **given, **names, extra_seeds=seeds[1:])
+        given |= names | {"extra_seeds": seeds[1:], "cuda_graphs": cuda_graphs}
+        return cls(env_id, seeds[0], device, **given)
 
     def replay_size(self) -> int:
         """Transitions that the replay holds for the first seed."""
@@ -405,7 +416,7 @@ class MPOTrainer:
         for step in sorted(set(steps) - {ahead}):
             behind = [i for i, reached in enumerate(steps) if reached == step]
             seeds = [self.seeds[i] for i in behind]
-            trainer = MPOTrainer.of(self.env_id, self.config, seeds, self.device)
+            trainer = MPOTrainer.of(self.env_id, self.config, seeds, self.device, self._cuda_graphs)
             recorder = Recorder(len(seeds))
             own = [directories[i] for i in behind]
             states = [found[i] for i in behind]

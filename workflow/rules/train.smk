@@ -8,6 +8,7 @@ EXECUTION = STUDY.execution
 GPUS = 0 if EXECUTION.device == "cpu" else 1
 DEVICE = f"--device {EXECUTION.device} --runs-per-gpu {EXECUTION.runs_per_gpu}"
 WATCH = f"--environment-timeout {EXECUTION.environment_timeout_s:g}"
+EAGER = "" if EXECUTION.cuda_graphs else " --no-cuda-graphs"
 KEEP = "" if EXECUTION.keep_resume_state else " --discard-resume-state"
 
 
@@ -32,7 +33,7 @@ for name, (seeds, steps, cells) in TRAINING_RULES.items():
         resources:
             gpu=GPUS,
             options=f"{DEVICE} --checkpoint-interval {EXECUTION.checkpoint_interval_s:g}"
-            f" {WATCH}{KEEP}",
+            f" {WATCH}{EAGER}{KEEP}",
         params:
             cell=lambda wildcards: CELLS[wildcards.cell].spec.identity,
         shell:

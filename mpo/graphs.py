@@ -1,0 +1,84 @@
+"""CUDA graphs: hundreds of small kernels, launched as one.
+
+`tensordict.nn.CudaGraphModule` would serve, but for three things: it waits for the GPU at each
+call, copies what it returns, and knows of no generator but the default one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+
+_WARM_UP = 3
+"""Calls before a capture: libraries choose their kernels, and optimizers make their state."""
+
+
+def capture(
+    function: Callable[[], Tensors], generators: Sequence[torch.Generator]
+) -> tuple[Callable[[], None], Tensors]:
+    """Records what a function does on the GPU, without doing it.
+
+    Args:
+        function: works on tensors that stay where they are, and never looks at their values.
+        generators: those that it draws from; each repetition draws on.
+
+    Returns:
+        What does it, any number of times, and what it writes its result to.
+    """
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        outputs = function()
+    return graph.replay, outputs
+
+
+class Graphed:
+    """A function of tensors, captured at its fourth call and repeated as one graph from then on.
+
+    All calls compute the same; what one returns is overwritten by the next.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensors], Tensors],
+        device: torch.device,
+        generators: Sequence[torch.Generator] = (),
+        capture: Callable[..., tuple[Callable[[], None], Tensors]] = capture,
+    ) -> None:
+        """Takes a function as `capture` wants it, of inputs that lie anywhere.
+
+        Args:
+            function: gets its inputs on the device.
+            device: where it works.
+            generators: those that it draws from.
+            capture: records it; see there.
+        """
+        self._function = function
+        self._device = device
+        self._generators = generators
+        self._capture = capture
+        self._calls = 0
+        self._inputs: dict[str, Tensor] = {}
+        self._repeat: Callable[[], None] | None = None
+        self._outputs: Tensors = {}
+
+    def __call__(self, inputs: Tensors) -> Tensors:
+        """Calls the function; inputs of other names or shapes than before start anew."""
+        if {k: x.shape for k, x in inputs.items()} != {k: x.shape for k, x in self._inputs.items()}:
+            self._inputs = {k: torch.empty_like(x, device=self._device) for k, x in inputs.items()}
+            self._repeat, self._calls = None, 0
+        for name, place in self._inputs.items():
+            place.copy_(inputs[name], non_blocking=True)
+        if self._calls < _WARM_UP:
+            self._calls += 1
+            return self._function(self._inputs)
+        if self._repeat is None:
+            self._repeat, self._outputs = self._capture(
+                lambda: self._function(self._inputs), self._generators
+            )
+        self._repeat()
+        return self._outputs

@@ -1,0 +1,191 @@
+"""What a GPU is given to repeat, as far as a CPU can tell.
+
+A capture here calls the function again at each repetition and writes to where the first one wrote:
+as a CUDA graph does, it takes what it is not given through its inputs from where it was.
+"""
+
+import itertools
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mpo.agent import MPOAgent
+from mpo.config import Hyperparameters
+from mpo.graphs import Graphed
+from mpo.recorder import CLOCKS
+from mpo.trainer import MPOTrainer
+from tests.test_agent import make_agent, make_windows
+
+CPU = torch.device("cpu")
+WARM_UP = 3
+
+
+class Tape:
+    """Stands in for `mpo.graphs.capture`."""
+
+    def __init__(self) -> None:
+        self.captures = self.repetitions = 0
+        self.generators = []
+
+    def __call__(self, function, generators):
+        self.captures += 1
+        self.generators = list(generators)
+        outputs = {}
+
+        def repeat():
+            self.repetitions += 1
+            with torch.inference_mode():
+                for name, value in function().items():
+                    outputs.setdefault(name, torch.empty_like(value)).copy_(value)
+
+        return repeat, outputs
+
+
+def doubled(tape: Tape) -> Graphed:
+    return Graphed(lambda inputs: {"y": 2 * inputs["x"]}, CPU, ["generator"], tape)
+
+
+def test_after_its_warm_up_a_function_is_captured_once_and_repeated():
+    tape = Tape()
+    graphed = doubled(tape)
+    for call in range(8):
+        assert graphed({"x": torch.full((3,), float(call))})["y"].tolist() == [2 * call] * 3
+        assert tape.captures == (call >= WARM_UP)
+        assert tape.repetitions == max(0, call + 1 - WARM_UP)
+    assert tape.generators == ["generator"]
+
+
+def test_a_repetition_overwrites_the_result_and_leaves_the_inputs():
+    graphed = doubled(Tape())
+    x = torch.ones(2)
+    results = [graphed({"x": x * call})["y"] for call in range(WARM_UP + 2)]
+    assert results[-1] is results[-2] and results[-1].tolist() == [2 * (WARM_UP + 1)] * 2
+    assert x.tolist() == [1, 1]
+
+
+def test_other_shapes_or_names_are_captured_anew():
+    tape = Tape()
+    graphed = doubled(tape)
+    for size, captures in ((2, 1), (5, 2), (2, 3)):
+        for call in range(WARM_UP + 2):
+            assert graphed({"x": torch.full((size,), 7.0 + call)})["y"].shape == (size,)
+        assert tape.captures == captures
+    with pytest.raises(KeyError, match="x"):
+        graphed({"z": torch.ones(2)})
+
+
+def graphed_trainer(monkeypatch: pytest.MonkeyPatch, tapes: list[Tape], **settings) -> MPOTrainer:
+    """A trainer whose agent takes the CPU for a GPU."""
+
+    def taped(function, device, generators):
+        tapes.append(Tape())
+        return Graphed(function, device, generators, tapes[-1])
+
+    monkeypatch.setattr("mpo.agent.Graphed", taped)
+    trainer = plain_trainer(**settings)
+    trainer.agent._graphs = True
+    trainer.agent._heads = trainer.agent._graphed(trainer.agent._policy_heads)
+    return trainer
+
+
+def plain_trainer(**settings) -> MPOTrainer:
+    return MPOTrainer(
+        "Pendulum-v1",
+        seed=3,
+        device=CPU,
+        policy_layer_sizes=(32,),
+        critic_layer_sizes=(32,),
+        replay_size=100,
+        target_networks_update_period=7,
+        extra_seeds=(4,),
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_retrace": True, "retrace_steps": 3}])
+def test_a_training_by_graphs_is_the_same_training(tmp_path: Path, monkeypatch, settings):
+    tapes: list[Tape] = []
+    plain_trainer(**settings).train(60, 20, 8, str(tmp_path / "plain"), 1, 30, 15)
+    trainer = graphed_trainer(monkeypatch, tapes, **settings)
+    trainer.train(60, 20, 8, str(tmp_path / "graphs"), 1, 30, 15)
+    acting, learning = tapes
+    assert (acting.captures, acting.repetitions) == (1, 60 - WARM_UP)
+    assert (learning.captures, learning.repetitions) == (1, 40 - WARM_UP)
+    assert acting.generators == [] and learning.generators == trainer.agent._noise
+    for seed in (3, 4):
+        tables = [
+            pd.read_parquet(tmp_path / kind / f"seed{seed}" / "train.parquet")
+            for kind in ("plain", "graphs")
+        ]
+        learnt, repeated = (table.drop(columns=[*CLOCKS]) for table in tables)
+        assert len(learnt) == 4 and learnt.equals(repeated)
+
+
+class Trace(TorchDispatchMode):
+    """Every operation, with all that a CUDA graph would keep of it."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        assert name not in self.WAITS, f"{name} would make the host wait for the GPU"
+        flat, _ = torch.utils._pytree.tree_flatten((args, kwargs or {}))
+        assert not any(isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in flat) or (
+            not name.startswith("index")
+        ), "an index of bools has a size that only the GPU knows"
+        self.operations.append((str(operation), [self._kept(x) for x in flat]))
+        return operation(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _kept(argument):
+        if isinstance(argument, torch.Tensor):
+            return tuple(argument.shape)
+        return "generator" if isinstance(argument, torch.Generator) else repr(argument)
+
+
+MODES = [{}, {"n_step": 3}, {"retrace": True, "retrace_steps": 4}]
+
+
+@pytest.mark.parametrize(
+    ("mode", "optimizer", "m_steps"),
+    [(mode, "adam", 1) for mode in MODES]
+    + [({}, optimizer, 2) for optimizer in ("adamw", "sgd", "rmsprop")],
+)
+def test_each_update_is_the_same_operations_and_waits_for_nothing(mode, optimizer, m_steps):
+    """So the numbers of one update, kept in a graph, are right for all."""
+    agent: MPOAgent = make_agent(optimizer=optimizer, **mode)
+    windows = dict(make_windows(agent.config.window).items())
+    traces = []
+    for update in range(WARM_UP + 4):
+        with torch.inference_mode(), Trace() as trace:
+            agent._learn(windows, m_steps)
+        if update >= WARM_UP:
+            traces.append(trace.operations)
+    assert len(traces[0]) > 100
+    for one, other in itertools.pairwise(traces):
+        assert one == other
+
+
+def test_acting_is_the_same_operations_and_waits_for_nothing():
+    agent = make_agent()
+    obs = torch.zeros(agent.num_seeds, agent.policy.first.weight.shape[1])
+    traces = []
+    for _ in range(3):
+        with torch.inference_mode(), Trace() as trace:
+            agent._policy_heads({"obs": obs})
+        traces.append(trace.operations)
+    assert traces[0] == traces[1] == traces[2] and len(traces[0]) > 5
+
+
+def test_hyperparameters_that_a_gpu_repeats_are_constants():
+    """A schedule of any of them would have to reach the graph as a tensor."""
+    config = Hyperparameters(policy_layer_sizes=(4,), critic_layer_sizes=(4,), replay_size=10)
+    with pytest.raises(ValueError, match="frozen"):
+        config.policy_lr = 1.0
