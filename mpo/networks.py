@@ -46,6 +46,12 @@ class _Module(nn.Module):
         if isinstance(value, nn.Parameter | nn.Module):
             self.__dict__[name] = value
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_Module":
+        super()._apply(fn, recurse)
+        # A move to another device may have made new ones.
+        self.__dict__.update(self._parameters)
+        return self
+
 
 class StackedLinear(_Module):
     """S affine maps at once; weights uniform in +-scale / sqrt(outputs), biases zero."""

@@ -15,9 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mpo.agent import MPOAgent
 from mpo.config import Hyperparameters
 from mpo.graphs import Graphed
+from mpo.optim import StackedOptimizer
 from mpo.recorder import CLOCKS
+from mpo.seeding import torch_generator
 from mpo.trainer import MPOTrainer
-from tests.test_agent import make_agent, make_windows
+from tests.test_agent import OBS, D, make_agent, make_windows
 
 CPU = torch.device("cpu")
 WARM_UP = 3
@@ -189,3 +191,28 @@ def test_hyperparameters_that_a_gpu_repeats_are_constants():
     config = Hyperparameters(policy_layer_sizes=(4,), critic_layer_sizes=(4,), replay_size=10)
     with pytest.raises(ValueError, match="frozen"):
         config.policy_lr = 1.0
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A device without numbers: it takes no tensor of another, and whoever looks at one fails."""
+    monkeypatch.setattr(
+        "mpo.agent.torch_generator", lambda seed, stream, *_: torch_generator(seed, stream)
+    )
+    # The fused optimizers know no such device.
+    monkeypatch.setattr(StackedOptimizer, "step", lambda self: self.flat.add_(self._gradient))
+    return torch.device("meta")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_learning_and_acting_happen_on_the_device_alone(mode, elsewhere):
+    sizes = {"policy_layer_sizes": (32, 32), "critic_layer_sizes": (32, 32), "replay_size": 10}
+    agent = MPOAgent(OBS, D, Hyperparameters(**sizes, **mode), range(3), elsewhere)
+    windows = {name: x.to(elsewhere) for name, x in make_windows(agent.config.window).items()}
+    metrics = agent.update(windows, 2)
+    assert len(metrics) > 10 and all(x.is_meta for x in metrics.values())
+    assert agent._heads({"obs": torch.zeros(3, OBS)})["heads"].is_meta
+    assert all(x.is_meta for x in agent.non_finite().values())
+    agent._copy_targets()
+    with pytest.raises(RuntimeError, match="device|meta"):
+        agent.update(dict(make_windows(agent.config.window).items()))
