@@ -155,8 +155,9 @@ def costs(study: Study, tables: Path) -> Table:
     frame.insert(0, "runs", [f"{n}" if n == of else f"{n} of {of}" for n, of in pairs])
     hours = (runs["wall_s"].sum() + runs["eval_s"].sum()) / 3600
     note = (
-        "Means over the finished runs of a cell; memory: the peak of any of them; CPU: of their "
-        "trainings, summed. Three significant digits. In all "
+        "Means over the finished runs of a cell; of seeds trained in one process, each has its "
+        "share of the time. Memory: the peak of any process; CPU: of the trainings, summed. Three "
+        "significant digits. In all "
         f"{_number(hours)} hours of training and evaluation, one run after another."
     )
     return Table(frame, _nothing(frame), f"Costs of the runs, study {study.study}.", note)

@@ -32,11 +32,11 @@ UNITS = {
     "env_steps": "environment steps",
     "updates": "updates of the networks",
     "updates_per_s": "1/s",
-    "wall_s": "s",
+    "wall_s": "s, the run's share of its process",
     "eval_s": "s",
-    "cpu_s": "s",
-    "max_rss_mb": "MB",
-    "stacked": "seeds that shared the clocks and the memory",
+    "cpu_s": "s, the run's share of its process",
+    "max_rss_mb": "MB, of the process",
+    "stacked": "seeds trained in the process, on average",
     "length": "environment steps",
     "episode_length": "environment steps",
     "return": "undiscounted sum of rewards",
@@ -45,6 +45,7 @@ UNITS = {
 }
 
 _COUNTS = ("env_steps", "updates", "episodes")
+_CLOCKS = ("wall_s", "cpu_s")
 _COSTS = ("wall_s", "eval_s", "cpu_s", "max_rss_mb", "stacked")
 _PROVENANCE = (
     *("git_sha", "git_dirty", "algorithm_version"),
@@ -77,7 +78,11 @@ def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
     if not (study.allow_missing and present):
         _refuse_missing(study, root)
     runs = pd.DataFrame([_run_row(study, run, root, run in present) for run in study.runs])
-    evals = _stack(present, root, EVALUATIONS)
+    evals, train = (_stack(present, root, name) for name in (EVALUATIONS, METRICS))
+    # Seeds that were trained in one process have its clocks in common.
+    shares = 1 / runs.set_index("run_id")["stacked"]
+    clocks = [name for name in _CLOCKS if name in train]
+    train[clocks] = train[clocks].mul(train["run_id"].map(shares), axis=0)
     means = seed_means(evals)
     plan = _plan(study)
     _refuse_unplanned(plan[plan["run_id"].isin([run.run_id for run in present])], means)
@@ -87,7 +92,7 @@ def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
     return {
         "runs": runs,
         "evals": evals,
-        "train": _stack(present, root, METRICS),
+        "train": train,
         "curves": estimates[online]
         .drop(columns=["phase", "policy", "min", "max"])
         .reset_index(drop=True),
@@ -245,12 +250,13 @@ def _run_row(study: Study, run: Run, root: Path, present: bool) -> dict[str, Any
         raise ValueError(f"{run.run_id}: its results are of another spec than the study plans")
     evaluation = json.loads((directory / EVALUATION_COST).read_text())
     provenance = record["provenance"]
-    costs = record | evaluation
+    clocks = {name: record[name] / record["stacked"] for name in _CLOCKS}
+    costs = record | evaluation | clocks
     return row | {
         "status": record["status"],
         "error": record["error"],
         **{name: record[name] for name in _COUNTS},
-        "updates_per_s": record["updates"] / record["wall_s"],
+        "updates_per_s": record["updates"] / clocks["wall_s"],
         **{name: costs[name] for name in _COSTS},
         **{name: provenance[name] for name in _PROVENANCE},
         **{name: provenance["packages"].get(name) for name in _PACKAGES},

@@ -147,8 +147,24 @@ def test_tables_read_back_with_units_and_equal_bytes(study, tmp_path):
         assert first.read_bytes() == second.read_bytes()
         assert len(pd.read_csv(first)) == len(table)
     metadata = pq.read_schema(tmp_path / "a" / "runs.parquet").metadata
-    assert json.loads(metadata[b"units"])["wall_s"] == "s"
+    assert json.loads(metadata[b"units"])["wall_s"] == tables.UNITS["wall_s"]
     assert metadata[b"schema_version"] == str(tables.SCHEMA_VERSION).encode()
+
+
+def test_seeds_of_one_process_have_a_share_of_its_clocks_each(study, tmp_path):
+    before = tables.collect(study, tmp_path)
+    run = study.runs[1]
+    record = tmp_path / run.directory / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"stacked": 4.0}))
+    after = tables.collect(study, tmp_path)
+    for name, clocks in (("runs", ["wall_s", "cpu_s"]), ("train", ["wall_s"])):
+        own = after[name]["run_id"] == run.run_id
+        assert own.any() and not own.all()
+        expected = before[name][clocks].where(~own, before[name][clocks] / 4)
+        pd.testing.assert_frame_equal(after[name][clocks], expected)
+    assert after["runs"]["updates_per_s"][1] == pytest.approx(
+        4 * before["runs"]["updates_per_s"][1]
+    )
 
 
 def test_a_table_of_another_schema_is_refused(tmp_path):

@@ -62,8 +62,9 @@ def caption(study: Study, tables: Path) -> str:
     n = runs["wall_s"].notna().groupby([runs["env"], runs["arm"]]).sum()
     mean = "" if n.max() == 1 else "; their mean (outlined mark)"
     return (
-        "What a run took: seconds of training by the clock, updates of the networks in each, "
-        "seconds of evaluation, and the most memory that training held: "
+        "What a run took: seconds of training by the clock, its share where seeds were trained in "
+        "one process; updates of the networks in each; seconds of evaluation; and the most memory "
+        "that the process held: "
         f"{style.seeds_in_words(n)}, each a dot{mean}. An axis is logarithmic where values differ "
         f"by a factor of {_LOG} or more. Runs that share a machine slow each other down."
     )
