@@ -1,0 +1,261 @@
+"""Whether learning on a GPU is right, and what it costs; one call, some minutes.
+
+    python -m benchmarks.gpu [--out FOLDER] [--device cuda] [--updates N] [--steps N]
+
+Prints each finding as it comes, and the tables once more at the end; leaves checks.csv and
+times.csv in the folder. Fails where a check does. With `--device cpu` all of it runs, without CUDA
+graphs: to try the script, not the GPU.
+"""
+
+import argparse
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from benchmarks.update import SIZES, Size, flops
+from mpo.agent import MPOAgent
+from mpo.config import Hyperparameters
+from mpo.provenance import machine
+from mpo.recorder import CLOCKS, Recorder
+from mpo.seeding import torch_generator
+from mpo.trainer import MPOTrainer
+
+MODES: dict[str, dict[str, Any]] = {
+    "TD": {},
+    "3-step TD": {"n_step": 3},
+    "Retrace 2": {"retrace": True, "retrace_steps": 2},
+    "Retrace 5": {"retrace": True, "retrace_steps": 5},
+    "Retrace 8": {"retrace": True, "retrace_steps": 8},
+}
+TOLERANCE = 1e-3
+"""Relative; single precision, after some updates, on two processors."""
+
+Rows = list[dict[str, Any]]
+
+
+def note(rows: Rows, **row: object) -> None:
+    """Keeps a finding, and prints it."""
+    rows.append(row)
+    print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+
+
+def windows_of(size: Size, seeds: int, window: int) -> dict[str, Tensor]:
+    """Made-up windows [S, T, B], see `Replay.sample`."""
+    shape = (seeds, window, size.batch)
+    vectors = {"obs": size.obs, "next_obs": size.obs, "first_obs": size.obs}
+    vectors |= {"action": size.action, "action_raw": size.action}
+    fields = {name: torch.rand(*shape, width) for name, width in vectors.items()}
+    fields |= {name: torch.rand(shape) for name in ("reward", "behaviour_logp")}
+    return fields | {name: torch.zeros(shape) for name in ("terminated", "truncated")}
+
+
+def make_agent(
+    size: str, mode: Mapping[str, Any], seeds: int, device: torch.device, graphs: bool
+) -> tuple[MPOAgent, dict[str, Tensor]]:
+    """An agent and made-up windows; equal on all devices."""
+    of = SIZES[size]
+    sizes = {"policy_layer_sizes": of.widths, "critic_layer_sizes": of.widths}
+    config = Hyperparameters(
+        **sizes, replay_size=10, target_networks_update_period=4, max_grad_norm=40.0, **mode
+    )
+    agent = MPOAgent(of.obs, of.action, config, range(seeds), device, graphs)
+    torch.manual_seed(0)
+    windows = windows_of(of, seeds, config.window)
+    return agent, {name: x.to(device) for name, x in windows.items()}
+
+
+def parameters(agent: MPOAgent) -> Tensor:
+    """All that an agent has learnt, [S, P], on the CPU."""
+    flats = [optimizer.flat for optimizer in agent._optimizers]
+    return torch.cat([*flats, agent._flat_target_policy, agent._flat_target_critic], 1).cpu()
+
+
+def same_noise(agent: MPOAgent) -> None:
+    """Has an agent draw what it would draw on a CPU."""
+    generators = [torch_generator(seed, "noise") for seed in range(agent.num_seeds)]
+
+    def draw(samples: int, rows: int) -> Tensor:
+        shape = samples, rows, agent.action_dim
+        return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(agent.device)
+
+    agent._targets._draw = draw
+
+
+def check_updates(checks: Rows, device: torch.device) -> None:
+    """The GPU against the CPU, and graphs against single launches."""
+    for size, (mode, settings) in itertools.product(SIZES, MODES.items()):
+        learnt = []
+        for where in (device, torch.device("cpu")):
+            agent, windows = make_agent(size, settings, 2, where, graphs=False)
+            same_noise(agent)
+            for _ in range(6):
+                metrics = agent.update(windows)
+            values = torch.stack([metrics[name].cpu() for name in sorted(metrics)])
+            learnt.append((parameters(agent), values))
+        worst = max(
+            float(((x - y).abs() / y.abs().clamp(min=1e-2)).max())
+            for x, y in zip(*learnt, strict=True)
+        )
+        note(checks, check="GPU = CPU", size=size, mode=mode, worst=worst, ok=worst < TOLERANCE)
+    optimizers = [{"optimizer": name} for name in ("adam", "adamw", "sgd", "rmsprop")]
+    for settings in [*MODES.values(), *optimizers]:
+        ends = []
+        for graphs in (False, True):
+            agent, windows = make_agent("HalfCheetah", settings, 3, device, graphs)
+            for _ in range(12):
+                agent.update(windows)
+            noise = torch.stack([generator.get_state() for generator in agent._noise])
+            ends.append((parameters(agent), noise))
+        equal = all(torch.equal(x, y) for x, y in zip(*ends, strict=True))
+        note(checks, check="graphs = launches", mode=settings, ok=equal)
+
+
+def check_training(checks: Rows, device: torch.device, folder: Path) -> None:
+    """Whole trainings: by graphs or not, at a stretch or resumed, alone or stacked."""
+
+    def train(name: str, steps: int, **options: Any) -> pd.DataFrame:
+        trainer = MPOTrainer(
+            "Pendulum-v1", 0, device, (64, 64), (64, 64), 10_000, use_retrace=True, **options
+        )
+        resume = str(folder / "state" / name) if name == "resumed" else None
+        trainer.train(steps, 100, 64, str(folder / name), 1, 200, 100, resume, 0.5)
+        single = folder / name / ("seed0" if "extra_seeds" in options else "")
+        return pd.read_parquet(single / "train.parquet").drop(columns=[*CLOCKS])
+
+    straight = train("straight", 600)
+    eager = train("eager", 600, cuda_graphs=False)
+    note(checks, check="training by graphs = by launches", ok=straight.equals(eager))
+    train("resumed", 300)
+    note(checks, check="resumed = straight", ok=straight.equals(train("resumed", 600)))
+    stacked = train("stacked", 600, extra_seeds=(1, 2, 3))
+    apart = (stacked - straight).abs().max().max()
+    note(checks, check="stacked = alone (not promised)", worst=apart, ok=True)
+
+
+def seconds_each(call: Callable[[], object], times: int, device: torch.device) -> float:
+    """Mean time of a call, all of what it asked for done."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    for _ in range(6):
+        call()
+    wait()
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    wait()
+    return (time.perf_counter() - start) / times
+
+
+def time_updates(times: Rows, device: torch.device, count: int) -> None:
+    """Updates and actions, by graphs and by single launches."""
+    for size, mode in itertools.product(SIZES, ("TD", "Retrace 2", "Retrace 5")):
+        single = None
+        for seeds, graphs in ((1, False), (1, True), (4, True), (10, True)):
+            agent, windows = make_agent(size, MODES[mode], seeds, device, graphs)
+            seconds = seconds_each(lambda: agent.update(windows), count, device)  # noqa: B023
+            single = seconds if (seeds, graphs) == (1, True) else single
+            obs = torch.zeros(seeds, SIZES[size].obs).numpy()
+            act = seconds_each(lambda: agent.act(obs), count, device)  # noqa: B023
+            steps = MODES[mode].get("retrace_steps", 0)
+            work = seeds * sum(flops(SIZES[size], steps).values())
+            note(
+                times,
+                what="update",
+                size=size,
+                mode=mode,
+                seeds=seeds,
+                graphs=graphs,
+                ms=1e3 * seconds,
+                seed_updates_per_s=seeds / seconds,
+                tflops=work / seconds / 1e12,
+                ratio_to_one_seed=seconds / single if single else None,
+                act_ms=1e3 * act,
+            )
+
+
+def time_steps(trainer: MPOTrainer, batch: int, steps: int) -> tuple[list[float], float]:
+    """Seconds of acting and moving, of learning, and of the two as they are in a training."""
+    recorder, offsets = Recorder(len(trainer.seeds)), trainer._get_sequence_offsets(1)
+
+    def move() -> None:
+        trainer._environment_step(*trainer._act(recorder))
+
+    def learn() -> None:
+        recorder.add(trainer.agent.update(trainer._replay.sample(batch, offsets)))
+
+    def step() -> None:
+        chosen = trainer._act(recorder)
+        learn()
+        trainer._environment_step(*chosen)
+
+    parts = [seconds_each(part, steps, trainer.device) for part in (move, learn)]
+    return parts, seconds_each(step, steps, trainer.device)
+
+
+def time_training(times: Rows, device: torch.device, steps: int) -> None:
+    """Whole steps of HalfCheetah, and how much of a shorter part hides behind a longer one."""
+    widths, batch = SIZES["HalfCheetah"].widths, SIZES["HalfCheetah"].batch
+    for seeds in (1, 10):
+        trainer = MPOTrainer(
+            "HalfCheetah-v5", 0, device, widths, widths, 100_000, extra_seeds=range(1, seeds)
+        )
+        for _ in range(2 * batch):
+            trainer._environment_step(*trainer._act(Recorder(seeds)))
+        parts, whole = time_steps(trainer, batch, steps)
+        note(
+            times,
+            what="training step",
+            size="HalfCheetah",
+            mode="TD",
+            seeds=seeds,
+            ms=1e3 * whole,
+            move_ms=1e3 * parts[0],
+            learn_ms=1e3 * parts[1],
+            hidden=(sum(parts) - whole) / min(parts),
+        )
+
+
+def main() -> None:
+    """Reads the command line, checks, measures and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("gpu"), help="a folder for the tables")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--updates", type=int, default=300, help="that are timed, of each kind")
+    parser.add_argument("--steps", type=int, default=1000, help="of training that are timed")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    checks: Rows = []
+    times: Rows = []
+    print(machine(device))
+    try:
+        check_updates(checks, device)
+        with tempfile.TemporaryDirectory() as folder:
+            check_training(checks, device, Path(folder))
+        time_updates(times, device, arguments.updates)
+        time_training(times, device, arguments.steps)
+    finally:
+        # What was found before something failed is worth its time, too.
+        for name, rows in (("checks", checks), ("times", times)):
+            table = pd.DataFrame(rows)
+            table.to_csv(arguments.out / f"{name}.csv", index=False)
+            print(table.to_markdown(index=False))
+    if not all(row["ok"] for row in checks):
+        sys.exit("a check has failed")
+
+
+if __name__ == "__main__":
+    main()
