@@ -16,6 +16,7 @@ PURE = {
     "returns",
     "losses",
     "duals",
+    "graphs",
     "stats",
     "seeding",
     "progress",
