@@ -175,6 +175,8 @@ class MPOAgent:
         for state, act, noise in zip(states, self._act_noise, self._noise, strict=True):
             act.bit_generator.state = state["act_noise"][0]
             noise.set_state(state["noise"][0])
+        # The optimizers' states are other tensors now: a graph would go on with the old ones.
+        self._learners.clear()
 
     @property
     def _optimizers(self) -> tuple[StackedOptimizer, ...]:

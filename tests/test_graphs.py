@@ -4,6 +4,7 @@ A capture here calls the function again at each repetition and writes to where t
 as a CUDA graph does, it takes what it is not given through its inputs from where it was.
 """
 
+import copy
 import itertools
 from pathlib import Path
 
@@ -107,6 +108,17 @@ def plain_trainer(**settings) -> MPOTrainer:
     )
 
 
+def windows_for(agent: MPOAgent) -> dict[str, torch.Tensor]:
+    """Made-up windows of Pendulum for two seeds."""
+    generator = torch.Generator().manual_seed(0)
+    widths = {"obs": 3, "next_obs": 3, "first_obs": 3, "action": 1, "action_raw": 1}
+    vectors = {name: torch.rand(2, 1, 8, n, generator=generator) for name, n in widths.items()}
+    numbers = {
+        name: torch.rand(2, 1, 8, generator=generator) for name in ("reward", "behaviour_logp")
+    }
+    return vectors | numbers | {name: torch.zeros(2, 1, 8) for name in ("terminated", "truncated")}
+
+
 @pytest.mark.parametrize("settings", [{}, {"use_retrace": True, "retrace_steps": 3}])
 def test_a_training_by_graphs_is_the_same_training(tmp_path: Path, monkeypatch, settings):
     tapes: list[Tape] = []
@@ -124,6 +136,24 @@ def test_a_training_by_graphs_is_the_same_training(tmp_path: Path, monkeypatch, 
         ]
         learnt, repeated = (table.drop(columns=[*CLOCKS]) for table in tables)
         assert len(learnt) == 4 and learnt.equals(repeated)
+
+
+def test_a_state_that_is_loaded_is_learnt_from_in_a_graph_of_its_own(monkeypatch):
+    tapes: list[Tape] = []
+    trainer = graphed_trainer(monkeypatch, tapes)
+    agent, other = trainer.agent, plain_trainer().agent
+    windows = windows_for(agent)
+    for _ in range(WARM_UP + 2):
+        agent.update(windows)
+    saved = copy.deepcopy([agent.state_dict(index) for index in range(2)])
+    for _ in range(3):
+        agent.update(windows)
+    for each in (agent, other):
+        each.load_state_dict(saved)
+        for _ in range(WARM_UP + 2):
+            each.update(windows)
+    assert [tape.captures for tape in tapes] == [0, 1, 1]
+    assert torch.equal(agent._critic_optimizer.flat, other._critic_optimizer.flat)
 
 
 class Trace(TorchDispatchMode):
