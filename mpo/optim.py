@@ -109,15 +109,17 @@ def flatten_(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def _row(value: Any, index: int) -> Any:
-    """A learner's row of a tensor [S, P], of its own storage; what has no rows is for all."""
-    has_rows = isinstance(value, Tensor) and value.ndim > 0
-    return value[index : index + 1].clone() if has_rows else value
+    """A learner's row of a tensor [S, P], or what is for all, such as a count; a copy."""
+    if not isinstance(value, Tensor):
+        return value
+    return (value[index : index + 1] if value.ndim else value).clone()
 
 
 def _join(values: list[Any]) -> Any:
-    """The rows of all learners."""
-    has_rows = isinstance(values[0], Tensor) and values[0].ndim > 0
-    return torch.cat(values) if has_rows else values[0]
+    """The rows of all learners, or what is for all; a copy."""
+    if not isinstance(values[0], Tensor):
+        return values[0]
+    return torch.cat(values) if values[0].ndim else values[0].clone()
 
 
 def _padded(parameter: Tensor) -> int:
