@@ -23,9 +23,10 @@ from mpo.trainer import MPOTrainer
 
 CAPACITY = 1_000_000
 PIECE = 10_000
+EPISODE = 1_000
 TRAINED_STEPS = 1_000
 INTERVAL_S = 60.0
-UPDATE_AFTER, BATCH = 10_000, 256
+BATCH = 256
 
 
 def make_trainer() -> MPOTrainer:
@@ -38,11 +39,13 @@ def fill(trainer: MPOTrainer, session: Session) -> list[float]:
     """Stores a million transitions; returns the seconds of each checkpoint on the way."""
     rng = np.random.default_rng(0)
     seconds = []
+    obs = rng.standard_normal(trainer.obs_dim, dtype=np.float32)
     for step in range(1, CAPACITY + 1):
-        obs, after = rng.standard_normal((2, trainer.obs_dim), dtype=np.float32)
+        after = rng.standard_normal(trainer.obs_dim, dtype=np.float32)
         action = rng.uniform(-1, 1, trainer.action_dim).astype(np.float32)
-        over = step % 1000 == 0
+        over = step % EPISODE == 0
         trainer._add_transition(obs, action, action, -3.0, 1.0, after, 0.0, float(over))
+        obs = rng.standard_normal(trainer.obs_dim, dtype=np.float32) if over else after
         if step % PIECE == 0:
             trainer.env_steps = step
             trainer.agent.updates = step
@@ -56,7 +59,7 @@ def train(trainer: MPOTrainer, recorder: Recorder) -> float:
     """Real steps, an update each; returns steps per second."""
     start = time.perf_counter()
     for _ in range(TRAINED_STEPS):
-        trainer._environment_step(recorder)
+        trainer._environment_step(*trainer._act(recorder))
         recorder.add(trainer.agent.update(trainer._sample_sequences(BATCH, 1)))
     return TRAINED_STEPS / (time.perf_counter() - start)
 
@@ -69,14 +72,14 @@ def bytes_of(folder: Path, pattern: str) -> int:
 def measure(folder: Path) -> None:
     """Prints the table."""
     torch.set_num_threads(1)
-    trainer, recorder = make_trainer(), Recorder([0])
+    trainer, recorder = make_trainer(), Recorder(1)
     with ResumeDirectory(folder, "{}", StopRequest()) as directory:
-        session = Session(trainer, recorder, directory, StopRequest())
+        session = Session(trainer, recorder, [directory])
         seconds = fill(trainer, session)
         steps_per_s = train(trainer, recorder)
         # As many new transitions as an interval brings.
         new = int(steps_per_s * INTERVAL_S)
-        trainer.env_steps += new
+        trainer.env_steps = CAPACITY + new
         start = time.perf_counter()
         session.save()
         typical = time.perf_counter() - start
@@ -87,11 +90,11 @@ def measure(folder: Path) -> None:
     made = time.perf_counter() - start
     with ResumeDirectory(folder, "{}", StopRequest()) as directory:
         start = time.perf_counter()
-        Session(fresh, Recorder([0]), directory, StopRequest())
+        Session(fresh, Recorder(1), [directory], [directory.load()])
         resumed = time.perf_counter() - start
     assert fresh.replay_size() == CAPACITY
     start = time.perf_counter()
-    torch.save(trainer._replay._rows, folder / "whole.pt")
+    torch.save(trainer.newest_transitions(0, CAPACITY), folder / "whole.pt")
     naive = time.perf_counter() - start
     print(f"training                          {steps_per_s:.0f} steps/s, an update each")
     print(f"checkpoint, {PIECE} new transitions  {1e3 * np.median(seconds):.0f} ms (median of 100)")
@@ -103,6 +106,7 @@ def measure(folder: Path) -> None:
     print(
         f"resume                            {resumed:.2f} s, after {made:.2f} s to make a trainer"
     )
+    print(f"the replay in memory              {trainer._replay.nbytes / 1e6:.0f} MB")
     print(f"on disk in all                    {whole / 1e6:.0f} MB")
     print(f"the whole replay in each instead  {1e3 * naive:.0f} ms, {naive / typical:.0f} x")
 

@@ -192,7 +192,8 @@ class MPOTrainer:
             self.obs_dim,
             self.action_dim,
             replay_size,
-            [torch_generator(s, "sample", self.device) for s in self.seeds],
+            [torch_generator(s, "sample") for s in self.seeds],
+            self.device,
         )
         self._offsets: dict[int, torch.Tensor] = {}
         self.env_steps = 0
@@ -261,22 +262,23 @@ class MPOTrainer:
             False for a refused transition; it is counted, and no window spans the gap it leaves.
         """
         parts: list[np.ndarray | float] = [obs, action_exec, action_raw, behaviour_logp, reward]
-        parts += [next_obs, done, truncated]
-        if not all(self._is_finite_value(part) for part in parts):
+        parts += [done, truncated, next_obs]
+        packed = np.empty(sum(self._replay.widths), dtype=np.float32)
+        start = 0
+        for part, width in zip(parts, self._replay.widths, strict=True):
+            packed[start : start + width] = part
+            start += width
+        if not self._is_finite_value(packed):
             self.refused_transitions[seed_index] += 1
             self._replay.break_segment(seed_index)
             return False
-        row = [
-            self._as_cpu_float_tensor(part, (width,))
-            for part, width in zip(parts, self._replay.widths, strict=True)
-        ]
-        self._replay.add(seed_index, torch.cat(row))
+        self._replay.add(seed_index, self._as_cpu_float_tensor(packed, packed.shape))
         return True
 
     def _get_sequence_offsets(self, seq_len: int) -> torch.Tensor:
-        """0 ... seq_len - 1 on the device, made once, [T]."""
+        """0 ... seq_len - 1 on the CPU, where windows are drawn; made once, [T]."""
         if seq_len not in self._offsets:
-            self._offsets[seq_len] = torch.arange(seq_len, device=self.device)
+            self._offsets[seq_len] = torch.arange(seq_len)
         return self._offsets[seq_len]
 
     def _sample_sequences(self, batch_size: int, seq_len: int) -> TensorDict:

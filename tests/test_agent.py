@@ -439,7 +439,7 @@ def test_the_policy_is_improved_where_it_acted(mode):
     for state, successor in ((0, 1), (1, 2), (2, 3), (3, 9), (50, 51), (51, 52), (52, 53)):
         obs, next_obs = (torch.full((OBS,), float(x)) for x in (state, successor))
         ends = torch.tensor([float(successor == 9), 0.0])
-        replay.add(0, torch.cat([obs, torch.zeros(2 * D + 2), next_obs, ends]))
+        replay.add(0, torch.cat([obs, torch.zeros(2 * D + 2), ends, next_obs]))
     agent = make_agent((3,), **MODES[mode])
     windows = replay.sample(400, torch.arange(agent.config.window))
     states = agent._targets(windows).state[0, :, 0].long().tolist()

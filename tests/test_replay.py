@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +11,9 @@ from mpo.replay import Replay
 OBS, D = 4, 2
 
 
-def make(capacity: int, seeds: tuple[int, ...] = (0,)) -> Replay:
-    return Replay(OBS, D, capacity, [torch.Generator().manual_seed(seed) for seed in seeds])
+def make(capacity: int, seeds: tuple[int, ...] = (0,), staged: bool | None = None) -> Replay:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return Replay(OBS, D, capacity, generators, staged=staged)
 
 
 def row(number: float) -> Tensor:
@@ -54,9 +56,9 @@ def test_fields_have_their_shapes_and_their_elements():
         "action_raw": [6, 7],
         "behaviour_logp": 8,
         "reward": 9,
-        "next_obs": [10, 11, 12, 13],
-        "terminated": 14,
-        "truncated": 15,
+        "terminated": 10,
+        "truncated": 11,
+        "next_obs": [12, 13, 14, 15],
     }
     assert list(sample.keys()) == [*layout, "first_obs"]
     number = sample["obs"][..., 0]
@@ -71,7 +73,7 @@ def test_fields_have_their_shapes_and_their_elements():
 
 
 def test_widths_are_those_of_the_packed_row():
-    assert make(3).widths == (OBS, D, D, 1, 1, OBS, 1, 1)
+    assert make(3).widths == (OBS, D, D, 1, 1, 1, 1, OBS)
 
 
 def test_size_and_pointer_follow_the_ring():
@@ -204,8 +206,8 @@ def test_an_end_of_an_episode_is_no_gap():
     replay = make(10)
     for number in range(6):
         packed = row(number)
-        packed[-2] = float(number == 2)  # terminated
-        packed[-1] = float(number == 4)  # truncated
+        packed[-OBS - 2] = float(number == 2)  # terminated
+        packed[-OBS - 1] = float(number == 4)  # truncated
         replay.add(0, packed)
     assert_windows_start_at(replay, 3, [0, 1, 2, 3])
 
@@ -284,7 +286,9 @@ def test_first_obs_is_what_the_steps_episode_began_with(seed):
                 began[i] = None
             began[i] = name if began[i] is None else began[i]
             ends = torch.tensor(rng.random(2) < 0.12).float()  # terminated, truncated or both
-            replay.add(i, torch.cat([row(name)[:-2], ends]))
+            packed = row(name)
+            packed[-OBS - 2 : -OBS] = ends
+            replay.add(i, packed)
             held[i] = dict([*held[i].items(), (name, began[i])][-capacity:])
             if ends.any():
                 began[i] = None
@@ -303,3 +307,169 @@ def test_first_obs_is_what_the_steps_episode_began_with(seed):
                 else:  # overwritten: what took its place
                     assert round(float(found[0])) in held[i]
     assert behind_the_seam > 0
+
+
+class Plain:
+    """The replay in plain Python: every transition whole, in one list a seed."""
+
+    def __init__(self, capacity: int, seeds: tuple[int, ...]) -> None:
+        self.capacity = capacity
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.held: list[list[tuple[Tensor, int, int]]] = [[] for _ in seeds]  # row, first, segment
+        self.first, self.over = [0 for _ in seeds], [True for _ in seeds]
+        self.segment = [0 for _ in seeds]
+
+    def add(self, i: int, packed: Tensor) -> None:
+        if self.over[i]:
+            self.first[i] = len(self.held[i])
+        self.over[i] = bool(packed[-OBS - 2] or packed[-OBS - 1])
+        self.held[i].append((packed.clone(), self.first[i], self.segment[i]))
+
+    def break_segment(self, i: int) -> None:
+        self.segment[i] += 1
+        self.over[i] = True
+
+    def starts(self, i: int, window: int) -> list[int]:
+        held = self.held[i]
+        oldest = max(0, len(held) - self.capacity)
+        return [
+            n
+            for n in range(oldest, len(held) - window + 1)
+            if held[n][2] == held[n + window - 1][2]
+        ]
+
+    def sample(self, batch: int, window: int) -> dict[str, Tensor]:
+        seeds = []
+        for i, generator in enumerate(self.generators):
+            held, starts = self.held[i], self.starts(i, window)
+            drawn = [starts[k] for k in torch.randint(len(starts), (batch,), generator=generator)]
+            numbers = [[start + t for start in drawn] for t in range(window)]
+            packed = torch.stack([torch.stack([held[n][0] for n in line]) for line in numbers])
+            # The newest observation in the slot where the episode began.
+            newest = {n % self.capacity: held[n][0][:OBS] for n in range(len(held))}
+            first_obs = torch.stack(
+                [
+                    torch.stack([newest[held[n][1] % self.capacity] for n in line])
+                    for line in numbers
+                ]
+            )
+            seeds.append((packed, first_obs))
+        packed, first_obs = (torch.stack(parts) for parts in zip(*seeds, strict=True))
+        names = ("obs", "action", "action_raw", "behaviour_logp", "reward")
+        names += ("terminated", "truncated", "next_obs")
+        widths = (OBS, D, D, 1, 1, 1, 1, OBS)
+        fields = dict(zip(names, packed.split(widths, dim=-1), strict=True))
+        fields = {
+            n: part.squeeze(-1) if part.shape[-1] == 1 else part for n, part in fields.items()
+        }
+        return fields | {"first_obs": first_obs}
+
+
+def stream(seed: int, count: int) -> Iterator[Tensor | None]:
+    """Transitions of random episodes; None for one that was refused."""
+    rng = np.random.default_rng(seed)
+
+    def observation() -> np.ndarray:
+        # Few values, so that some successors happen to be the observation of another episode; and
+        # two zeros, which are equal but not the same.
+        return rng.choice(np.float32([-1, -0.0, 0.0, 1]), OBS if seed % 2 else 1).repeat(
+            1 if seed % 2 else OBS
+        )
+
+    obs = observation()
+    for _ in range(count):
+        after = observation()
+        ends = (rng.random(2) < 0.1).astype(np.float32)
+        if rng.random() < 0.08:
+            yield None
+        else:
+            middle = rng.standard_normal(2 * D + 2, dtype=np.float32)
+            yield torch.from_numpy(np.concatenate([obs, middle, ends, after]))
+        # Now and then the next one begins elsewhere, though nothing says so.
+        obs = observation() if ends.any() or rng.random() < 0.1 else after
+
+
+def assert_samples_are_those_of(plain: Plain, *replays: Replay) -> None:
+    for window in (1, 2, 3, 4):
+        if not all(plain.starts(i, window) for i in range(len(plain.held))):
+            continue
+        expected = plain.sample(20, window)
+        for replay in replays:
+            found = replay.sample(20, torch.arange(window))
+            assert found.keys() == expected.keys()
+            for name, value in expected.items():
+                same = found[name].view(torch.int32) == value.contiguous().view(torch.int32)
+                assert found[name].shape == value.shape and same.all(), name
+
+
+def play(replays: list[Plain | Replay], packed: Tensor | None, seed_index: int) -> None:
+    for replay in replays:
+        if packed is None:
+            replay.break_segment(seed_index)
+        else:
+            replay.add(seed_index, packed)
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 7, 40, 300])
+@pytest.mark.parametrize("seed", range(4))
+def test_samples_are_to_the_bit_those_of_a_plain_replay(seed, capacity):
+    """Written at once or staged, and taken over from a journal in pieces now and then."""
+    seeds = (1, 2, 3)
+    rng = np.random.default_rng(seed)
+    plain = Plain(capacity, seeds)
+    replay, staged, resumed = (
+        make(capacity, seeds, staged=staged) for staged in (False, True, True)
+    )
+    journals: list[list[dict[str, Tensor]]] = [[] for _ in seeds]
+    added, saved = [0] * 3, [0] * 3
+    streams = [stream(100 * seed + i, 400) for i in seeds]
+    for number in range(400):
+        for i in np.flatnonzero(rng.random(3) < 0.9).tolist():
+            packed = next(streams[i])
+            added[i] += packed is not None
+            play([plain, replay, staged, resumed], packed, i)
+        if rng.random() < 0.1:
+            assert_samples_are_those_of(plain, replay, staged, resumed)
+        if number > 20 and rng.random() < 0.05:
+            fresh = make(capacity, seeds, staged=True)
+            for i in range(3):
+                journals[i].append(resumed.newest(i, added[i] - saved[i]))
+                fresh.load_state_dict(i, resumed.state_dict(i), journals[i])
+            resumed, saved = fresh, list(added)
+    assert_samples_are_those_of(plain, replay, staged, resumed)
+    assert max(added) > 300
+
+
+def test_more_transitions_than_wait_on_the_host_are_staged():
+    replay, staged = make(900, (1, 2), staged=False), make(900, (1, 2), staged=True)
+    for i in range(2):
+        for packed in stream(i, 2000):
+            play([replay, staged], packed, i)
+    samples = (r.sample(500, torch.arange(3)) for r in (replay, staged))
+    assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in samples), strict=True))
+
+
+def test_each_observation_is_held_about_once():
+    obs_dim, capacity = 348, 5000
+    replay = Replay(obs_dim, 1, capacity, [torch.Generator()])
+    chain = torch.randn(97, obs_dim)
+    for number in range(3 * capacity):
+        over = torch.tensor([float(number % 97 == 96), 0])
+        # The last of an episode leads to what begins no transition.
+        after = -chain[0] if over.any() else chain[(number + 1) % 97]
+        replay.add(0, torch.cat([chain[number % 97], torch.zeros(4), over, after]))
+    assert replay.nbytes < 1.05 * 4 * capacity * (obs_dim + 8)
+    journal = replay.newest(0, capacity)
+    assert sum(x.nbytes for x in journal.values()) < 1.05 * 4 * capacity * (obs_dim + 8)
+    after = replay.sample(2000, torch.arange(1))
+    last = after["terminated"] == 1
+    assert last.any() and (after["next_obs"][last] == -chain[0]).all()
+
+
+def test_overwritten_transitions_leave_their_room():
+    replay = make(100)
+    sizes = []
+    for number in range(1000):
+        replay.add(0, row(number))  # each leads to what begins no other
+        sizes.append(replay.nbytes)
+    assert sizes[-1] == sizes[130] > sizes[0]
