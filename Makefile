@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test reference
+.PHONY: study test bench reference
 
 # The default study, from training to figures. CONFIG=config/x.yaml runs another one.
 study: .venv/installed
@@ -13,6 +13,10 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/pytest
+
+# How fast it is, on an idle machine, in about half an hour; PART=update measures that alone.
+bench: .venv/installed
+	$(BIN)/python -m benchmarks $(or $(PART),--out benchmarks/results)
 
 # Keeps the small tables and the pictures of the finished default study with the code.
 reference:

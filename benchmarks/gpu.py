@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.update import SIZES, Size, flops
+from benchmarks.sizes import SIZES, flops, windows
 from mpo.agent import MPOAgent
 from mpo.config import Hyperparameters
 from mpo.provenance import machine
@@ -47,16 +47,6 @@ def note(rows: Rows, **row: object) -> None:
     print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
 
 
-def windows_of(size: Size, seeds: int, window: int) -> dict[str, Tensor]:
-    """Made-up windows [S, T, B], see `Replay.sample`."""
-    shape = (seeds, window, size.batch)
-    vectors = {"obs": size.obs, "next_obs": size.obs, "first_obs": size.obs}
-    vectors |= {"action": size.action, "action_raw": size.action}
-    fields = {name: torch.rand(*shape, width) for name, width in vectors.items()}
-    fields |= {name: torch.rand(shape) for name in ("reward", "behaviour_logp")}
-    return fields | {name: torch.zeros(shape) for name in ("terminated", "truncated")}
-
-
 def make_agent(
     size: str, mode: Mapping[str, Any], seeds: int, device: torch.device, graphs: bool
 ) -> tuple[MPOAgent, dict[str, Tensor]]:
@@ -68,8 +58,8 @@ def make_agent(
     )
     agent = MPOAgent(of.obs, of.action, config, range(seeds), device, graphs)
     torch.manual_seed(0)
-    windows = windows_of(of, seeds, config.window)
-    return agent, {name: x.to(device) for name, x in windows.items()}
+    made_up = windows(of, seeds, config.window)
+    return agent, {name: x.to(device) for name, x in made_up.items()}
 
 
 def parameters(agent: MPOAgent) -> Tensor:
@@ -94,10 +84,10 @@ def check_updates(checks: Rows, device: torch.device) -> None:
     for size, (mode, settings) in itertools.product(SIZES, MODES.items()):
         learnt = []
         for where in (device, torch.device("cpu")):
-            agent, windows = make_agent(size, settings, 2, where, graphs=False)
+            agent, made_up = make_agent(size, settings, 2, where, graphs=False)
             same_noise(agent)
             for _ in range(6):
-                metrics = agent.update(windows)
+                metrics = agent.update(made_up)
             values = torch.stack([metrics[name].cpu() for name in sorted(metrics)])
             learnt.append((parameters(agent), values))
         worst = max(
@@ -109,9 +99,9 @@ def check_updates(checks: Rows, device: torch.device) -> None:
     for settings in [*MODES.values(), *optimizers]:
         ends = []
         for graphs in (False, True):
-            agent, windows = make_agent("HalfCheetah", settings, 3, device, graphs)
+            agent, made_up = make_agent("HalfCheetah", settings, 3, device, graphs)
             for _ in range(12):
-                agent.update(windows)
+                agent.update(made_up)
             noise = torch.stack([generator.get_state() for generator in agent._noise])
             ends.append((parameters(agent), noise))
         equal = all(torch.equal(x, y) for x, y in zip(*ends, strict=True))
@@ -162,8 +152,8 @@ def time_updates(times: Rows, device: torch.device, count: int) -> None:
     for size, mode in itertools.product(SIZES, ("TD", "Retrace 2", "Retrace 5")):
         single = None
         for seeds, graphs in ((1, False), (1, True), (4, True), (10, True)):
-            agent, windows = make_agent(size, MODES[mode], seeds, device, graphs)
-            seconds = seconds_each(lambda: agent.update(windows), count, device)  # noqa: B023
+            agent, made_up = make_agent(size, MODES[mode], seeds, device, graphs)
+            seconds = seconds_each(lambda: agent.update(made_up), count, device)  # noqa: B023
             single = seconds if (seeds, graphs) == (1, True) else single
             obs = torch.zeros(seeds, SIZES[size].obs).numpy()
             act = seconds_each(lambda: agent.act(obs), count, device)  # noqa: B023

@@ -1,0 +1,72 @@
+"""How fast this is, on this machine.
+
+Each finding is printed as it comes. Nothing else should run meanwhile.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from benchmarks import checkpoint, replay, scale, startup, step, study, update
+from benchmarks.findings import Finding, machine, write
+from mpo.memory import keep_freed
+
+PARTS: dict[str, Callable[[], list[Finding]]] = {
+    "update": update.measure,
+    "replay": replay.measure,
+    "checkpoint": checkpoint.measure,
+    "startup": startup.measure,
+    "scale": scale.measure,
+    "study": study.measure,
+}
+"""Beside `step`, which tells shares, too."""
+
+
+def run(parts: list[str]) -> tuple[list[Finding], pd.DataFrame]:
+    """Measures, and prints; returns the findings, and the shares of a training step."""
+    found: list[Finding] = []
+    shares = pd.DataFrame()
+    for part in parts:
+        start = time.perf_counter()
+        if part == "step":
+            new, shares = step.measure()
+        else:
+            new = PARTS[part]()
+        for finding in new:
+            print(finding, flush=True)
+        print(f"({part} took {time.perf_counter() - start:.0f} s)", flush=True)
+        found += new
+    return found, shares
+
+
+def main() -> None:
+    """Reads the command line, measures, prints and keeps."""
+    choices = ["update", "step", *list(PARTS)[1:]]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(choices)}; or all")
+    parser.add_argument("--out", type=Path, help="a folder that keeps the ratios; with all parts")
+    arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.parts) - set(choices)):
+        parser.error(f"PART: received {', '.join(unknown)}; choose from {', '.join(choices)}")
+    if arguments.out and arguments.parts:
+        parser.error(
+            f"--out: keeps all parts together, received {', '.join(arguments.parts)} alone"
+        )
+    # As in a training, see `mpo.train` and `mpo.trainer`.
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    keep_freed()
+    print(machine(), flush=True)
+    found, shares = run(arguments.parts or choices)
+    if not shares.empty:
+        print((100 * shares).round(1).to_markdown())
+    if arguments.out:
+        write(found, shares, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The update of `mpo.agent` as it is commonly written: torch modules, autograd, torch's optimizers.
+
+The same mathematics from the same start, one seed, TD and Retrace; what `benchmarks.update`
+compares with. `tests/test_benchmarks.py` holds the two together.
+
+Letters: T window, B batch, N action samples, O observation, D action dimensions.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal, kl_divergence
+from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
+
+from mpo.agent import MPOAgent
+from tests.reference import PlainCritic, PlainPolicy
+
+
+class PlainLearner:
+    """The first seed of an agent."""
+
+    def __init__(self, agent: MPOAgent, draw: Callable[[int, int], Tensor]) -> None:
+        """Copies the agent's networks; `draw(samples, rows)` gives noise [samples, rows, D]."""
+        self._config, self._draw = agent.config, draw
+        self.policy = PlainPolicy(agent.policy, 0, agent.config.policy_init_scale)
+        self.critic = PlainCritic(agent.critic, 0)
+        self._target_policy = copy.deepcopy(self.policy)
+        self._target_critic = copy.deepcopy(self.critic)
+        self._temperatures = nn.Parameter(agent.temperatures.raw[0].detach().clone())
+        self._alphas = nn.Parameter(agent.alphas.raw[0].detach().clone())
+        groups = (
+            (self.policy.parameters(), agent.config.policy_lr),
+            (self.critic.parameters(), agent.config.q_lr),
+            ([self._temperatures], agent.config.temperature_lr),
+            ([self._alphas], agent.config.lambda_lr),
+        )
+        self._optimizers = [torch.optim.Adam(group, lr) for group, lr in groups]
+        self._updates = 0
+
+    def update(self, windows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One step on windows [1, T, B] without ends of episodes; returns its losses."""
+        fields = {name: value[0] for name, value in windows.items()}
+        with torch.no_grad():
+            pi = self._pi(self._target_policy, fields["next_obs"][0])
+            noise = self._draw(self._config.action_samples, len(pi.mean))
+            actions = pi.mean + pi.stddev * noise
+            values = self._q(self._target_critic, fields["next_obs"][0], actions)  # [N, B]
+        if self._config.retrace:
+            critic_loss = self._critic_loss(
+                fields["obs"].flatten(0, 1),
+                fields["action"].flatten(0, 1),
+                self._retrace(fields, values.mean(0)).flatten(),
+            )
+        else:
+            target = fields["reward"][0] + self._config.gamma * values.mean(0)
+            critic_loss = self._critic_loss(fields["obs"][0], fields["action"][0], target)
+        temperature_loss, weights = self._e_step(values, actions)
+        policy_loss, alpha_loss = self._m_step(fields["next_obs"][0], pi, actions, weights)
+        policy, critic, temperatures, alphas = self._optimizers
+        for loss, optimizer, network in (
+            (critic_loss, critic, self.critic),
+            (temperature_loss, temperatures, None),
+            (policy_loss, policy, self.policy),
+            (alpha_loss, alphas, None),
+        ):
+            optimizer.zero_grad()
+            loss.backward()
+            if network is not None:
+                clip_grad_norm_(network.parameters(), self._config.max_grad_norm)
+            optimizer.step()
+        self._updates += 1
+        if self._updates % self._config.target_networks_update_period == 0:
+            self._target_policy.load_state_dict(self.policy.state_dict())
+            self._target_critic.load_state_dict(self.critic.state_dict())
+        return {"critic_loss": critic_loss.detach(), "policy_loss": policy_loss.detach()}
+
+    @staticmethod
+    def _pi(policy: PlainPolicy, obs: Tensor) -> Normal:
+        return Normal(*policy(obs), validate_args=False)
+
+    @staticmethod
+    def _q(critic: PlainCritic, obs: Tensor, actions: Tensor) -> Tensor:
+        """Of actions [N, B, D] at observations [B, O], [N, B]."""
+        return critic(obs.expand(len(actions), -1, -1), actions)
+
+    def _critic_loss(self, obs: Tensor, action: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * F.mse_loss(self.critic(obs, action), target)
+
+    def _retrace(self, fields: Mapping[str, Tensor], first_value: Tensor) -> Tensor:
+        """Targets [T, B]; the values at the first successors [B] are there already."""
+        config = self._config
+        with torch.no_grad():
+            taken = self._target_critic(fields["obs"], fields["action"])
+            later = fields["next_obs"][1:].flatten(0, 1)
+            pi = self._pi(self._target_policy, later)
+            actions = pi.mean + pi.stddev * self._draw(config.retrace_mc_actions, len(later))
+            rest = self._q(self._target_critic, later, actions).mean(0)
+            successors = torch.cat([first_value[None], rest.view(-1, len(first_value))])
+            current = Independent(self._pi(self._target_policy, fields["obs"]), 1)
+            ratios = (current.log_prob(fields["action_raw"]) - fields["behaviour_logp"]).exp()
+            traces = config.retrace_lambda * ratios.clamp(max=1)
+            target, targets = successors[-1], []
+            for t in reversed(range(len(taken))):
+                if t < len(taken) - 1:
+                    target = successors[t] + traces[t + 1] * (targets[-1] - taken[t + 1])
+                targets.append(fields["reward"][t] + config.gamma * target)
+        return torch.stack(targets[::-1])
+
+    def _e_step(self, values: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """The temperatures' loss, and the weights [N, B] of both objectives, summed."""
+        objectives, epsilons = [values], [self._config.kl_epsilon]
+        if self._config.action_penalty:
+            objectives.append(-(actions - actions.clamp(-1, 1)).norm(dim=-1))
+            epsilons.append(self._config.epsilon_penalty)
+        etas = F.softplus(self._temperatures) + 1e-8
+        loss, weights = torch.zeros(()), torch.zeros_like(values)
+        for value, eta, epsilon in zip(objectives, etas, epsilons, strict=True):
+            weights = weights + F.softmax(value / eta.detach(), 0)
+            normalizers = torch.logsumexp(value / eta, 0) - math.log(len(value))
+            loss = loss + eta * (epsilon + normalizers.mean())
+        return loss, weights
+
+    def _m_step(
+        self, obs: Tensor, target: Normal, actions: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The losses of the policy and of the multipliers."""
+        online = self._pi(self.policy, obs)
+        halves = (Normal(online.mean, target.stddev), Normal(target.mean, online.stddev))
+        config = self._config
+        epsilons = (config.mstep_kl_epsilon, config.mstep_kl_epsilon_stddev)
+        alphas = F.softplus(self._alphas) + 1e-8
+        policy_loss, alpha_loss = torch.zeros(()), torch.zeros(())
+        for half, alpha, epsilon in zip(halves, alphas, epsilons, strict=True):
+            likelihood = Independent(half, 1).log_prob(actions)
+            kl = kl_divergence(target, half).mean(0)
+            policy_loss = policy_loss - (weights * likelihood).sum(0).mean()
+            policy_loss = policy_loss + (alpha.detach() * kl).sum()
+            alpha_loss = alpha_loss + (alpha * ((epsilon or epsilons[0]) - kl.detach())).sum()
+        return policy_loss, alpha_loss
+
+    def policy_parameters(self) -> Tensor:
+        """In one vector."""
+        return torch.cat([parameter.detach().flatten() for parameter in self.policy.parameters()])

@@ -1,0 +1,114 @@
+"""What a whole training step costs beside its environment and its update, and where it goes.
+
+Real trainings, with a clock around each part. The environment's time is that of the physics alone,
+without any wrapper.
+"""
+
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from benchmarks.findings import Finding
+from benchmarks.sizes import SIZES, hyperparameters
+from mpo.trainer import MPOTrainer
+
+CASES = [
+    ("Pendulum", 0, 1),
+    ("Pendulum", 5, 1),
+    ("Pendulum", 0, 4),
+    ("HalfCheetah", 0, 1),
+    ("HalfCheetah", 5, 1),
+    ("HalfCheetah", 0, 4),
+    ("Humanoid", 0, 1),
+    ("Humanoid", 5, 1),
+]
+"""Size, Retrace steps (0 without Retrace), stacked seeds."""
+PARTS = ["physics", "wrappers", "act", "store", "sample", "target pass", "critic", "policy"]
+GOAL = 1.1
+
+
+class Stopwatch:
+    """Seconds of methods, by a name for each."""
+
+    def __init__(self) -> None:
+        """Of none yet."""
+        self.seconds: Counter[str] = Counter()
+
+    def watch(self, owner: object, method: str, part: str) -> None:
+        """Times a method of an object from now on."""
+        function = getattr(owner, method)
+
+        def timed(*arguments: object, **options: object) -> object:
+            start = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                self.seconds[part] += time.perf_counter() - start
+
+        setattr(owner, method, timed)
+
+
+def watched(trainer: MPOTrainer) -> Stopwatch:
+    """A stopwatch at all that a trainer does in a step."""
+    watch = Stopwatch()
+    for stream in trainer._streams:
+        watch.watch(stream._env.unwrapped, "step", "physics")
+        watch.watch(stream._env.unwrapped, "reset", "physics")
+        watch.watch(stream, "step", "environment")
+        watch.watch(stream, "advance", "environment")
+    watch.watch(trainer, "_act", "act")
+    watch.watch(trainer, "_add_transition", "store")
+    watch.watch(trainer._replay, "sample", "sample")
+    watch.watch(trainer.agent, "_targets", "target pass")
+    watch.watch(trainer.agent, "_critic_step", "critic")
+    watch.watch(trainer.agent, "_policy_steps", "policy")
+    watch.watch(trainer.agent, "update", "update")
+    watch.watch(trainer, "_advance", "whole")
+    return watch
+
+
+def measure(steps: int = 1000) -> tuple[list[Finding], pd.DataFrame]:
+    """The ratios, and the shares of a step that its parts take, a row for each case."""
+    found, shares = [], {}
+    for name, retrace_steps, seeds in CASES:
+        seconds = train(name, retrace_steps, seeds, steps)
+        learner = f"Retrace {retrace_steps}" if retrace_steps else "TD"
+        case = f"{name}, {learner}, {seeds} seed{'s' * (seeds > 1)}"
+        needed = seconds["physics"] + seconds["update"]
+        found.append(
+            Finding(
+                "training step",
+                case,
+                1e3 * seconds["whole"] / steps,
+                "physics and update alone",
+                1e3 * needed / steps,
+                "ms",
+                GOAL,
+            )
+        )
+        seconds["wrappers"] = seconds["environment"] - seconds["physics"]
+        row = {part: seconds[part] / seconds["whole"] for part in PARTS}
+        shares[case] = row | {"rest": 1 - sum(row.values())}
+    return found, pd.DataFrame(shares).T
+
+
+def train(name: str, retrace_steps: int, seeds: int, steps: int) -> Counter[str]:
+    """Seconds of each part of so many steps, an update each."""
+    size = SIZES[name]
+    settings = hyperparameters(size, retrace_steps, replay_size=100_000)
+    trainer = MPOTrainer.of(size.env_id, settings, range(seeds), torch.device("cpu"))
+    warm_up = 2 * size.batch
+    with tempfile.TemporaryDirectory() as folder:
+
+        def until(total: int) -> None:
+            directory = str(Path(folder) / str(total))
+            trainer.train(total, warm_up - 20, size.batch, directory, log_interval=200)
+
+        until(warm_up)
+        watch = watched(trainer)
+        until(warm_up + steps)
+    return watch.seconds
