@@ -8,6 +8,7 @@ import copy
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,7 +18,7 @@ from mpo.agent import MPOAgent
 from mpo.config import Hyperparameters
 from mpo.graphs import Graphed
 from mpo.optim import StackedOptimizer
-from mpo.recorder import CLOCKS
+from mpo.recorder import CLOCKS, Recorder
 from mpo.seeding import torch_generator
 from mpo.trainer import MPOTrainer
 from tests.test_agent import OBS, D, make_agent, make_windows
@@ -246,3 +247,18 @@ def test_learning_and_acting_happen_on_the_device_alone(mode, elsewhere):
     agent._copy_targets()
     with pytest.raises(RuntimeError, match="device|meta"):
         agent.update(dict(make_windows(agent.config.window).items()))
+
+
+@pytest.mark.parametrize("mode", [{}, {"use_retrace": True, "retrace_steps": 3}])
+def test_what_is_stored_is_drawn_and_learnt_from_on_the_device_alone(mode, elsewhere, monkeypatch):
+    trainer = MPOTrainer("Pendulum-v1", 0, elsewhere, (32,), (32,), 100, extra_seeds=(1,), **mode)
+    # The one thing that comes back to the host.
+    actions = np.zeros((2, 1), np.float32), np.zeros(2, np.float32)
+    monkeypatch.setattr(trainer.agent, "act", lambda obs: actions)
+    recorder = Recorder(2)
+    for _ in range(20):
+        trainer._environment_step(*trainer._act(recorder))
+    windows = trainer._replay.sample(8, trainer._get_sequence_offsets(trainer.config.window))
+    assert windows["obs"].shape == (2, trainer.config.window, 8, 3)
+    assert all(x.is_meta for x in windows.values())
+    assert all(x.is_meta for x in trainer.agent.update(windows).values())
