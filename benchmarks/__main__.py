@@ -1,11 +1,11 @@
 """How fast this is, on this machine.
 
-Each finding is printed as it comes. Nothing else should run meanwhile.
+Findings are printed as they come. Nothing else should run meanwhile.
 """
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,7 @@ from benchmarks import checkpoint, replay, scale, startup, step, study, update
 from benchmarks.findings import Finding, machine, write
 from mpo.memory import keep_freed
 
-PARTS: dict[str, Callable[[], list[Finding]]] = {
+PARTS: dict[str, Callable[[], Iterable[Finding]]] = {
     "update": update.measure,
     "replay": replay.measure,
     "checkpoint": checkpoint.measure,
@@ -32,14 +32,15 @@ def run(parts: list[str]) -> tuple[list[Finding], pd.DataFrame]:
     shares = pd.DataFrame()
     for part in parts:
         start = time.perf_counter()
+        new: Iterable[Finding]
         if part == "step":
             new, shares = step.measure()
         else:
             new = PARTS[part]()
         for finding in new:
             print(finding, flush=True)
+            found.append(finding)
         print(f"({part} took {time.perf_counter() - start:.0f} s)", flush=True)
-        found += new
     return found, shares
 
 

@@ -9,7 +9,7 @@ second floor is at oneDNN's rate. Times are medians.
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -65,14 +65,11 @@ def onednn_product() -> Callable[[], object]:
     return lambda: product(x, y)
 
 
-def measure(rounds: int = 30) -> list[Finding]:
+def measure(rounds: int = 30) -> Iterator[Finding]:
     """An update with its acting, of every size and variant, beside its floor and its plain form."""
-    return [
-        found
-        for name in SIZES
-        for steps, seeds in VARIANTS
-        for found in measure_variant(name, steps, seeds, rounds)
-    ]
+    for name in SIZES:
+        for steps, seeds in VARIANTS:
+            yield from measure_variant(name, steps, seeds, rounds)
 
 
 def measure_variant(name: str, steps: int, seeds: int, rounds: int) -> list[Finding]:
