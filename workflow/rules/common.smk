@@ -1,4 +1,4 @@
-# Requires: `config`. Produces: STUDY, its CELLS by id, the runs WANTED in its tables, the
+# Requires: `config`. Produces: STUDY, the IDENTITIES of its cells, the runs WANTED in its tables, the
 # TRAINING_RULES, and the checks that come before any job.
 import os
 import platform
@@ -32,7 +32,7 @@ def parse_study():
 
 
 STUDY = parse_study()
-CELLS = {cell.cell_id: cell for cell in STUDY.cells}
+IDENTITIES = {cell.cell_id: cell.spec.identity for cell in STUDY.cells}
 WANTED = [run for run in STUDY.runs if not (STUDY.allow_missing and given_up(run, Path()))]
 STUDY_DIR = f"results/{STUDY.study}"
 FIGURE_CODE = {name: f"{module.replace('.', '/')}.py" for name, module in FIGURES.items()}

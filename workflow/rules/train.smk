@@ -1,4 +1,4 @@
-# Requires: STUDY, CELLS, TRAINING_RULES. Produces: for each run its trained policies and their evaluation.
+# Requires: STUDY, IDENTITIES, TRAINING_RULES. Produces: for each run its trained policies and their evaluation.
 RUN_DIR = f"{STUDY_DIR}/runs/{{cell}}/seed{{seed}}/step{{steps}}"
 LOG_DIR = f"{STUDY_DIR}/logs/{{cell}}/seed{{seed}}/step{{steps}}"
 
@@ -35,7 +35,7 @@ for name, (seeds, steps, cells) in TRAINING_RULES.items():
             options=f"{DEVICE} --checkpoint-interval {EXECUTION.checkpoint_interval_s:g}"
             f" {WATCH}{EAGER}{KEEP}",
         params:
-            cell=lambda wildcards: CELLS[wildcards.cell].spec.identity,
+            cell=lambda wildcards: IDENTITIES[wildcards.cell],
         shell:
             "python -m mpo train --cell {params.cell:q} {resources.options} --threads {threads}"
             " --out {output.records:q} --log {log:q}"
