@@ -118,7 +118,7 @@ def test_a_spec_of_another_version_is_refused():
             r"training: unknown key 'gama' with value 0.9; did you mean 'gamma'",
         ),
         ("sedes", [1], r"unknown key 'sedes' with value \[1\]; did you mean 'seeds'\? choose from"),
-        ("execution.gpu", 1, r"execution: unknown key 'gpu' .* choose from device, threads"),
+        ("execution.gpu", 1, r"execution: unknown key 'gpu' .* choose from device, cuda_graphs"),
         ("axes.gama", [0.9], r"axes: unknown key 'gama' with value \[0.9\]; did you mean 'gamma'"),
         ("axes.total_steps", [1], r"axes: unknown key 'total_steps'"),
         ("optimizers.sgd.lr", 1.0, r"optimizers: unknown key 'lr' with value 1.0"),
