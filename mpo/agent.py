@@ -19,7 +19,8 @@ from mpo import losses
 from mpo.config import Hyperparameters
 from mpo.duals import Duals, softplus
 from mpo.graphs import Graphed, Tensors
-from mpo.networks import GaussianPolicy, QNetwork
+from mpo.moments import RunningMoments
+from mpo.networks import CategoricalQNetwork, GaussianPolicy, Normalizer, QNetwork
 from mpo.optim import StackedOptimizer, flatten_
 from mpo.seeding import numpy_generator, torch_generator
 from mpo.targets import TargetPass, Targets
@@ -54,12 +55,17 @@ class MPOAgent:
         self.action_dim = action_dim
         self.num_seeds = len(seeds)
         init = [torch_generator(seed, "init") for seed in seeds]
-        self.policy = GaussianPolicy(
-            obs_dim, action_dim, config.policy_layer_sizes, config.policy_init_scale, init
-        ).to(device)
-        self.critic = QNetwork(obs_dim, action_dim, config.critic_layer_sizes, init).to(device)
-        self.target_policy = copy.deepcopy(self.policy)
-        self.target_critic = copy.deepcopy(self.critic)
+        self._seen = [RunningMoments(obs_dim) for _ in seeds]
+        normalizer = Normalizer(len(seeds), obs_dim) if config.normalize_observations else None
+        self._normalizer = normalizer
+        widths, scale = config.policy_layer_sizes, config.policy_init_scale
+        self.policy = GaussianPolicy(obs_dim, action_dim, widths, scale, init, normalizer)
+        self.critic = _make_critic(obs_dim, action_dim, config, init, normalizer)
+        self.policy.to(device)
+        self.critic.to(device)
+        # One normaliser for all four networks: they are frozen and change together.
+        self.target_policy = copy.deepcopy(self.policy, {id(normalizer): normalizer})
+        self.target_critic = copy.deepcopy(self.critic, {id(normalizer): normalizer})
         penalties = int(config.action_penalty)
         self.temperatures = Duals(
             torch.full((self.num_seeds, 1 + penalties), config.temperature_init)
@@ -67,8 +73,10 @@ class MPOAgent:
         """Of the E-step over action values, and, where there is one, over the penalty, [S, K]."""
         multipliers = [config.init_log_alpha_mean, config.init_log_alpha_stddev]
         alphas = torch.tensor([config.lambda_init * softplus(x) for x in multipliers])
-        self.alphas = Duals(alphas[:, None].expand(self.num_seeds, 2, action_dim)).to(device)
-        """Of the KL bounds on means and on standard deviations, [S, 2, D]."""
+        dims = action_dim if config.per_dimension_kl else 1
+        self.alphas = Duals(alphas[:, None].expand(self.num_seeds, 2, dims)).to(device)
+        """Of the KL bounds on means and on standard deviations, [S, 2, D]; [S, 2, 1] where one
+        bound is on the sum over D."""
         epsilon_mean = config.mstep_kl_epsilon
         epsilons = [epsilon_mean, config.mstep_kl_epsilon_stddev or epsilon_mean]
         self._mstep_epsilons = torch.tensor(epsilons, device=device).unsqueeze(-1)  # [2, 1]
@@ -91,6 +99,8 @@ class MPOAgent:
         self._act_noise = [numpy_generator(seed, "act") for seed in seeds]
         self._noise = [torch_generator(seed, "noise", device) for seed in seeds]
         self._targets = TargetPass(config, self.target_policy, self.target_critic, self._draw)
+        behaves = {"online": self.policy, "target": self.target_policy}
+        self._behaviour = behaves[config.behaviour_policy]
         self._graphs = cuda_graphs and device.type == "cuda"
         self._heads = self._graphed(self._policy_heads)
         self._learners: dict[int, Callable[[Tensors], Tensors]] = {}
@@ -105,7 +115,7 @@ class MPOAgent:
 
     @torch.inference_mode()
     def act(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Samples the online policy for every seed.
+        """Samples the behaviour policy for every seed.
 
         Args:
             obs: float32 [S, O].
@@ -113,6 +123,9 @@ class MPOAgent:
         Returns:
             Raw (unclipped) actions [S, D] and their log-densities [S], float32.
         """
+        if self._normalizer is not None:
+            for seen, own in zip(self._seen, obs, strict=True):
+                seen.add(own)
         heads = self._heads({"obs": torch.from_numpy(obs)})["heads"]
         mean, stddev = np.split(heads.cpu().numpy(), 2, axis=-1)  # one copy to the host
         noise = np.stack(
@@ -135,10 +148,17 @@ class MPOAgent:
         if m_steps not in self._learners:
             learn = partial(self._learn, m_steps=m_steps)
             self._learners[m_steps] = self._graphed(learn, self._noise)
+        if self.updates == 0:
+            self._refresh_normalizer()
         metrics = self._learners[m_steps](windows)
         self.updates += 1
-        if self.updates % self.config.target_networks_update_period == 0:
-            self._copy_targets()
+        periodic = self.updates % self.config.target_networks_update_period == 0
+        if periodic:
+            self._refresh_normalizer()
+        if self.config.target_polyak is not None:
+            self._move_targets(self.config.target_polyak)
+        elif periodic:
+            self._move_targets(1.0)
         return metrics
 
     def non_finite(self) -> dict[str, Tensor]:
@@ -159,6 +179,8 @@ class MPOAgent:
             "targets": [target[index : index + 1].clone() for target in targets],
             "act_noise": [self._act_noise[index].bit_generator.state],
             "noise": [self._noise[index].get_state()],
+            "seen": self._seen[index].state_dict(),
+            "normalizer": [x[index : index + 1].clone() for x in self._normalization],
         }
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
@@ -172,9 +194,12 @@ class MPOAgent:
             optimizer.load_state_dict([state["optimizers"][i] for state in states])
         for i, target in enumerate((self._flat_target_policy, self._flat_target_critic)):
             target.copy_(torch.cat([state["targets"][i] for state in states]))
-        for state, act, noise in zip(states, self._act_noise, self._noise, strict=True):
-            act.bit_generator.state = state["act_noise"][0]
-            noise.set_state(state["noise"][0])
+        for i, state in enumerate(states):
+            self._act_noise[i].bit_generator.state = state["act_noise"][0]
+            self._noise[i].set_state(state["noise"][0])
+            self._seen[i].load_state_dict(state["seen"])
+        for i, part in enumerate(self._normalization):
+            part.copy_(torch.cat([state["normalizer"][i] for state in states]))
         # The optimizers' states are other tensors now: a graph would go on with the old ones.
         self._learners.clear()
 
@@ -197,7 +222,7 @@ class MPOAgent:
     def _policy_heads(self, inputs: Tensors) -> Tensors:
         """Of `obs` [S, O]: `heads`, mean and standard deviation in one, [S, 2 D]."""
         rows = inputs["obs"].to(self.device).unsqueeze(1)
-        return {"heads": torch.cat(self.policy(rows), dim=-1).squeeze(1)}
+        return {"heads": torch.cat(self._behaviour(rows), dim=-1).squeeze(1)}
 
     def _learn(self, windows: Tensors, m_steps: int) -> Tensors:
         """The update, but for what does not happen in each: the copies to the targets."""
@@ -212,9 +237,14 @@ class MPOAgent:
         return noise
 
     def _critic_step(self, batch: Targets) -> dict[str, Tensor]:
-        values, backward = self.critic.vjp(batch.obs, batch.action)
-        fit = losses.regression(values, batch.target)
-        backward(fit.gradient)
+        outputs, backward = self.critic.vjp(batch.obs, batch.action)
+        values = self.critic.values(outputs)
+        if batch.distribution is None:
+            fit = losses.regression(values, batch.target)
+            backward(fit.gradient.unsqueeze(-1))
+        else:
+            fit = losses.cross_entropy(outputs, batch.distribution)
+            backward(fit.gradient)
         norm = self._critic_optimizer.clip_(self.config.max_grad_norm)
         self._critic_optimizer.step()
         return {
@@ -256,10 +286,11 @@ class MPOAgent:
         backward(fit.grad_mean, fit.grad_stddev)
         norm = self._policy_optimizer.clip_(self.config.max_grad_norm)
         self._policy_optimizer.step()
-        self.alphas.write_gradient(self._mstep_epsilons - fit.kl)
+        kl = fit.kl if self.config.per_dimension_kl else fit.kl.sum(-1, keepdim=True)
+        self.alphas.write_gradient(self._mstep_epsilons - kl)
         self._alpha_optimizer.step()
         self.alphas.clamp_()
-        kl_mean, kl_stddev = (fit.kl / self._mstep_epsilons).mean(-1).unbind(-1)
+        kl_mean, kl_stddev = (kl / self._mstep_epsilons).mean(-1).unbind(-1)
         alpha_mean, alpha_stddev = alphas.mean(-1).unbind(-1)
         return {
             "policy_loss": fit.loss,
@@ -271,6 +302,41 @@ class MPOAgent:
             "policy_grad_norm": norm,
         }
 
-    def _copy_targets(self) -> None:
-        self._flat_target_policy.copy_(self._policy_optimizer.flat)
-        self._flat_target_critic.copy_(self._critic_optimizer.flat)
+    def _move_targets(self, share: float) -> None:
+        """Goes a share of the way from the target networks to the online ones."""
+        for target, optimizer in (
+            (self._flat_target_policy, self._policy_optimizer),
+            (self._flat_target_critic, self._critic_optimizer),
+        ):
+            if share == 1:
+                target.copy_(optimizer.flat)
+            else:
+                target.lerp_(optimizer.flat, share)
+
+    @property
+    def _normalization(self) -> tuple[Tensor, ...]:
+        """What the networks do with observations, [S, 1, O] each; nothing where they do nothing."""
+        return () if self._normalizer is None else (self._normalizer.shift, self._normalizer.scale)
+
+    def _refresh_normalizer(self) -> None:
+        """Has the networks centre and scale by all observations that were acted in so far."""
+        if self._normalizer is None:
+            return
+        found = ([seen.mean for seen in self._seen], [seen.inverse_stddev for seen in self._seen])
+        for part, values in zip(self._normalization, found, strict=True):
+            part.copy_(torch.from_numpy(np.stack(values)).unsqueeze(1))
+
+
+def _make_critic(
+    obs_dim: int,
+    action_dim: int,
+    config: Hyperparameters,
+    generators: Sequence[torch.Generator],
+    normalizer: Normalizer | None,
+) -> QNetwork:
+    """The kind of critic that the config names."""
+    common = (obs_dim, action_dim, config.critic_layer_sizes, generators, normalizer)
+    if config.critic == "scalar":
+        return QNetwork(*common)
+    atoms = torch.linspace(config.critic_min, config.critic_max, config.critic_atoms)
+    return CategoricalQNetwork(*common, atoms=atoms)

@@ -28,7 +28,7 @@ from mpo.signals import Interrupted, StopRequest
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of the files: bump it with any change to what a state holds."""
 
 _MAGIC = "mpo-checkpoint"

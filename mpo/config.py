@@ -23,7 +23,9 @@ from pydantic import (
 
 from mpo import ALGORITHM_VERSION, EVALUATION_VERSION
 
-OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
+OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop", "lion"]
+CriticName = Literal["scalar", "categorical"]
+BehaviourName = Literal["online", "target"]
 
 
 class ConfigError(ValueError):
@@ -133,6 +135,14 @@ class Hyperparameters(Section):
     updates_per_step: Positive = 1.0
     dual_optimizer: OptimizerName = "adam"
     policy_init_scale: Positive = 0.5
+    behaviour_policy: BehaviourName = "online"
+    target_polyak: Annotated[Float, Field(gt=0, le=1)] | None = None
+    per_dimension_kl: bool = True
+    normalize_observations: bool = False
+    critic: CriticName = "scalar"
+    critic_atoms: Annotated[Int, Field(ge=2)] = 51
+    critic_min: Float = -150.0
+    critic_max: Float = 150.0
 
     @property
     def window(self) -> int:
@@ -144,6 +154,15 @@ class Hyperparameters(Section):
         if self.retrace and self.retrace_steps < 2:
             raise ValueError(
                 f"retrace_steps must be at least 2 with retrace on, received {self.retrace_steps}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _atoms_span_a_range(self) -> "Hyperparameters":
+        if self.critic_min >= self.critic_max:
+            raise ValueError(
+                f"critic_min must be below critic_max, received {self.critic_min} and "
+                f"{self.critic_max}"
             )
         return self
 

@@ -14,7 +14,7 @@ import torch
 
 from mpo.config import Evaluation, RunSpec
 from mpo.envs import dimensions, make_env
-from mpo.networks import GaussianPolicy
+from mpo.networks import GaussianPolicy, Normalizer
 from mpo.progress import progress
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
 
@@ -159,7 +159,8 @@ def actor(
     """The policy of a snapshot: its mean, or samples with one noise stream an episode."""
     obs_dim, action_dim = dimensions(envs.single_observation_space, envs.single_action_space)
     widths, scale = spec.training.policy_layer_sizes, spec.training.policy_init_scale
-    network = GaussianPolicy(obs_dim, action_dim, widths, scale, [torch.Generator()])
+    normalizer = Normalizer(1, obs_dim) if spec.training.normalize_observations else None
+    network = GaussianPolicy(obs_dim, action_dim, widths, scale, [torch.Generator()], normalizer)
     network.load_state_dict(state)
     streams = [np.random.default_rng(seed) for seed in seeds] if sampled else []
 

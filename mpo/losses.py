@@ -16,20 +16,33 @@ import torch
 from torch import Tensor
 
 
-class Regression(NamedTuple):
+class Fit(NamedTuple):
     """The critic's loss."""
 
     loss: Tensor
-    """Half the mean squared error, [...]."""
+    """Mean over B, [...]."""
     gradient: Tensor
-    """By the values, [..., B]."""
+    """By what is fitted, of its shape."""
 
 
-def regression(values: Tensor, targets: Tensor) -> Regression:
-    """Fits values [..., B] to targets."""
+def regression(values: Tensor, targets: Tensor) -> Fit:
+    """Half the mean squared error of values [..., B] to targets."""
     error = values - targets
     gradient = error / values.shape[-1]
-    return Regression(0.5 * (error * gradient).sum(-1), gradient)
+    return Fit(0.5 * (error * gradient).sum(-1), gradient)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Fit:
+    """Cross-entropy of the categorical distributions of logits [..., B, A] to target ones.
+
+    Up to the targets' own entropy it is the KL divergence that C51 minimises (Bellemare et al.
+    2017, arXiv 1707.06887, algorithm 1); its gradient by the logits is their softmax less the
+    targets, over B.
+    """
+    states = logits.shape[-2]
+    log_probabilities = torch.log_softmax(logits, dim=-1)
+    loss = -(targets * log_probabilities).sum((-2, -1)) / states
+    return Fit(loss, (log_probabilities.exp() - targets) / states)
 
 
 class EStep(NamedTuple):

@@ -29,6 +29,8 @@ _MIN_STDDEV = 1e-6
 _NORM_EPSILON = 1e-5
 _HEAD_SCALE = 1e-2
 """Initial weights of the heads are this much smaller: first outputs hardly depend on the input."""
+_MOST_STDDEVS = 10.0
+"""Normalised observations are clipped here."""
 _IN_CACHE = 2**17
 """Hidden units, over all rows, that a CPU best takes through the layers at once."""
 
@@ -164,6 +166,20 @@ class _Torso(_Module):
         return outputs[-1], backward
 
 
+class Normalizer(_Module):
+    """Centres and scales each seed's observations; clips what is far from all that was seen."""
+
+    def __init__(self, seeds: int, obs_dim: int) -> None:
+        """Starts as the identity."""
+        super().__init__()
+        self.shift = nn.Buffer(torch.zeros(seeds, 1, obs_dim))
+        self.scale = nn.Buffer(torch.ones(seeds, 1, obs_dim))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """[S, B, O] -> [S, B, O]."""
+        return ((obs - self.shift) * self.scale).clamp_(-_MOST_STDDEVS, _MOST_STDDEVS)
+
+
 class GaussianPolicy(_Module):
     """A Gaussian with diagonal covariance over canonical actions, per seed."""
 
@@ -174,9 +190,11 @@ class GaussianPolicy(_Module):
         widths: Sequence[int],
         init_scale: float,
         generators: Sequence[torch.Generator],
+        normalizer: Normalizer | None = None,
     ) -> None:
         """Starts at mean about 0 and standard deviation about `init_scale`."""
         super().__init__()
+        self.normalize = normalizer or nn.Identity()
         # softplus(raw) / softplus(0) is 1 where the raw head is 0.
         self._scale = init_scale / math.log(2)
         self.first = StackedLinear(obs_dim, widths[0], generators)
@@ -185,11 +203,12 @@ class GaussianPolicy(_Module):
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """[S, B, O] -> mean and standard deviation, [S, B, D] each."""
-        mean, raw = self.head(self.torso(self.first(obs))).chunk(2, dim=-1)
+        mean, raw = self.head(self.torso(self.first(self.normalize(obs)))).chunk(2, dim=-1)
         return mean, self._stddev(raw)
 
     def vjp(self, obs: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], None]]:
         """[S, B, O] -> mean and standard deviation [S, B, D], and the way back from both."""
+        obs = self.normalize(obs)
         features, torso_backward = self.torso.vjp(self.first(obs))
         mean, raw = self.head(features).chunk(2, dim=-1)
 
@@ -215,50 +234,96 @@ class QNetwork(_Module):
     observation share the former.
     """
 
+    outputs = 1
+
     def __init__(
         self,
         obs_dim: int,
         action_dim: int,
         widths: Sequence[int],
         generators: Sequence[torch.Generator],
+        normalizer: Normalizer | None = None,
     ) -> None:
         """Starts near zero everywhere."""
         super().__init__()
+        self.normalize = normalizer or nn.Identity()
         self.first_obs = StackedLinear(obs_dim, widths[0], generators)
         self.first_action = StackedLinear(action_dim, widths[0], generators)
         self.torso = _Torso(widths, generators)
-        self.head = StackedLinear(widths[-1], 1, generators, scale=_HEAD_SCALE)
+        self.head = StackedLinear(widths[-1], self.outputs, generators, scale=_HEAD_SCALE)
 
     def forward(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Observations [S, B, O] and actions [S, N, B, D] -> values [S, N, B]."""
-        shared = self._first_obs(obs).unsqueeze(1)  # [S, 1, B, H]
+        return self.evaluate(obs, actions)[0]
+
+    def evaluate(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `forward`, and the mean over N of the values' distributions, if there are any."""
+        return self._outputs(obs, actions).squeeze(-1), None
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """What the outputs [..., K] of `vjp` stand for, [...]."""
+        return outputs.squeeze(-1)
+
+    def _outputs(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """Of each action, [S, N, B, K]."""
+        shared = self._first_obs(self.normalize(obs)).unsqueeze(1)  # [S, 1, B, H]
         samples = actions.shape[1]
         if actions.device.type == "cpu":
             samples = max(1, _IN_CACHE // shared.numel())
-        chunks = [self._values(shared, part) for part in actions.split(samples, dim=1)]
+        chunks = [self._of_some(shared, part) for part in actions.split(samples, dim=1)]
         return torch.cat(chunks, dim=1)
 
     def _first_obs(self, obs: Tensor) -> Tensor:
         """The first layer but for the actions' weights."""
         return affine(obs, self.first_obs.weight, self.first_obs.bias + self.first_action.bias)
 
-    def _values(self, shared: Tensor, actions: Tensor) -> Tensor:
-        shape = actions.shape[:-1]
-        hidden = shared.repeat(1, shape[1], 1, 1).flatten(1, 2)  # [S, N*B, H]
+    def _of_some(self, shared: Tensor, actions: Tensor) -> Tensor:
+        samples, rows = actions.shape[1:3]
+        hidden = shared.repeat(1, samples, 1, 1).flatten(1, 2)  # [S, N*B, H]
         add_product_(hidden, actions.clamp(-1, 1).flatten(1, 2), self.first_action.weight)
-        return self.head(self.torso(hidden)).view(shape)
+        return self.head(self.torso(hidden)).unflatten(1, (samples, rows))
 
     def vjp(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
-        """[S, B, O] and one action each [S, B, D] -> values [S, B], and the way back from them."""
-        clipped = action.clamp(-1, 1)
+        """[S, B, O] and one action each [S, B, D] -> outputs [S, B, K], and the way back."""
+        obs, clipped = self.normalize(obs), action.clamp(-1, 1)
         hidden = add_product_(self._first_obs(obs), clipped, self.first_action.weight)
         features, torso_backward = self.torso.vjp(hidden)
 
         def backward(grad: Tensor) -> None:
-            grad = grad.unsqueeze(-1)  # [S, B, 1]
             self.head.write_gradients(features, grad)
             grad = torso_backward(self.head.input_gradient(grad))
             self.first_obs.write_gradients(obs, grad)
             self.first_action.write_gradients(clipped, grad)
 
-        return self.head(features).squeeze(-1), backward
+        return self.head(features), backward
+
+
+class CategoricalQNetwork(QNetwork):
+    """A distribution of the return on fixed atoms; its mean is the action-value.
+
+    C51, Bellemare et al. 2017 (arXiv 1707.06887).
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        widths: Sequence[int],
+        generators: Sequence[torch.Generator],
+        normalizer: Normalizer | None = None,
+        *,
+        atoms: Tensor,
+    ) -> None:
+        """Starts near the uniform distribution over `atoms` [A], evenly spaced and ascending."""
+        self.outputs = len(atoms)
+        super().__init__(obs_dim, action_dim, widths, generators, normalizer)
+        self.atoms = nn.Buffer(atoms, persistent=False)
+
+    def evaluate(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Values [S, N, B], and the mean over N of their distributions, [S, B, A]."""
+        probabilities = self._outputs(obs, actions).softmax(-1)
+        return (probabilities * self.atoms).sum(-1), probabilities.mean(1)
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Means of the distributions of logits [..., A]."""
+        return (outputs.softmax(-1) * self.atoms).sum(-1)

@@ -11,6 +11,15 @@ from torch.optim import Optimizer
 
 from mpo.config import OptimizerName
 
+
+def _lion(flat: nn.Parameter, lr: float, _: float) -> Optimizer:
+    """Chen et al. 2023 (arXiv 2302.06675): steps of the sign of a momentum, all of length lr."""
+    # Imported for who chooses it.
+    from lion_pytorch import Lion
+
+    return Lion([flat], lr=lr)
+
+
 OPTIMIZERS: dict[OptimizerName, Callable[[nn.Parameter, float, float], Optimizer]] = {
     "adam": lambda flat, lr, _: torch.optim.Adam(
         [flat], lr=lr, fused=True, capturable=flat.is_cuda
@@ -20,6 +29,7 @@ OPTIMIZERS: dict[OptimizerName, Callable[[nn.Parameter, float, float], Optimizer
     ),
     "sgd": lambda flat, lr, m: torch.optim.SGD([flat], lr=lr, momentum=m, fused=True),
     "rmsprop": lambda flat, lr, _: torch.optim.RMSprop([flat], lr=lr, capturable=flat.is_cuda),
+    "lion": _lion,
 }
 """Name -> constructor of (parameters, learning rate, momentum); only sgd uses the momentum.
 

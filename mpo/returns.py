@@ -1,6 +1,7 @@
 """Targets of the critic: n-step TD and Retrace. Pure functions of tensors [..., T, B].
 
-Sources: Retrace, Munos et al. 2016 (arXiv 1606.02647); time limits, Pardo et al. 2018 (1712.00378).
+Sources: Retrace, Munos et al. 2016 (arXiv 1606.02647); time limits, Pardo et al. 2018 (1712.00378);
+distributions on fixed atoms, Bellemare et al. 2017 (1707.06887).
 
 A window holds T consecutive transitions. `discounts` is gamma * (1 - terminated): a time limit
 still bootstraps. `cut` marks a transition after which the episode ended for either reason: a trace
@@ -82,3 +83,25 @@ def retrace(
         correction = torch.where(cut[..., t, :], 0.0, correction)
         steps.insert(0, targets[..., t, :] + discounts[..., t, :] * correction)
     return torch.stack(steps, dim=-2)
+
+
+def project(probabilities: Tensor, atoms: Tensor, shift: Tensor, discount: Tensor) -> Tensor:
+    """The distribution of shift + discount * Z, back on the atoms of Z (C51, eq. 7).
+
+    Mass between two atoms is shared so that its mean stays; what lies beyond the ends goes there.
+
+    Args:
+        probabilities: of Z, [..., A].
+        atoms: evenly spaced, ascending, [A].
+        shift: [...].
+        discount: [...].
+
+    Returns:
+        Probabilities, [..., A].
+    """
+    spacing = atoms[1] - atoms[0]
+    moved = shift.unsqueeze(-1) + discount.unsqueeze(-1) * atoms
+    moved = torch.minimum(torch.maximum(moved, atoms[0]), atoms[-1])
+    # How near each moved atom, [..., A, 1], is to each fixed one: 1 at it, 0 from the next one on.
+    near = (1 - (moved.unsqueeze(-1) - atoms).abs() / spacing).clamp(min=0)
+    return (probabilities.unsqueeze(-1) * near).sum(-2)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mpo import losses, returns
 from mpo.config import Hyperparameters
-from mpo.networks import GaussianPolicy, QNetwork
+from mpo.networks import CategoricalQNetwork, GaussianPolicy, QNetwork
 
 
 class _Evaluation(NamedTuple):
@@ -26,6 +26,7 @@ class _Evaluation(NamedTuple):
     noise: Tensor
     actions: Tensor
     values: Tensor
+    mixture: Tensor | None
 
 
 class Targets(NamedTuple):
@@ -37,6 +38,8 @@ class Targets(NamedTuple):
     """[S, R, D]."""
     target: Tensor
     """[S, R]."""
+    distribution: Tensor | None
+    """Of the targets, with a categorical critic, [S, R, A]."""
     state: Tensor
     """The policy's states, [S, B, O], one a window, with Retrace or without: the successor that the
     target bootstraps from. Nothing bootstraps from a terminal one and no action is taken there, so
@@ -53,6 +56,8 @@ class Targets(NamedTuple):
     """The target policy's samples mean + stddev * noise, [S, N, B, D]."""
     values: Tensor
     """The target critic of the samples, [S, N, B]."""
+    mixture: Tensor | None
+    """Mean over N of the values' distributions, with a categorical critic, [S, B, A]."""
     metrics: dict[str, Tensor]
     """Diagnostics, [S] each."""
 
@@ -86,16 +91,33 @@ class TargetPass:
         mean, stddev = self._policy(state)
         noise = self._draw(samples, state.shape[1])
         actions = torch.addcmul(mean.unsqueeze(1), stddev.unsqueeze(1), noise)
-        return _Evaluation(mean, stddev, noise, actions, self._critic(state, actions))
+        return _Evaluation(mean, stddev, noise, actions, *self._critic.evaluate(state, actions))
+
+    def _distribution(
+        self, mixture: Tensor | None, target: Tensor, discount: Tensor, expected: Tensor
+    ) -> Tensor | None:
+        """Of targets [...] whose bootstrap has a mixture [..., A] with these expectations [...].
+
+        What a target has beside the discounted bootstrap, Retrace's corrections included, is a
+        number: it shifts the bootstrap's distribution.
+        """
+        if not isinstance(self._critic, CategoricalQNetwork):
+            return None
+        assert mixture is not None
+        shift = target - discount * expected
+        return returns.project(mixture, self._critic.atoms, shift, discount)
 
     def _td(self, windows: Mapping[str, Tensor], discounts: Tensor, cut: Tensor) -> Targets:
         step = returns.n_step(windows["reward"], discounts, cut)
         state = _policy_states(windows, step.last if self._config.n_step > 1 else None)
         found = self._evaluate(state, self._config.action_samples)
+        expected = found.values.mean(1)
+        target = torch.addcmul(step.reward, step.discount, expected)
         return Targets(
             obs=windows["obs"][:, 0],
             action=windows["action"][:, 0],
-            target=torch.addcmul(step.reward, step.discount, found.values.mean(1)),
+            target=target,
+            distribution=self._distribution(found.mixture, target, step.discount, expected),
             state=state,
             metrics={},
             **found._asdict(),
@@ -139,10 +161,15 @@ class TargetPass:
         joined = ~cut[:, :-1]
         ratios = torch.where(joined, log_ratios.clamp(max=0).exp(), 0.0)
         mean_ratio = ratios.sum((1, 2)) / joined.sum((1, 2)).clamp(min=1)
+        mixture = None
+        if found.mixture is not None and later.mixture is not None:
+            mixture = torch.cat([found.mixture, later.mixture], dim=1).view(*target.shape, -1)
+        distribution = self._distribution(mixture, target, discounts, expected)
         return Targets(
             obs=windows["obs"].flatten(1, 2),
             action=windows["action"].flatten(1, 2),
             target=target.flatten(1),
+            distribution=None if distribution is None else distribution.flatten(1, 2),
             state=state,
             metrics={"retrace_truncated_ratio": mean_ratio},
             **found._asdict(),

@@ -115,7 +115,7 @@ class MPOTrainer:
         retrace_steps: T, transitions in a Retrace window, at least 2.
         retrace_mc_actions: M, actions that estimate the values at a window's later states.
         retrace_lambda: trace decay in [0, 1].
-        optimizer_type: of policy and critic: adam, adamw, sgd or rmsprop.
+        optimizer_type: of policy and critic: adam, adamw, sgd, rmsprop or lion.
         sgd_momentum: momentum of sgd in [0, 1).
         init_log_alpha_mean: the initial multiplier of the means is `lambda_init` * softplus of it.
         init_log_alpha_stddev: likewise of the standard deviations.
@@ -125,6 +125,16 @@ class MPOTrainer:
         updates_per_step: updates per environment step after `update_after`; fractions add up.
         dual_optimizer: of temperatures and multipliers.
         policy_init_scale: initial standard deviation of canonical actions.
+        behaviour_policy: what acts: the online policy or the target one.
+        target_polyak: share of the way to the online networks that the target ones go each update;
+            None: copies every `target_networks_update_period` updates.
+        per_dimension_kl: M-step bounds hold for each action dimension, or for their sum.
+        normalize_observations: centred and scaled by all that was acted in; what is applied
+            changes every `target_networks_update_period` updates, for all networks at once.
+        critic: scalar, or categorical: a distribution on fixed atoms (C51).
+        critic_atoms: of the categorical critic.
+        critic_min: its least atom, a return.
+        critic_max: its greatest.
         extra_seeds: further independent learners, trained in the same process.
         cuda_graphs: on a GPU, launch acting and learning as one graph each.
 
@@ -167,6 +177,14 @@ class MPOTrainer:
         updates_per_step: float = 1.0,
         dual_optimizer: str = "adam",
         policy_init_scale: float = 0.5,
+        behaviour_policy: str = "online",
+        target_polyak: float | None = None,
+        per_dimension_kl: bool = True,
+        normalize_observations: bool = False,
+        critic: str = "scalar",
+        critic_atoms: int = 51,
+        critic_min: float = -150.0,
+        critic_max: float = 150.0,
         extra_seeds: Sequence[int] = (),
         cuda_graphs: bool = True,
     ) -> None:

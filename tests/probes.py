@@ -62,6 +62,48 @@ class TwoSteps(gym.Env):
         return np.ones(1, np.float32), reward, self._time == 2, False, {}
 
 
+class Regulator(gym.Env):
+    """Linear dynamics x' = a x + b u with the cost x^2 + r u^2: an LQR that never ends.
+
+    Its optimum, found from the Riccati equation, keeps every action well inside the bounds.
+    """
+
+    observation_space = Box(-np.inf, np.inf, (1,))
+    action_space = Box(-1, 1, (1,))
+    A, B, R = 0.95, 0.6, 0.5
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._x = self.np_random.uniform(-1, 1)
+        return np.array([self._x], np.float32), {}
+
+    def step(self, action):
+        reward = -(self._x**2 + self.R * float(action[0]) ** 2)
+        self._x = self.A * self._x + self.B * float(action[0])
+        return np.array([self._x], np.float32), reward, False, False, {}
+
+
+class Chain(gym.Env):
+    """Walks through `LENGTH` states, told one-hot, whatever the action; reward 1 at the end."""
+
+    LENGTH = 5
+    observation_space = Box(0, 1, (LENGTH,), np.float32)
+    action_space = Box(-1, 1, (1,))
+
+    def _obs(self):
+        return np.eye(self.LENGTH, dtype=np.float32)[min(self._time, self.LENGTH - 1)]
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._time = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self._time += 1
+        over = self._time == self.LENGTH
+        return self._obs(), float(over), over, False, {}
+
+
 class Clock(gym.Env):
     """Reward 1 a step; terminates after `length` steps, or never (then a time limit ends it)."""
 
@@ -166,6 +208,8 @@ for _name, _class, _limit, _arguments in (
     ("Rescaled", Target, 1, {"low": 0.0, "high": 10.0, "target": 7.5}),
     ("Copy", Copy, 1, {}),
     ("TwoSteps", TwoSteps, 5, {}),
+    ("Regulator", Regulator, 20, {}),
+    ("Chain", Chain, 50, {}),
     ("Endless", Clock, 5, {}),
     ("Terminating", Clock, 50, {"length": 3}),
     ("Broken", Broken, 10, {}),

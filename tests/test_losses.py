@@ -474,3 +474,16 @@ def test_gaussian_log_prob_equals_torch_distributions():
         for d in range(D)
     )
     close(log_prob[1, 4], total)
+
+
+def test_cross_entropy_and_its_gradient_equal_autograds():
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 6, 11, generator=g, dtype=torch.float64)
+    targets = torch.rand(2, 6, 11, generator=g, dtype=torch.float64).softmax(-1)
+    fit = losses.cross_entropy(logits, targets)
+    for s in range(2):
+        leaf = logits[s].clone().requires_grad_()
+        loss = torch.nn.functional.cross_entropy(leaf, targets[s])
+        loss.backward()
+        torch.testing.assert_close(fit.loss[s], loss.detach())
+        torch.testing.assert_close(fit.gradient[s], leaf.grad)

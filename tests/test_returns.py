@@ -324,3 +324,46 @@ def test_n_step_of_a_constant_reward_is_the_geometric_sum():
     # With the value of the constant reward, 1 / (1 - gamma), the target is that value again.
     value = 1 / (1 - GAMMA)
     close(step.reward + step.discount * value, torch.full((S, B), value, dtype=torch.float64))
+
+
+ATOMS = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "shift", "discount", "expected"),
+    [
+        # Not moved.
+        ([0.1, 0.2, 0.3, 0.2, 0.2], 0.0, 1.0, [0.1, 0.2, 0.3, 0.2, 0.2]),
+        # 0.5 * (-2 ... 2) + 0.25 = -0.75, -0.25, 0.25, 0.75, 1.25.
+        ([1, 0, 0, 0, 0], 0.25, 0.5, [0, 0.75, 0.25, 0, 0]),
+        ([0, 0, 0, 0.5, 0.5], 0.25, 0.5, [0, 0, 0.125, 0.75, 0.125]),
+        # A terminal transition: all of it at the reward.
+        ([0.2, 0.2, 0.2, 0.2, 0.2], 0.4, 0.0, [0, 0, 0.6, 0.4, 0]),
+        # Beyond the ends.
+        ([0.5, 0, 0, 0, 0.5], 3.5, 1.0, [0, 0, 0, 0.5, 0.5]),
+        ([0, 0, 1, 0, 0], -7.0, 1.0, [1, 0, 0, 0, 0]),
+    ],
+)
+def test_projections_by_hand(probabilities, shift, discount, expected):
+    found = returns.project(
+        torch.tensor(probabilities, dtype=torch.float64),
+        ATOMS,
+        torch.tensor(shift, dtype=torch.float64),
+        torch.tensor(discount, dtype=torch.float64),
+    )
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_projection_keeps_the_mean_and_the_mass():
+    g = torch.Generator().manual_seed(0)
+    atoms = torch.linspace(-10, 10, 51, dtype=torch.float64)
+    probabilities = torch.rand(4, 9, 51, generator=g, dtype=torch.float64)
+    probabilities /= probabilities.sum(-1, keepdim=True)
+    discount = torch.rand(4, 9, generator=g, dtype=torch.float64)
+    # All that is moved stays between the ends.
+    shift = (2 * torch.rand(4, 9, generator=g, dtype=torch.float64) - 1) * 10 * (1 - discount)
+    found = returns.project(probabilities, atoms, shift, discount)
+    assert (found >= 0).all()
+    torch.testing.assert_close(found.sum(-1), torch.ones(4, 9, dtype=torch.float64))
+    wanted = shift + discount * (probabilities * atoms).sum(-1)
+    torch.testing.assert_close((found * atoms).sum(-1), wanted)
