@@ -45,18 +45,18 @@ def test_the_riccati_equation_gives_the_regulators_optimum():
     [
         {},
         {"use_retrace": True, "retrace_steps": 4},
-        {"n_step": 3},
         {"critic": "categorical", "critic_min": -8.0, "critic_max": 0.0, "critic_atoms": 41},
         {"normalize_observations": True},
         {"target_polyak": 0.05, "behaviour_policy": "target"},
-        {"per_dimension_kl": False, "optimizer_type": "lion", "policy_lr": 3e-4, "q_lr": 3e-4},
     ],
-    ids=["td", "retrace", "n-step", "categorical", "normalized", "polyak", "lion"],
+    ids=["td", "retrace", "categorical", "normalized", "polyak"],
 )
 def test_a_regulator_is_solved_to_riccatis_gain_and_value(tmp_path, settings):
     """Gain within 0.06; value within 8 % of that of the learnt, still noisy policy at |x| = 1.
 
-    A policy u = -K x + s e has the cost P x^2 + (r + gamma b^2 P) s^2 / (1 - gamma) to go.
+    Targets of several steps without Retrace's corrections have another fixed point, for they follow
+    what has acted: they are not tried here. A policy u = -K x + s e has the cost
+    P x^2 + (r + gamma b^2 P) s^2 / (1 - gamma) to go.
     """
     p, k = riccati()
     trainer = trained(tmp_path, "probe/Regulator-v0", steps=3000, **settings)
@@ -182,7 +182,7 @@ def test_before_the_first_target_copy_retrace_reaches_as_far_as_its_window(setti
             )
     offsets = trainer._get_sequence_offsets(trainer.config.window)
     for _ in range(1500):
-        trainer.agent.update(trainer._replay.sample(64, offsets))
+        trainer.agent.update(trainer._replay.sample(512, offsets))
     with torch.no_grad():
         found = trainer.agent.critic.vjp(torch.from_numpy(states)[None], torch.zeros(1, length, 1))
     values = trainer.agent.critic.values(found[0])[0].numpy()
