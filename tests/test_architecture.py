@@ -25,6 +25,7 @@ PURE = {
     "signals",
     "gpus",
     "memory",
+    "moments",
     "products",
     "efficiency",
     "provenance",

@@ -197,5 +197,5 @@ def test_a_second_process_waits_and_a_signal_ends_the_waiting(tmp_path, caplog):
 
 
 def test_the_files_are_where_the_format_says(two):
-    assert (two / "checkpoint-000000000020.pt").read_bytes().startswith(b"mpo-checkpoint 3 ")
-    assert checkpoint.SCHEMA_VERSION == 3
+    assert (two / "checkpoint-000000000020.pt").read_bytes().startswith(b"mpo-checkpoint 4 ")
+    assert checkpoint.SCHEMA_VERSION == 4

@@ -244,7 +244,7 @@ def test_learning_and_acting_happen_on_the_device_alone(mode, elsewhere):
     assert len(metrics) > 10 and all(x.is_meta for x in metrics.values())
     assert agent._heads({"obs": torch.zeros(3, OBS)})["heads"].is_meta
     assert all(x.is_meta for x in agent.non_finite().values())
-    agent._copy_targets()
+    agent._move_targets(0.5)
     with pytest.raises(RuntimeError, match="device|meta"):
         agent.update(dict(make_windows(agent.config.window).items()))
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from mpo.networks import (
+    CategoricalQNetwork,
     GaussianPolicy,
     QNetwork,
     StackedLayerNorm,
@@ -150,17 +151,22 @@ def plain_gradients(plain: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("widths", [(9,), (9, 6), (9, 6, 8)])
-def test_gradients_of_the_critic_equal_autograds_of_plain_networks(widths):
-    stacked = with_gradients(scramble(critic(widths)).double())
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_gradients_of_the_critic_equal_autograds_of_plain_networks(widths, outputs):
+    stacked = critic(widths)
+    if outputs > 1:
+        atoms = torch.linspace(-1, 1, outputs)
+        stacked = CategoricalQNetwork(OBS, D, widths, generators(), atoms=atoms)
+    stacked = with_gradients(scramble(stacked).double())
     obs, actions = (x.double() for x in inputs())
-    grad = inputs(2)[0][..., 0].double()
-    values, backward = stacked.vjp(obs, actions[:, 0])
+    grad = inputs(2)[0][..., :outputs].double()
+    found, backward = stacked.vjp(obs, actions[:, 0])
     backward(grad)
     for s in range(S):
         plain = PlainCritic(stacked, s)
-        plain_values = plain(obs[s], actions[s, 0])
-        plain_values.backward(grad[s])
-        close(values[s], plain_values.detach())
+        wanted = plain(obs[s], actions[s, 0]).view(B, outputs)
+        wanted.backward(grad[s])
+        close(found[s], wanted.detach())
         joint, bias, *rest = plain_gradients(plain)
         # The two parts of the first layer add up, so each bias has the gradient of the sum.
         expected = [joint[:OBS], bias, joint[OBS:], bias, *rest]
@@ -183,6 +189,21 @@ def test_gradients_of_the_policy_equal_autograds_of_plain_networks(widths):
             close(found, head.detach())
         for parameter, wanted in zip(stacked.parameters(), plain_gradients(plain), strict=True):
             close(parameter.grad[s], wanted, 1e-10)
+
+
+def test_a_categorical_value_is_the_mean_of_its_softmax():
+    atoms = torch.linspace(-3, 5, 4)
+    network = scramble(CategoricalQNetwork(OBS, D, (9, 6), generators(), atoms=atoms)).double()
+    obs, actions = map(Tensor.double, inputs())
+    values, mixture = network.evaluate(obs, actions)
+    for s in range(S):
+        plain = PlainCritic(network, s)
+        probabilities = plain(obs[s].expand(N, -1, -1), actions[s]).softmax(-1)
+        close(values[s], (probabilities * atoms.double()).sum(-1).detach())
+        close(mixture[s], probabilities.mean(0).detach())
+    close(network(obs, actions), values)
+    outputs, _ = network.vjp(obs, actions[:, 0])
+    close(network.values(outputs), values[:, 0])
 
 
 def test_inference_in_chunks_equals_the_whole(monkeypatch):

@@ -258,7 +258,10 @@ def test_a_seed_that_diverges_leaves_its_neighbours_as_they_would_be(tmp_path):
     ("settings", "message"),
     [
         ({"gamma": 1.5}, "gamma.*1.5"),
-        ({"optimizer_type": "adm"}, "optimizer.*'adam', 'adamw', 'sgd' or 'rmsprop'.*'adm'"),
+        (
+            {"optimizer_type": "adm"},
+            "optimizer.*'adam', 'adamw', 'sgd', 'rmsprop' or 'lion'.*'adm'",
+        ),
         ({"use_retrace": True, "retrace_steps": 1}, "retrace_steps must be at least 2.*1"),
         ({"env_id": "Pendulm-v1"}, "Pendulum-v1"),
     ],

@@ -220,6 +220,25 @@ def test_bad_input_ends_before_any_job_and_writes_nothing(tmp_path, config, mess
     assert not (folder / "results").exists()
 
 
+def test_every_study_of_the_config_folder_can_be_planned(tmp_path):
+    """And says so once, whatever its environments do to the logging."""
+    project(tmp_path)
+    studies = [[path] for path in sorted((ROOT / "config").glob("*.yaml"))]
+    assert len(studies) > 5
+    studies += [["config/small.yaml", path] for path in sorted((ROOT / "config/presets").glob("*"))]
+    for files in studies:
+        command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2"]
+        done = subprocess.run(
+            [*command, "--configfile", *map(str, files)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "INFO:snakemake" not in done.stdout + done.stderr
+        assert len(re.findall(r"^train_", done.stdout, re.M)) > 0
+
+
 def test_lint_finds_nothing_but_the_missing_software_environment():
     """Software is pinned in constraints.txt and installed by pip, for all rules at once."""
     command = [sys.executable, "-m", "snakemake", "--lint"]

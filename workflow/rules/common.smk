@@ -1,5 +1,6 @@
 # Requires: `config`. Produces: STUDY, the IDENTITIES of its cells, the runs WANTED in its tables, the
 # TRAINING_RULES, and the checks that come before any job.
+import logging
 import os
 import platform
 import re
@@ -24,6 +25,9 @@ def parse_study():
         if workflow.is_main_process:
             from mpo.envs import make_env
 
+            # dm_control logs with absl: without a handler here, that would print all of Snakemake's
+            # messages again.
+            logging.root.addHandler(logging.NullHandler())
             for environment in study.environments:
                 make_env(environment.id).close()
     except ConfigError as error:
