@@ -18,15 +18,17 @@ test: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m benchmarks $(or $(PART),--out benchmarks/results)
 
-# Keeps the small tables and the pictures of the finished default study with the code.
+# Keeps the small tables and the pictures of a finished study with the code: STUDY=small of another one.
+STUDY ?= default
+KEPT := results/reference/$(STUDY)
 reference:
-	mkdir -p results/reference/default/figures results/reference/default/tables
-	cp results/default/summary.md results/reference/default/
-	cp -r results/default/typeset results/reference/default/
-	cp results/default/figures/*.png results/reference/default/figures/
-	cd results/default/tables && cp runs.csv curves.csv scores.csv finals.csv references.csv \
+	mkdir -p $(KEPT)/figures $(KEPT)/tables
+	cp results/$(STUDY)/summary.md $(KEPT)/
+	cp -r results/$(STUDY)/typeset $(KEPT)/
+	cp results/$(STUDY)/figures/*.png $(KEPT)/figures/
+	cd results/$(STUDY)/tables && cp runs.csv curves.csv scores.csv finals.csv references.csv \
 	  aggregates.csv improvements.csv effects.csv differences.csv efficiency.csv power.csv \
-	  sample_efficiency.csv baselines.csv ../../reference/default/tables/
+	  sample_efficiency.csv baselines.csv ../../../$(KEPT)/tables/
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
