@@ -315,6 +315,8 @@ def _log_to(paths: Sequence[Path]) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(path, mode="w"))
+    # dm_control logs with absl, which would print every message again were there no handler here.
+    logging.root.addHandler(logging.NullHandler())
     logger = logging.getLogger("mpo")
     logger.setLevel(logging.INFO)
     for handler in handlers:

@@ -5,7 +5,10 @@ from mpo.config import ConfigError
 from mpo.envs import EnvironmentFailed, make_env
 from mpo.episodes import EpisodeStream
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED, episode_seed, numpy_generator
-from tests import probes  # noqa: F401 (registers the environments)
+from tests import (
+    jobs,
+    probes,  # noqa: F401 (registers the environments)
+)
 
 
 @pytest.mark.parametrize(
@@ -143,3 +146,11 @@ def test_a_failure_names_the_environment_and_the_step(env_id, message):
     with pytest.raises(EnvironmentFailed, match=message):
         for _ in range(9):
             env.step(np.zeros(1, np.float32))
+
+
+def test_a_training_in_dm_control_prints_each_line_once(tmp_path):
+    """Its libraries log with absl, which sends what it sees to stderr a second time."""
+    spec = jobs.run_spec("dm_control/reacher-easy-v0", update_after=1000)
+    lines = jobs.finish(jobs.train(tmp_path, spec, 100)).splitlines()
+    assert lines and len(set(lines)) == len(lines)
+    assert not [line for line in lines if line.startswith(("INFO", "WARNING"))]
