@@ -156,8 +156,12 @@ class Study(Section):
 
     @cached_property
     def axis_values(self) -> dict[str, list[Any]]:
-        """Every axis, the core ones first, with its values in the schema's types."""
-        raw = {name: [getattr(self.training, name)] for name in CORE_AXES} | self.axes
+        """Every axis, the core ones first, with its values in the schema's types.
+
+        The others are sorted: paths hold them, and the order of a config's keys means nothing.
+        """
+        raw = {name: [getattr(self.training, name)] for name in CORE_AXES}
+        raw |= dict(sorted(self.axes.items()))
         values = {}
         for name, items in raw.items():
             values[name] = [training_value("axes", name, item) for item in items]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mpo.config import ConfigError, EvaluationSpec, RunSpec
+from mpo.config import ConfigError, EvaluationSpec, RunSpec, canonical_json
 from mpo.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +79,17 @@ def test_a_new_axis_leaves_the_runs_at_the_base_value_as_they_were():
     config["axes"]["gamma"] = [0.99, 0.9]
     after = {run.run_id: run.spec for run in Study.parse(config).runs}
     assert before.items() <= after.items() and len(after) == 2 * len(before)
+
+
+def test_the_order_of_axes_moves_no_run():
+    """`study.json` keeps a config with its keys sorted, and must plan the same paths."""
+    config = changed("axes.n_step", [1, 3]) | {"seeds": [0]}
+    config["axes"] |= {"gamma": [0.9, 0.99], "policy_lr": [3e-4, 1e-3]}
+    paths = [run.directory for run in Study.parse(config).runs]
+    assert any("n_step" in str(path) and "policy_lr" in str(path) for path in paths)
+    written = json.loads(canonical_json(config))
+    assert list(written["axes"]) != list(config["axes"])
+    assert [run.directory for run in Study.parse(written).runs] == paths
 
 
 def test_widths_can_be_an_axis():
