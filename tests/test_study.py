@@ -84,7 +84,7 @@ def test_a_new_axis_leaves_the_runs_at_the_base_value_as_they_were():
 def test_the_order_of_axes_moves_no_run():
     """`study.json` keeps a config with its keys sorted, and must plan the same paths."""
     config = changed("axes.n_step", [1, 3]) | {"seeds": [0]}
-    config["axes"] |= {"gamma": [0.9, 0.99], "policy_lr": [3e-4, 1e-3]}
+    config["axes"] |= {"batch_size": [8, 16], "policy_lr": [3e-4, 1e-3]}
     paths = [run.directory for run in Study.parse(config).runs]
     assert any("n_step" in str(path) and "policy_lr" in str(path) for path in paths)
     written = json.loads(canonical_json(config))
@@ -133,7 +133,11 @@ def test_a_spec_of_another_version_is_refused():
         ("axes.gama", [0.9], r"axes: unknown key 'gama' with value \[0.9\]; did you mean 'gamma'"),
         ("axes.total_steps", [1], r"axes: unknown key 'total_steps'"),
         ("optimizers.sgd.lr", 1.0, r"optimizers: unknown key 'lr' with value 1.0"),
-        ("optimizers.sdg", {}, r"optimizers.*'adam', 'adamw', 'sgd' or 'rmsprop', received 'sdg'"),
+        (
+            "optimizers.sdg",
+            {},
+            r"optimizers.*'adam', 'adamw', 'sgd', 'rmsprop' or 'lion', received 'sdg'",
+        ),
         ("environments", [{"id": "A-v0", "gama": 1}], r"environments.0: unknown key 'gama'"),
         ("training.gamma", 1.01, r"training.gamma: .*less than or equal to 1, received 1.01"),
         ("training.gamma", -0.1, r"training.gamma: .*greater than or equal to 0, received -0.1"),
@@ -148,7 +152,7 @@ def test_a_spec_of_another_version_is_refused():
             101,
             r"n_step must not exceed update_after or replay_size, received 101",
         ),
-        ("training.optimizer", "adm", r"training.optimizer: .*'rmsprop', received 'adm'"),
+        ("training.optimizer", "adm", r"training.optimizer: .*'rmsprop' or 'lion', received 'adm'"),
         (
             "training.retrace_steps",
             1,
@@ -188,7 +192,11 @@ def test_a_spec_of_another_version_is_refused():
         ("schedule.log_interval", 0, r"schedule.log_interval: .*received 0"),
         ("schedule.snapshot_interval", 0, r"schedule.snapshot_interval: .*received 0"),
         ("schedule.snapshot_interval", 250, r"snapshot_interval must divide total_steps"),
-        ("axes.optimizer", ["adam", "adm"], r"axes.optimizer: .*'rmsprop', received 'adm'"),
+        (
+            "axes.optimizer",
+            ["adam", "adm"],
+            r"axes.optimizer: .*'rmsprop' or 'lion', received 'adm'",
+        ),
         ("axes.gamma", [0.9, 0.9], r"duplicate value of axes.gamma 0.9"),
         ("axes.gamma", [0.9, "0.9"], r"duplicate value of axes.gamma 0.9"),
         ("axes.gamma", [], r"axes: axis 'gamma' has no values"),
