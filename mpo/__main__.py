@@ -315,10 +315,10 @@ def _log_to(paths: Sequence[Path]) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(path, mode="w"))
-    # dm_control logs with absl, which would print every message again were there no handler here.
-    logging.root.addHandler(logging.NullHandler())
     logger = logging.getLogger("mpo")
     logger.setLevel(logging.INFO)
+    # dm_control logs with absl, which gives the root a handler that would print all of it again.
+    logger.propagate = False
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)

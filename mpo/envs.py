@@ -100,7 +100,10 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
         env = gym.wrappers.FlattenObservation(env)
     space = Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
     env = gym.wrappers.TransformObservation(env, lambda obs: obs.astype(np.float32), space)
-    return _Guard(gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0)), env_id)
+    # Gymnasium compares these bounds with the range of dm_control's float64 actions.
+    with np.errstate(over="ignore"):
+        env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+    return _Guard(env, env_id)
 
 
 def dimensions(observations: gym.Space, actions: gym.Space) -> tuple[int, int]:

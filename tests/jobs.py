@@ -52,7 +52,17 @@ def resume(folder, spec, seed=None):
     return place(folder, spec, 0, seed).resume_directory(spec.cell.identity)
 
 
-def train(folder, spec, steps, *options, seeds=None, study="study", interval=60.0, log=True):
+def train(
+    folder,
+    spec,
+    steps,
+    *options,
+    seeds=None,
+    study="study",
+    interval=60.0,
+    log=True,
+    output=subprocess.PIPE,
+):
     """Starts a training of a run, or of several seeds of its cell, with all files in a folder."""
     places = [place(folder, spec, steps, seed, study) for seed in seeds or [spec.seed]]
     command = [sys.executable, "-m", "mpo", "train", "--cell", spec.cell.identity]
@@ -63,7 +73,7 @@ def train(folder, spec, steps, *options, seeds=None, study="study", interval=60.
     return subprocess.Popen(
         [str(part) for part in command],
         cwd=ROOT,
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
     )

@@ -1,3 +1,8 @@
+import contextlib
+import os
+import re
+import termios
+
 import numpy as np
 import pytest
 
@@ -153,4 +158,28 @@ def test_a_training_in_dm_control_prints_each_line_once(tmp_path):
     spec = jobs.run_spec("dm_control/reacher-easy-v0", update_after=1000)
     lines = jobs.finish(jobs.train(tmp_path, spec, 100)).splitlines()
     assert lines and len(set(lines)) == len(lines)
-    assert not [line for line in lines if line.startswith(("INFO", "WARNING"))]
+    assert not [line for line in lines if re.search("INFO|Warning", line)]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "code", "shown"),
+    [
+        ("dm_control/reacher-easy-v0", 0, r"100%\|.*\| 100/100 "),
+        ("tests.probes:probe/Raising-v0", 1, r"failed: .*probe/Raising-v0"),
+    ],
+    ids=["a bar", "a failure"],
+)
+def test_on_a_terminal_a_training_shows(tmp_path, env_id, code, shown):
+    reading, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
+    spec = jobs.run_spec(env_id, update_after=1000)
+    process = jobs.train(tmp_path, spec, 100, log=False, output=terminal)
+    os.close(terminal)
+    pieces = []
+    with contextlib.suppress(OSError):  # how the end of a terminal is told
+        while piece := os.read(reading, 4096):
+            pieces.append(piece)
+    os.close(reading)
+    assert process.wait() == code
+    text = b"".join(pieces).decode()
+    assert re.search(shown, text) and "INFO" not in text, text
