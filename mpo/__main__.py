@@ -77,7 +77,7 @@ def evaluate(args: argparse.Namespace) -> None:
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
         policies = records.read_policies(directory / files.POLICIES)
-        rows = roll_out(spec, policies, config, run["total_steps"])
+        rows = roll_out(spec, policies, config, run["total_steps"], args.run.run_id)
         records.write_rows(directory / files.EVALUATIONS, rows)
         seconds = time.perf_counter() - start
         records.write_json(directory / files.EVALUATION_COST, {"eval_s": seconds})

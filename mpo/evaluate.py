@@ -87,6 +87,7 @@ def evaluate(
     policies: Sequence[tuple[int, dict[str, torch.Tensor]]],
     config: Evaluation,
     total_steps: int,
+    name: str | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluates a run's snapshots.
 
@@ -97,6 +98,7 @@ def evaluate(
         policies: (environment step, policy state) in the order of training.
         config: numbers of episodes.
         total_steps: the run's budget.
+        name: what its progress is shown under; the environment's and the seed if not given.
 
     Returns:
         One row an episode: env_step, phase (online, final), policy (mode, sample), episode,
@@ -107,8 +109,8 @@ def evaluate(
     plan = [(step, state, "online", "mode", online) for step, state in policies]
     last_step, last = policies[-1]
     plan += [(total_steps, last, "final", policy, final) for policy in ("mode", "sample")]
-    label = f"evaluate {spec.env_id} seed {spec.seed}"
-    bar = progress(label, sum(len(seeds) for *_, seeds in plan), unit="episodes")
+    name = name or f"{spec.env_id} seed {spec.seed}"
+    bar = progress(f"evaluate {name}", sum(len(seeds) for *_, seeds in plan), unit="episodes")
     rows = []
     for step, state, phase, policy, seeds in plan:
         played = _play(spec.env_id, seeds, partial(actor, spec, state, policy == "sample"))

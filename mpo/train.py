@@ -81,6 +81,7 @@ def _train_stack(
 ) -> dict[Place, EnvironmentFailed]:
     """Trains runs together, or each alone once an environment has failed; returns who failed."""
     trainer = make([place.seed for place in places])
+    trainer.name = places[0].cell_id
     files = [place.status_file for place in places]
     beat.watch(files, lambda: trainer.env_steps)
     try:

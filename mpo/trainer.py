@@ -198,6 +198,9 @@ class MPOTrainer:
         torch.set_flush_denormal(True)
         keep_freed()
         self.env_id = env_id
+        retrace = "on" if self.config.retrace else "off"
+        self.name = f"{env_id} retrace {retrace} {self.config.optimizer}"
+        """What its progress is shown under, before the seeds."""
         self.seeds = (seed, *extra_seeds)
         self.device = torch.device(device)
         envs = [_make_env(env_id) for _ in self.seeds]
@@ -437,6 +440,7 @@ class MPOTrainer:
             behind = [i for i, reached in enumerate(steps) if reached == step]
             seeds = [self.seeds[i] for i in behind]
             trainer = MPOTrainer.of(self.env_id, self.config, seeds, self.device, self._cuda_graphs)
+            trainer.name = self.name
             recorder = Recorder(len(seeds))
             own = [directories[i] for i in behind]
             states = [found[i] for i in behind]
@@ -512,9 +516,7 @@ class MPOTrainer:
             )
 
     def _label(self) -> str:
-        retrace = "on" if self.config.retrace else "off"
-        seeds = "+".join(map(str, self.seeds))
-        return f"{self.env_id} retrace {retrace} {self.config.optimizer} seed {seeds}"
+        return f"{self.name} seed {'+'.join(map(str, self.seeds))}"
 
     def _act(self, recorder: Recorder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Each seed's observation, sampled action before clipping and log-density of that."""
