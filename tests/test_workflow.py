@@ -80,7 +80,10 @@ def test_progress_is_shown_and_kept(finished):
     log = (
         finished / "results/tiny/logs/Pendulum-v1/retrace-on_optimizer-sgd/seed1/step400/train.log"
     ).read_text()
-    line = r"Pendulum-v1/retrace-on_optimizer-sgd seed 1: 400/400 steps, [\d.]+ *steps/s, return=-\d.*ETA"
+    line = (
+        r"Pendulum-v1/retrace-on_optimizer-sgd seed 1: 400/400 steps, [\d.]+ *steps/s, "
+        r"return=-\d.*ETA"
+    )
     assert re.search(line, log) and re.search(line, shown)
 
 
