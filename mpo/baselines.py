@@ -1,14 +1,17 @@
 """Published returns of other algorithms, for learning curves to be read against."""
 
 import csv
+import math
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from mpo.config import ConfigError, Count, Float, Section, explain
 from mpo.study import Study
+from mpo.typeset import MINUS
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -69,6 +72,19 @@ def read(study: Study, table: Path | None) -> pd.DataFrame:
     columns = list(Baseline.model_fields)
     frame = pd.DataFrame([row.model_dump() for row in ours], columns=columns)
     return frame.astype(dict.fromkeys(("mean", "lo", "hi", "n"), float) | {"steps": int})
+
+
+def in_words(baseline: Mapping[Hashable, Any]) -> str:
+    """The return of a row, with its interval where it has one, to the digits it was given in."""
+    mean, lo, hi = (f"{baseline[key]:g}".replace("-", MINUS) for key in ("mean", "lo", "hi"))
+    return mean if math.isnan(baseline["lo"]) else f"{mean} [{lo}, {hi}]"
+
+
+def comparable(baselines: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Of each of a study's environments and algorithm, the row `nearest` to the budget there."""
+    budgets = {run.spec.env_id: run.total_steps for run in study.runs}
+    parts = [nearest(baselines[baselines["env"] == env], n) for env, n in budgets.items()]
+    return pd.concat(parts, ignore_index=True)
 
 
 def nearest(baselines: pd.DataFrame, budget: int) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mpo.baselines import comparable, in_words
 from mpo.files import TYPESET, replacing
 from mpo.statistics import POOLED, SUM
 from mpo.stats import EXPLORATORY, t_interval
@@ -51,7 +52,10 @@ def write(study: Study, tables: Path, outputs: Path) -> None:
 
 
 def final_scores(study: Study, tables: Path) -> Table:
-    """The final return of each arm in each environment, mean and Student's t interval."""
+    """The final return of each arm in each environment, mean and Student's t interval.
+
+    Below them, the published returns `nearest` to the study's budgets.
+    """
     scores = read(tables, "scores").query("policy == 'mode'")
     seeds = scores.loc[scores["n"] > 0, "n"]
     cells = [_final(row, seeds.max()) for row in scores.to_dict("records")]
@@ -74,6 +78,11 @@ def final_scores(study: Study, tables: Path) -> Table:
             "a t interval above zero, simultaneously at 95 % (Bonferroni over the other arms)"
         )
         notes.append(f"Bold: {rule}{'' if marked.any(axis=None) else '; there is none'}.")
+    published = _published(comparable(read(tables, "baselines"), study), study)
+    if len(published):
+        notes.append("Published: of others, with sources in tables/baselines.")
+        frame = pd.concat([frame, published.reindex(columns=frame.columns)]).fillna(NONE)
+        marked = marked.reindex(frame.index, fill_value=False)
     caption = f"Final return after the whole budget, study {study.study}."
     return Table(frame, marked, caption, " ".join(notes))
 
@@ -170,6 +179,18 @@ def _final(row: Mapping[Hashable, Any], seeds: int) -> str:
     apart = [f"n = {row['n']}"] if row["n"] != seeds else []
     apart += [f"{row['diverged']} div."] if row["diverged"] else []
     return _number(row["mean"], row["lo"], row["hi"]) + (f" ({', '.join(apart)})" if apart else "")
+
+
+def _published(baselines: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """A row for each algorithm, a column for each environment of which there is a baseline."""
+    budgets = {run.spec.env_id: run.total_steps for run in study.runs}
+    cells = [
+        in_words(row)
+        + ("" if row["steps"] == budgets[row["env"]] else f" (after {row['steps']} steps)")
+        for row in baselines.to_dict("records")
+    ]
+    found = baselines.assign(cell=cells, arm=baselines["algorithm"] + ", published")
+    return _wide(found, ["arm"], "env", "cell")
 
 
 def _best(finals: pd.DataFrame) -> pd.Series:

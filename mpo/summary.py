@@ -10,6 +10,7 @@ import pandas as pd
 
 from mpo import figures as drawings
 from mpo import publication
+from mpo.baselines import in_words
 from mpo.figures.style import plural
 from mpo.files import replacing
 from mpo.provenance import commit, packages
@@ -151,16 +152,12 @@ def _published(baselines: pd.DataFrame) -> list[str]:
     """What others have reported of the study's environments."""
     if baselines.empty:
         return []
-    returns = [
-        f"{mean:g}" if math.isnan(lo) else f"{mean:g} [{lo:g}, {hi:g}]"
-        for mean, lo, hi in baselines[["mean", "lo", "hi"]].to_numpy()
-    ]
     table = pd.DataFrame(
         {
             "environment": baselines["env"],
             "algorithm": baselines["algorithm"],
             "steps": baselines["steps"],
-            "return": returns,
+            "return": [in_words(row) for row in baselines.to_dict("records")],
             "runs": baselines["n"].map("{:g}".format, na_action="ignore").fillna(""),
             "source": baselines["source"],
         }

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from mpo import baselines, summary
+from mpo import baselines, publication, summary
 from mpo.config import ConfigError
 from mpo.figures import caption, learning_curves
 from tests import synthetic
 
+WALKER = "dm_control/walker-walk-v0"
 HEAD = "env,algorithm,steps,mean,lo,hi,n,source\n"
 SOME = HEAD + (
     "dm_control/walker-walk-v0,MPO,5000,100,,,10,s\n"
@@ -93,6 +94,22 @@ def test_learning_curves_show_them_and_say_when(tmp_path, some):
     assert labels[-3:] == ["TD3, published", "MPO, published", "SAC, published"]
     said = caption("learning_curves", study, tables)
     assert "MPO after 10000 steps, SAC after 50000 steps" in said
+
+
+def test_final_scores_stand_beside_them(tmp_path, some):
+    study = synthetic.plan()
+    synthetic.write_runs(study, tmp_path)
+    tables = synthetic.write_tables(study, tmp_path, some)
+    table = publication.final_scores(study, tables)
+    assert table.frame.tail(3).to_dict("index") == {
+        "TD3, published": {"Pendulum-v1": "−150 (after 20000 steps)", WALKER: "–"},
+        "MPO, published": {"Pendulum-v1": "–", WALKER: "200 [150.5, 250]"},
+        "SAC, published": {"Pendulum-v1": "–", WALKER: "400 (after 50000 steps)"},
+    }
+    assert not table.marked.tail(3).any(axis=None)
+    ours = publication.final_scores(study, synthetic.write_tables(study, tmp_path))
+    assert table.frame[:-3].equals(ours.frame) and table.marked[:-3].equals(ours.marked)
+    assert "in tables/baselines" in table.note and "ublished" not in ours.note
 
 
 def test_the_page_lists_them_with_their_source(tmp_path, some):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpo import publication, stats, tables, typeset
+from mpo import baselines, publication, stats, tables, typeset
 from mpo.files import TYPESET
 from tests import synthetic
 
@@ -43,7 +43,9 @@ def hand_made(folder, returns, diverged=()):
                     taken = cost | {"max_rss_mb": 400.0 + seed}
                 runs.append(cell | {"seed": seed, "status": status} | taken)
     frames = {"scores": scores, "finals": finals, "runs": runs}
-    tables.write({name: pd.DataFrame(rows) for name, rows in frames.items()}, folder)
+    none = baselines.read(synthetic.plan(), None)
+    found = {name: pd.DataFrame(rows) for name, rows in frames.items()}
+    tables.write(found | {"baselines": none}, folder)
     return folder
 
 

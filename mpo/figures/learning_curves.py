@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mpo.baselines import nearest
+from mpo.baselines import comparable
 from mpo.figures import style
 from mpo.study import Study
 from mpo.tables import read, seed_returns
@@ -45,7 +45,7 @@ def draw(study: Study, tables: Path) -> Figure:
     )
     table = read(tables, "curves")
     curves = dict(list(table.groupby(["env", "arm"])))
-    published = _published(study, tables)
+    published = comparable(read(tables, "baselines"), study)
     dots = dict(zip(published["algorithm"].unique(), cycle(_DOTS), strict=False))
     for env, axes in grid.axes_dict.items():
         if not table.loc[table["env"] == env, "n"].any():
@@ -86,6 +86,7 @@ def draw(study: Study, tables: Path) -> Figure:
 def caption(study: Study, tables: Path) -> str:
     """What the figure shows, with its interval, its seeds and its episodes."""
     curves = read(tables, "curves")
+    published = comparable(read(tables, "baselines"), study)
     episodes = style.plural(int(curves["episodes"].max()), "evaluation episode")
     seeds = f"{style.seeds_in_words(curves['n'])}, each (faint) the mean of {episodes}"
     band = (
@@ -94,16 +95,8 @@ def caption(study: Study, tables: Path) -> str:
     )
     return (
         "Return of the mean-action policy during training, not smoothed: "
-        f"{seeds}{'' if curves['n'].max() == 1 else band}.{_in_words(_published(study, tables))}"
+        f"{seeds}{'' if curves['n'].max() == 1 else band}.{_in_words(published)}"
     )
-
-
-def _published(study: Study, tables: Path) -> pd.DataFrame:
-    """The published returns to compare with each environment's budget."""
-    found = read(tables, "baselines")
-    budgets = {run.spec.env_id: run.total_steps for run in study.runs}
-    parts = [nearest(found[found["env"] == env], budget) for env, budget in budgets.items()]
-    return pd.concat(parts, ignore_index=True)
 
 
 def _in_words(published: pd.DataFrame) -> str:
