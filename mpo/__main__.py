@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mpo.config import CellSpec, ConfigError, EvaluationSpec, JobFailed, RunSpec
 from mpo.files import RUN
 from mpo.layout import Place
-from mpo.signals import EXIT_CODE, Interrupted
+from mpo.signals import EXIT_CODE, Interrupted, stopped_at_once
 from mpo.study import Study
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def evaluate(args: argparse.Namespace) -> None:
     spec = RunSpec.model_validate(run["spec"])
     status = {args.run.status_file: spec.identity}
     log = args.log[0] if args.log else None
-    with Heartbeat(status, "evaluate", 0, args.environment_timeout, log):
+    with Heartbeat(status, "evaluate", 0, args.environment_timeout, log), stopped_at_once():
         import torch
 
         from mpo import records

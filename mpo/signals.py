@@ -1,7 +1,7 @@
 """The signals by which people and schedulers ask a job to stop, taken at a moment that suits it."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from signal import Signals
 from types import FrameType
@@ -14,7 +14,7 @@ EXIT_CODE = 75
 
 
 class Interrupted(Exception):
-    """A signal has stopped the job; what it had done is kept."""
+    """A signal has stopped the job, which can be done again."""
 
     def __init__(self, number: Signals, text: str) -> None:
         """Takes the signal, and in words what became of the work."""
@@ -36,9 +36,26 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """Notes the signals of `STOPPING` instead of dying of them; main thread only."""
     request = StopRequest()
-    before = {number: signal.signal(number, request.note) for number in STOPPING}
-    try:
+    with _handled_by(request.note):
         yield request
+
+
+@contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """Raises `Interrupted` when a signal of `STOPPING` comes, at once; main thread only."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(Signals(number), "it starts over next time")
+
+    with _handled_by(stop):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in STOPPING}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)

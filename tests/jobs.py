@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from mpo.config import RunSpec, Training
+from mpo.config import EvaluationSpec, RunSpec, Training
 from mpo.layout import Place
 from mpo.recorder import CLOCKS
 
@@ -70,6 +70,18 @@ def train(
     command += ["--out", *(place.directory / "run.json" for place in places)]
     if log:
         command += ["--log", *(place.log("train") for place in places)]
+    return _start(command, output)
+
+
+def evaluate(folder, spec, steps, episodes):
+    """Starts an evaluation of a run below a folder: so many online episodes of each snapshot."""
+    run = place(folder, spec, steps)
+    config = EvaluationSpec(online_episodes=episodes, final_episodes=1).identity
+    command = [sys.executable, "-m", "mpo", "evaluate", "--run", run.directory]
+    return _start([*command, "--config", config, "--log", run.log("evaluate")])
+
+
+def _start(command, output=subprocess.PIPE):
     return subprocess.Popen(
         [str(part) for part in command],
         cwd=ROOT,
@@ -130,3 +142,12 @@ def bits(folder):
 def status(folder, spec, steps, seed=None):
     """What the job said last of a run."""
     return json.loads(place(folder, spec, steps, seed).status_file.read_text())
+
+
+def wait_for_status(process, *run):
+    """Waits until a job says something of a run; see `place`."""
+    deadline = time.monotonic() + 120
+    while not place(*run).status_file.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -101,6 +101,24 @@ def test_a_signal_stops_with_a_checkpoint_and_the_next_attempt_goes_on(tmp_path,
     assert jobs.bits(jobs.results(tmp_path, spec, steps)) == jobs.bits(calm)
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_stops_an_evaluation_which_can_be_made_again(tmp_path, name):
+    spec = CASES["td"]
+    run = train_here(jobs.results(tmp_path, spec, 200), spec, 200, resume=None)
+    process = jobs.evaluate(tmp_path, spec, 200, episodes=1000)
+    jobs.wait_for_status(process, tmp_path, spec, 200)
+    time.sleep(0.7)
+    process.send_signal(getattr(signal, name))
+    output = jobs.finish(process, code=75)
+    assert f"stopped by {name}: it starts over" in output and "Traceback" not in output
+    said = jobs.status(tmp_path, spec, 200)
+    assert said["status"] == ("planned" if name == "SIGINT" else "timeout")
+    assert f"stopped by {name}" in said["error"] and said["phase"] == "evaluate"
+    assert not list(run.glob("evals*"))
+    jobs.finish(jobs.evaluate(tmp_path, spec, 200, episodes=1))
+    assert jobs.status(tmp_path, spec, 200)["status"] == "ok" and list(run.glob("evals*"))
+
+
 def train_here(folder, spec, steps, resume):
     """Trains in this process; returns the folder of its results."""
     trainer = make_trainer(spec, torch.device("cpu"))
