@@ -19,7 +19,7 @@ from mpo.status import given_up
 from mpo.study import Study
 
 # Planning makes millions of objects that live to the end: to look for garbage among them as often as
-# Python does by itself takes a sixth of the time.
+# Python does by itself takes about a tenth of the time.
 gc.set_threshold(1_000_000)
 
 
