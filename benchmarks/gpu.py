@@ -4,7 +4,7 @@
 
 Prints each finding as it comes, and the tables once more at the end; leaves checks.csv and
 times.csv in the folder. Fails where a check does. With `--device cpu` all of it runs, without CUDA
-graphs: to try the script, not the GPU.
+graphs and kernels of its own: to try the script, not the GPU.
 """
 
 import argparse
@@ -35,8 +35,16 @@ MODES: dict[str, dict[str, Any]] = {
     "Retrace 5": {"retrace": True, "retrace_steps": 5},
     "Retrace 8": {"retrace": True, "retrace_steps": 8},
 }
+CHECKED = [
+    *itertools.product(["HalfCheetah"], MODES),
+    *itertools.product(["Pendulum", "Humanoid"], ["TD", "Retrace 5"]),
+]
+TIMED = [
+    *itertools.product(["HalfCheetah"], ["TD", "Retrace 2", "Retrace 5", "Retrace 8"], [1, 4, 10]),
+    *itertools.product(["Pendulum", "Humanoid"], ["TD", "Retrace 5"], [1, 10]),
+]
 TOLERANCE = 1e-3
-"""Relative; single precision, after some updates, on two processors."""
+"""Relative; single precision, on two processors."""
 
 Rows = list[dict[str, Any]]
 
@@ -58,8 +66,18 @@ def make_agent(
     )
     agent = MPOAgent(of.obs, of.action, config, range(seeds), device, graphs)
     torch.manual_seed(0)
-    made_up = windows(of, seeds, config.window)
-    return agent, {name: x.to(device) for name, x in made_up.items()}
+    return agent, as_sampled(windows(of, seeds, config.window), device)
+
+
+def as_sampled(fields: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The windows as parts of few tensors, as the replay gives them."""
+    widths = {name: x.shape[3:].numel() for name, x in fields.items()}
+    joined = torch.cat([x.unflatten(2, (-1, 1)).flatten(3) for x in fields.values()], dim=-1)
+    parts = joined.to(device).split([*widths.values()], dim=-1)
+    return {
+        name: part.view_as(fields[name]) if fields[name].ndim == 4 else part.squeeze(-1)
+        for name, part in zip(widths, parts, strict=True)
+    }
 
 
 def parameters(agent: MPOAgent) -> Tensor:
@@ -76,30 +94,60 @@ def same_noise(agent: MPOAgent) -> None:
         shape = samples, rows, agent.action_dim
         return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(agent.device)
 
-    agent._targets._draw = draw
+    agent._draw = draw  # type: ignore[method-assign]
+
+
+def learners(agent: MPOAgent) -> list[torch.nn.Module]:
+    """What has gradients."""
+    return [agent.policy, agent.critic, agent.temperatures, agent.alphas]
+
+
+def take_over(agent: MPOAgent, other: MPOAgent) -> None:
+    """Gives an agent another's parameters, and gradients that must be overwritten."""
+    for own, given in zip(agent._optimizers, other._optimizers, strict=True):
+        own.flat.copy_(given.flat)
+    agent._flat_target_policy.copy_(other._flat_target_policy)
+    agent._flat_target_critic.copy_(other._flat_target_critic)
+    for learner in learners(agent):
+        for parameter in learner.parameters():
+            parameter.grad.fill_(torch.nan)
+
+
+def difference(agent: MPOAgent, other: MPOAgent) -> float:
+    """Between gradients: the largest norm of a seed's, over that of the other agent's."""
+    worst = 0.0
+    for pair in zip(learners(agent), learners(other), strict=True):
+        own, given = (torch.cat([p.grad.flatten(1).cpu() for p in x.parameters()], 1) for x in pair)
+        apart = torch.linalg.vector_norm(own - given, dim=1)
+        worst = max(worst, float((apart / torch.linalg.vector_norm(given, dim=1)).max()))
+    return worst
 
 
 def check_updates(checks: Rows, device: torch.device) -> None:
     """The GPU against the CPU, and graphs against single launches."""
-    for size, (mode, settings) in itertools.product(SIZES, MODES.items()):
-        learnt = []
-        for where in (device, torch.device("cpu")):
-            agent, made_up = make_agent(size, settings, 2, where, graphs=False)
-            same_noise(agent)
-            for _ in range(6):
-                metrics = agent.update(made_up)
-            values = torch.stack([metrics[name].cpu() for name in sorted(metrics)])
-            learnt.append((parameters(agent), values))
-        worst = max(
-            float(((x - y).abs() / y.abs().clamp(min=1e-2)).max())
-            for x, y in zip(*learnt, strict=True)
+    for size, mode in CHECKED:
+        agents = [
+            make_agent(size, MODES[mode], 2, where, graphs=False)
+            for where in (torch.device("cpu"), device)
+        ]
+        (plain, made_up), (agent, there) = agents
+        for _ in range(5):
+            plain.update(made_up)
+        take_over(agent, plain)
+        for each in (plain, agent):
+            same_noise(each)
+        expected, metrics = plain.update(made_up), agent.update(there)
+        apart = max(
+            float(((metrics[n].cpu() - x).abs() / x.abs().clamp(min=1e-2)).max())
+            for n, x in expected.items()
         )
+        worst = max(apart, difference(agent, plain))
         note(checks, check="GPU = CPU", size=size, mode=mode, worst=worst, ok=worst < TOLERANCE)
-    optimizers = [{"optimizer": name} for name in ("adam", "adamw", "sgd", "rmsprop")]
+    optimizers = [{"optimizer": name} for name in ("adamw", "sgd", "rmsprop", "lion")]
     for settings in [*MODES.values(), *optimizers]:
         ends = []
         for graphs in (False, True):
-            agent, made_up = make_agent("HalfCheetah", settings, 3, device, graphs)
+            agent, made_up = make_agent("HalfCheetah", settings, 2, device, graphs)
             for _ in range(12):
                 agent.update(made_up)
             noise = torch.stack([generator.get_state() for generator in agent._noise])
@@ -148,30 +196,32 @@ def seconds_each(call: Callable[[], object], times: int, device: torch.device) -
 
 
 def time_updates(times: Rows, device: torch.device, count: int) -> None:
-    """Updates and actions, by graphs and by single launches."""
-    for size, mode in itertools.product(SIZES, ("TD", "Retrace 2", "Retrace 5")):
-        single = None
-        for seeds, graphs in ((1, False), (1, True), (4, True), (10, True)):
-            agent, made_up = make_agent(size, MODES[mode], seeds, device, graphs)
-            seconds = seconds_each(lambda: agent.update(made_up), count, device)  # noqa: B023
-            single = seconds if (seeds, graphs) == (1, True) else single
-            obs = torch.zeros(seeds, SIZES[size].obs).numpy()
-            act = seconds_each(lambda: agent.act(obs), count, device)  # noqa: B023
-            steps = MODES[mode].get("retrace_steps", 0)
-            work = seeds * sum(flops(SIZES[size], steps).values())
-            note(
-                times,
-                what="update",
-                size=size,
-                mode=mode,
-                seeds=seeds,
-                graphs=graphs,
-                ms=1e3 * seconds,
-                seed_updates_per_s=seeds / seconds,
-                tflops=work / seconds / 1e12,
-                ratio_to_one_seed=seconds / single if single else None,
-                act_ms=1e3 * act,
-            )
+    """Updates and actions."""
+    single: dict[tuple[str, str], float] = {}
+    for size, mode, seeds in TIMED:
+        start = time.perf_counter()
+        agent, made_up = make_agent(size, MODES[mode], seeds, device, True)
+        seconds_each(lambda: agent.update(made_up), 1, device)  # noqa: B023
+        first = time.perf_counter() - start
+        seconds = seconds_each(lambda: agent.update(made_up), count, device)  # noqa: B023
+        obs = torch.zeros(seeds, SIZES[size].obs).numpy()
+        act = seconds_each(lambda: agent.act(obs), count, device)  # noqa: B023
+        steps = MODES[mode].get("retrace_steps", 0)
+        work = seeds * sum(flops(SIZES[size], steps).values())
+        one = single.setdefault((size, mode), seconds)
+        note(
+            times,
+            what="update",
+            size=size,
+            mode=mode,
+            seeds=seeds,
+            ms=1e3 * seconds,
+            seed_updates_per_s=seeds / seconds,
+            tflops=work / seconds / 1e12,
+            ratio_to_one_seed=seconds / one,
+            act_ms=1e3 * act,
+            first_s=first,
+        )
 
 
 def time_steps(trainer: MPOTrainer, batch: int, steps: int) -> tuple[list[float], float]:
@@ -185,8 +235,9 @@ def time_steps(trainer: MPOTrainer, batch: int, steps: int) -> tuple[list[float]
         recorder.add(trainer.agent.update(trainer._replay.sample(batch, offsets)))
 
     def step() -> None:
+        windows = trainer._replay.sample(batch, offsets)
         chosen = trainer._act(recorder)
-        learn()
+        recorder.add(trainer.agent.update(windows))
         trainer._environment_step(*chosen)
 
     parts = [seconds_each(part, steps, trainer.device) for part in (move, learn)]

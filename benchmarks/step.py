@@ -64,8 +64,10 @@ def watched(trainer: MPOTrainer) -> Stopwatch:
     watch.watch(trainer, "_add_transition", "store")
     watch.watch(trainer._replay, "sample", "sample")
     watch.watch(trainer.agent, "_targets", "target pass")
-    watch.watch(trainer.agent, "_critic_step", "critic")
-    watch.watch(trainer.agent, "_policy_steps", "policy")
+    watch.watch(trainer.agent, "_fit_critic", "critic")
+    watch.watch(trainer.agent._critic_optimizer, "step", "critic")
+    watch.watch(trainer.agent, "_e_step", "policy")
+    watch.watch(trainer.agent, "_m_step", "policy")
     watch.watch(trainer.agent, "update", "update")
     watch.watch(trainer, "_advance", "whole")
     return watch

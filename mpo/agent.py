@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from mpo import losses
 from mpo.config import Hyperparameters
 from mpo.duals import Duals, softplus
+from mpo.fusion import compiled
 from mpo.graphs import Graphed, Tensors
 from mpo.moments import RunningMoments
 from mpo.networks import CategoricalQNetwork, GaussianPolicy, Normalizer, QNetwork
@@ -26,6 +27,19 @@ from mpo.seeding import numpy_generator, torch_generator
 from mpo.targets import TargetPass, Targets
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class _Evaluated(NamedTuple):
+    """What an update goes on with once the critic and the temperatures have their gradients."""
+
+    state: Tensor
+    """See `Targets`, like the next two."""
+    mean: Tensor
+    stddev: Tensor
+    moments: losses.Moments
+    """Of the improved samples at these states."""
+    metrics: dict[str, Tensor]
+    """Diagnostics so far, [S] each."""
 
 
 class MPOAgent:
@@ -98,11 +112,13 @@ class MPOAgent:
         self._flat_target_critic = flatten_(self.target_critic.parameters())
         self._act_noise = [numpy_generator(seed, "act") for seed in seeds]
         self._noise = [torch_generator(seed, "noise", device) for seed in seeds]
-        self._targets = TargetPass(config, self.target_policy, self.target_critic, self._draw)
+        self._targets = TargetPass(config, self.target_policy, self.target_critic)
+        self._evaluation = compiled(self._evaluate, device)
+        self._policy_gradients = compiled(self._fit_policy, device)
         behaves = {"online": self.policy, "target": self.target_policy}
         self._behaviour = behaves[config.behaviour_policy]
         self._graphs = cuda_graphs and device.type == "cuda"
-        self._heads = self._graphed(self._policy_heads)
+        self._heads = self._graphed(compiled(self._policy_heads, device))
         self._learners: dict[int, Callable[[Tensors], Tensors]] = {}
         """By M-steps an update."""
         self.updates = 0
@@ -226,8 +242,15 @@ class MPOAgent:
 
     def _learn(self, windows: Tensors, m_steps: int) -> Tensors:
         """The update, but for what does not happen in each: the copies to the targets."""
-        batch = self._targets(windows)
-        return batch.metrics | self._critic_step(batch) | self._policy_steps(batch, m_steps)
+        noise = [self._draw(*shape) for shape in self._targets.samples(windows)]
+        found = self._evaluation(windows, noise)
+        self._critic_optimizer.step()
+        self._temperature_optimizer.step()
+        self.temperatures.clamp_()
+        metrics = found.metrics
+        for _ in range(m_steps):
+            metrics |= self._m_step(found)
+        return metrics
 
     def _draw(self, samples: int, rows: int) -> Tensor:
         """Standard normal noise [S, samples, rows, D], each seed's from its own stream."""
@@ -236,7 +259,16 @@ class MPOAgent:
             place.normal_(generator=generator)
         return noise
 
-    def _critic_step(self, batch: Targets) -> dict[str, Tensor]:
+    def _evaluate(self, windows: Tensors, noise: Sequence[Tensor]) -> _Evaluated:
+        """The gradients of critic and temperatures, and what the policy is to become."""
+        batch = self._targets(windows, noise)
+        critic_metrics = self._fit_critic(batch)
+        moments, metrics = self._e_step(batch)
+        metrics = batch.metrics | critic_metrics | metrics
+        return _Evaluated(batch.state, batch.mean, batch.stddev, moments, metrics)
+
+    def _fit_critic(self, batch: Targets) -> dict[str, Tensor]:
+        """Writes the critic's gradient."""
         outputs, backward = self.critic.vjp(batch.obs, batch.action)
         values = self.critic.values(outputs)
         if batch.distribution is None:
@@ -245,25 +277,21 @@ class MPOAgent:
         else:
             fit = losses.cross_entropy(outputs, batch.distribution)
             backward(fit.gradient)
-        norm = self._critic_optimizer.clip_(self.config.max_grad_norm)
-        self._critic_optimizer.step()
         return {
             "critic_loss": fit.loss,
-            "critic_grad_norm": norm,
+            "critic_grad_norm": self._critic_optimizer.clip_(self.config.max_grad_norm),
             "q_mean": values.mean(-1),
             "target_mean": batch.target.mean(-1),
         }
 
-    def _policy_steps(self, batch: Targets, m_steps: int) -> dict[str, Tensor]:
-        """The E-step, then `m_steps` steps of the policy and the multipliers."""
+    def _e_step(self, batch: Targets) -> tuple[losses.Moments, dict[str, Tensor]]:
+        """The improved samples' moments; writes the temperatures' gradient."""
         values = batch.values.unsqueeze(1)
         if self.config.action_penalty:
             values = torch.stack([batch.values, losses.out_of_bounds_cost(batch.actions)], dim=1)
         temperatures = self.temperatures.value
         improved = losses.e_step(values, temperatures, self._estep_epsilons)
         self.temperatures.write_gradient(improved.gradient)
-        self._temperature_optimizer.step()
-        self.temperatures.clamp_()
         kl = improved.kl / self._estep_epsilons
         metrics = {
             "temperature": temperatures[:, 0],
@@ -273,23 +301,27 @@ class MPOAgent:
         if self.config.action_penalty:
             metrics["penalty_temperature"] = temperatures[:, 1]
             metrics["penalty_kl_relative"] = kl[:, 1]
-        moments = losses.noise_moments(improved.weights.sum(1), batch.noise)
-        for _ in range(m_steps):
-            metrics |= self._m_step(batch, moments)
-        return metrics
+        return losses.noise_moments(improved.weights.sum(1), batch.noise), metrics
 
-    def _m_step(self, batch: Targets, moments: losses.Moments) -> dict[str, Tensor]:
+    def _m_step(self, found: _Evaluated) -> dict[str, Tensor]:
         """One step of the policy and of the KL multipliers."""
-        alphas = self.alphas.value
-        mean, stddev, backward = self.policy.vjp(batch.state)
-        fit = losses.m_step(moments, batch.mean, batch.stddev, mean, stddev, alphas)
-        backward(fit.grad_mean, fit.grad_stddev)
-        norm = self._policy_optimizer.clip_(self.config.max_grad_norm)
+        metrics = self._policy_gradients(found.state, found.mean, found.stddev, found.moments)
         self._policy_optimizer.step()
-        kl = fit.kl if self.config.per_dimension_kl else fit.kl.sum(-1, keepdim=True)
-        self.alphas.write_gradient(self._mstep_epsilons - kl)
         self._alpha_optimizer.step()
         self.alphas.clamp_()
+        return metrics
+
+    def _fit_policy(
+        self, state: Tensor, target_mean: Tensor, target_stddev: Tensor, moments: losses.Moments
+    ) -> dict[str, Tensor]:
+        """Writes the gradients of the policy and of the KL multipliers."""
+        alphas = self.alphas.value
+        mean, stddev, backward = self.policy.vjp(state)
+        fit = losses.m_step(moments, target_mean, target_stddev, mean, stddev, alphas)
+        backward(fit.grad_mean, fit.grad_stddev)
+        norm = self._policy_optimizer.clip_(self.config.max_grad_norm)
+        kl = fit.kl if self.config.per_dimension_kl else fit.kl.sum(-1, keepdim=True)
+        self.alphas.write_gradient(self._mstep_epsilons - kl)
         kl_mean, kl_stddev = (kl / self._mstep_epsilons).mean(-1).unbind(-1)
         alpha_mean, alpha_stddev = alphas.mean(-1).unbind(-1)
         return {

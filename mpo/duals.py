@@ -42,7 +42,8 @@ class Duals(nn.Module):
 
         The derivative of softplus is the logistic function.
         """
-        torch.mul(gradient, self.raw.sigmoid(), out=self.raw.grad)
+        assert self.raw.grad is not None
+        self.raw.grad.copy_(gradient * self.raw.sigmoid())
 
     def clamp_(self) -> None:
         """Keeps each variable where its softplus still has a gradient; call after each step.

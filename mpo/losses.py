@@ -81,7 +81,8 @@ def e_step(values: Tensor, temperature: Tensor, epsilon: float | Tensor) -> ESte
 
 def out_of_bounds_cost(actions: Tensor) -> Tensor:
     """Negative distance of [..., D] actions from the box [-1, 1], [...] (MO-MPO's penalty)."""
-    return -torch.linalg.vector_norm(actions - actions.clamp(-1, 1), dim=-1)
+    outside = torch.linalg.vector_norm(actions - actions.clamp(-1, 1), dim=-1)
+    return -outside.view(actions.shape[:-1])  # torch 2.11's compiler keeps a last axis of one
 
 
 class Moments(NamedTuple):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mpo.products import add_product_, affine, product
+from mpo.products import add_product_, add_products, affine, affine_elu, product, sum_rows
 
 Backward = Callable[[Tensor], Tensor]
 """From the gradient by the outputs to that by the inputs."""
@@ -76,10 +76,14 @@ class StackedLinear(_Module):
         """[S, B, in] -> [S, B, out]."""
         return affine(x, self.weight, self.bias)
 
+    def elu(self, x: Tensor) -> Tensor:
+        """The ELU of it."""
+        return affine_elu(x, self.weight, self.bias)
+
     def write_gradients(self, x: Tensor, grad: Tensor) -> None:
         """Of the parameters, from inputs [S, B, in] and the outputs' gradient [S, B, out]."""
         product(x.mT, grad, out=self.weight.grad)
-        torch.sum(grad, 1, keepdim=True, out=self.bias.grad)
+        sum_rows(grad, self.bias.grad)
 
     def input_gradient(self, grad: Tensor) -> Tensor:
         """From that of the outputs, [S, B, out] -> [S, B, in]."""
@@ -108,8 +112,8 @@ class StackedLayerNorm(_Module):
         unit, mean, rstd = torch.native_layer_norm(x, width, self._ones, self._zeros, _NORM_EPSILON)
 
         def backward(grad: Tensor) -> Tensor:
-            torch.sum(grad * unit, 1, keepdim=True, out=self.gain.grad)
-            torch.sum(grad, 1, keepdim=True, out=self.bias.grad)
+            sum_rows(grad * unit, self.gain.grad)
+            sum_rows(grad, self.bias.grad)
             return torch.ops.aten.native_layer_norm_backward(
                 grad * self.gain, x, width, mean, rstd, None, None, (True, False, False)
             )[0]
@@ -118,7 +122,9 @@ class StackedLayerNorm(_Module):
 
 
 def tanh_(x: Tensor) -> Tensor:
-    """In place, as 2 sigmoid(2 x) - 1: the CPU's own kernel is several times slower."""
+    """In place; on a CPU as 2 sigmoid(2 x) - 1, whose own kernel is several times slower."""
+    if x.device.type != "cpu":
+        return x.tanh_()
     x.add_(x).sigmoid_()
     return x.add_(x).sub_(1)
 
@@ -146,14 +152,16 @@ class _Torso(_Module):
     def forward(self, x: Tensor) -> Tensor:
         x = tanh_(self.norm(x))
         for layer in self.layers:
-            x = F.elu_(layer(x))
+            assert isinstance(layer, StackedLinear)
+            x = layer.elu(x)
         return x
 
     def vjp(self, x: Tensor) -> tuple[Tensor, Backward]:
         normal, norm_backward = self.norm.vjp(x)
         outputs = [tanh_(normal)]
         for layer in self.layers:
-            outputs.append(F.elu_(layer(outputs[-1])))
+            assert isinstance(layer, StackedLinear)
+            outputs.append(layer.elu(outputs[-1]))
 
         def backward(grad: Tensor) -> Tensor:
             for layer, x, y in reversed([*zip(self.layers, outputs, outputs[1:], strict=False)]):
@@ -278,10 +286,8 @@ class QNetwork(_Module):
         return affine(obs, self.first_obs.weight, self.first_obs.bias + self.first_action.bias)
 
     def _of_some(self, shared: Tensor, actions: Tensor) -> Tensor:
-        samples, rows = actions.shape[1:3]
-        hidden = shared.repeat(1, samples, 1, 1).flatten(1, 2)  # [S, N*B, H]
-        add_product_(hidden, actions.clamp(-1, 1).flatten(1, 2), self.first_action.weight)
-        return self.head(self.torso(hidden)).unflatten(1, (samples, rows))
+        hidden = add_products(shared, actions.clamp(-1, 1), self.first_action.weight)
+        return self.head(self.torso(hidden)).unflatten(1, actions.shape[1:3])
 
     def vjp(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
         """[S, B, O] and one action each [S, B, D] -> outputs [S, B, K], and the way back."""

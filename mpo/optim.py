@@ -71,7 +71,8 @@ class StackedOptimizer:
         flat = nn.Parameter(flatten_(parameters), requires_grad=False)
         flat.grad = self._gradient = torch.zeros_like(flat)
         for parameter, gradient in zip(parameters, _views(parameters, flat.grad), strict=True):
-            parameter.grad = gradient
+            # Detached, or torch's compiler would look for the whole that it is a view of.
+            parameter.grad = gradient.detach()
         self.flat = flat.detach()
         """The parameters, [S, P]; they are views of it."""
         self._optimizer = OPTIMIZERS[name](flat, lr, momentum)

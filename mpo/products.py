@@ -4,16 +4,22 @@ On a CPU each seed is multiplied by itself, so its numbers are those it has alon
 round by the size of the stack. Large products in single precision go to oneDNN, which uses the full
 width of the vector registers of any x86 CPU; MKL, that torch takes by itself, does so with Intel's
 alone, and is half as fast with AMD's.
+
+On a GPU nothing is written to where it was asked for but by a copy: torch's compiler, which leaves
+most of them out, can't have it otherwise.
 """
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 _LARGE = 2**20
 """Multiplications from which oneDNN is worth its dearer call."""
 _WIDE = 16
 """Least inner size and columns for it: a vector of single-precision numbers."""
+_MANY_ROWS = 1024
+"""From which our own kernel beats cuBLAS on a GPU: it works on large blocks."""
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -23,7 +29,19 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return torch.cat([affine(*seed) for seed in seeds])
     if _suits_onednn(x, weight):
         return _onednn(x[0], weight[0], bias[0, 0]).unsqueeze(0)
-    return torch.baddbmm(bias, x, weight)
+    if x.device.type == "cpu":
+        return torch.baddbmm(bias, x, weight)
+    # With a bias a GPU's kernel takes half as long again.
+    return torch.bmm(x, weight) + bias
+
+
+def affine_elu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The ELU of the affine map, shapes as there."""
+    if x.is_cuda and x.shape[1] >= _MANY_ROWS and torch.compiler.is_compiling():
+        from mpo import kernels
+
+        return kernels.affine_elu(x, weight, bias)
+    return F.elu_(affine(x, weight, bias))
 
 
 def product(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
@@ -36,7 +54,18 @@ def product(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
     if _suits_onednn(x, y):
         found = _onednn(x[0], y[0], None).unsqueeze(0)
         return found if out is None else out.copy_(found)
-    return torch.bmm(x, y, out=out)
+    if x.device.type == "cpu":
+        return torch.bmm(x, y, out=out)
+    found = torch.bmm(x, y)
+    return found if out is None else out.copy_(found)
+
+
+def sum_rows(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """The sum over B: [S, B, C] -> [S, 1, C], into `out` where given."""
+    if x.device.type == "cpu":
+        return torch.sum(x, 1, keepdim=True, out=out)
+    total = x.sum(1, keepdim=True)
+    return total if out is None else out.copy_(total)
 
 
 def add_product_(start: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -46,6 +75,18 @@ def add_product_(start: Tensor, x: Tensor, y: Tensor) -> Tensor:
             add_product_(*seed)
         return start
     return start.baddbmm_(x, y)
+
+
+def add_products(shared: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Adds each x @ y to what they share: [S, 1, B, H], [S, N, B, D] and [S, D, H] -> [S, N*B, H].
+
+    D is small.
+    """
+    samples, rows = x.shape[1:3]
+    if x.device.type != "cpu":
+        return (product(x.flatten(1, 2), y).unflatten(1, (samples, rows)) + shared).flatten(1, 2)
+    start = shared.repeat(1, samples, 1, 1).flatten(1, 2)
+    return add_product_(start, x.flatten(1, 2), y)
 
 
 def _one_by_one(x: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """Where numbers come from: the code, the packages, the machine and its settings."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -15,7 +16,16 @@ from mpo import ALGORITHM_VERSION
 if TYPE_CHECKING:
     import torch
 
-_TRAINING = ("torch", "tensordict", "numpy", "gymnasium", "mujoco", "dm_control", "shimmy")
+_TRAINING = (
+    "torch",
+    "triton",
+    "tensordict",
+    "numpy",
+    "gymnasium",
+    "mujoco",
+    "dm_control",
+    "shimmy",
+)
 
 
 def of_training(device: "torch.device") -> dict[str, Any]:
@@ -63,8 +73,12 @@ def commit() -> str:
 
 
 def packages(names: Sequence[str]) -> dict[str, str]:
-    """The versions of installed packages."""
-    return {name: importlib.metadata.version(name) for name in names}
+    """The versions of those that are installed."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _git(*arguments: str) -> str:

@@ -7,7 +7,7 @@ Letters: S seed, T window, B batch, N action samples, M samples at later steps, 
 D action dimensions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,26 +70,35 @@ class TargetPass:
         config: Hyperparameters,
         policy: GaussianPolicy,
         critic: QNetwork,
-        draw: Callable[[int, int], Tensor],
     ) -> None:
-        """Takes the target networks, and `draw(samples, rows)` -> noise [S, samples, rows, D]."""
+        """Takes the target networks."""
         self._config = config
         self._policy = policy
         self._critic = critic
-        self._draw = draw
 
-    def __call__(self, windows: Mapping[str, Tensor]) -> Targets:
-        """Windows [S, T, B], see `Replay.sample`, to targets by TD or Retrace."""
+    def samples(self, windows: Mapping[str, Tensor]) -> list[tuple[int, int]]:
+        """How many actions at how many states a call will sample, in turn."""
+        steps, rows = windows["reward"].shape[1:]
+        first = self._config.action_samples, rows
+        later = self._config.retrace_mc_actions, (steps - 1) * rows
+        return [first, later] if self._config.retrace else [first]
+
+    def __call__(self, windows: Mapping[str, Tensor], noise: Sequence[Tensor]) -> Targets:
+        """Computes targets by TD or Retrace.
+
+        Args:
+            windows: [S, T, B], see `Replay.sample`.
+            noise: standard normal, [S, samples, states, D] for each pair of `samples`.
+        """
         terminated = windows["terminated"]
         cut = (terminated + windows["truncated"]) > 0
         discounts = self._config.gamma * (1 - terminated)
         compute = self._retrace if self._config.retrace else self._td
-        return compute(windows, discounts, cut)
+        return compute(windows, discounts, cut, *noise)
 
-    def _evaluate(self, state: Tensor, samples: int) -> _Evaluation:
-        """Samples the target policy at [S, R, O] states and values the actions."""
+    def _evaluate(self, state: Tensor, noise: Tensor) -> _Evaluation:
+        """Samples the target policy at [S, R, O] states by [S, N, R, D]; values the actions."""
         mean, stddev = self._policy(state)
-        noise = self._draw(samples, state.shape[1])
         actions = torch.addcmul(mean.unsqueeze(1), stddev.unsqueeze(1), noise)
         return _Evaluation(mean, stddev, noise, actions, *self._critic.evaluate(state, actions))
 
@@ -107,10 +116,12 @@ class TargetPass:
         shift = target - discount * expected
         return returns.project(mixture, self._critic.atoms, shift, discount)
 
-    def _td(self, windows: Mapping[str, Tensor], discounts: Tensor, cut: Tensor) -> Targets:
+    def _td(
+        self, windows: Mapping[str, Tensor], discounts: Tensor, cut: Tensor, noise: Tensor
+    ) -> Targets:
         step = returns.n_step(windows["reward"], discounts, cut)
         state = _policy_states(windows, step.last if self._config.n_step > 1 else None)
-        found = self._evaluate(state, self._config.action_samples)
+        found = self._evaluate(state, noise)
         expected = found.values.mean(1)
         target = torch.addcmul(step.reward, step.discount, expected)
         return Targets(
@@ -123,14 +134,19 @@ class TargetPass:
             **found._asdict(),
         )
 
-    def _retrace(self, windows: Mapping[str, Tensor], discounts: Tensor, cut: Tensor) -> Targets:
+    def _retrace(
+        self,
+        windows: Mapping[str, Tensor],
+        discounts: Tensor,
+        cut: Tensor,
+        noise: Tensor,
+        later_noise: Tensor,
+    ) -> Targets:
         steps, rows = cut.shape[1:]
         state = _policy_states(windows, None)
-        found = self._evaluate(state, self._config.action_samples)
+        found = self._evaluate(state, noise)
         # The expectation at the later successors needs no E-step, so fewer samples do.
-        later = self._evaluate(
-            windows["next_obs"][:, 1:].flatten(1, 2), self._config.retrace_mc_actions
-        )
+        later = self._evaluate(windows["next_obs"][:, 1:].flatten(1, 2), later_noise)
         shape = (steps - 1, rows)
         expected = torch.cat(
             [found.values.mean(1, keepdim=True), later.values.mean(1).unflatten(1, shape)], dim=1

@@ -403,12 +403,14 @@ class MPOTrainer:
             recorder.snapshot(self.env_steps, self.agent.policy)
         bar = progress(self._label(), until, min(self.env_steps, until))
         while self.env_steps < until and (diverged_too or not recorder.all_diverged):
-            chosen = self._act(recorder)
-            # An action is chosen before the updates of its step and executed after them: what a
-            # GPU has been asked to learn, it learns while the environments move.
+            # Windows are drawn before an action is chosen, for which a GPU must be waited for; that
+            # is executed after the updates: what a GPU has been asked to learn, it learns while the
+            # environments move.
             steps = max(0, self.env_steps + 1 - training.update_after)
-            while self.agent.updates < int(self.config.updates_per_step * steps):
-                windows = self._replay.sample(training.batch_size, offsets)
+            due = int(self.config.updates_per_step * steps) - self.agent.updates
+            drawn = [self._replay.sample(training.batch_size, offsets) for _ in range(due)]
+            chosen = self._act(recorder)
+            for windows in drawn:
                 recorder.add(self.agent.update(windows, training.m_steps))
             self._environment_step(*chosen)
             if self.env_steps % spec.log_interval == 0:

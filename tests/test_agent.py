@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from mpo.agent import MPOAgent
 from mpo.config import Hyperparameters
 from mpo.replay import Replay
+from mpo.targets import Targets
 from tests import reference
 from tests.reference import PlainCritic, PlainPolicy
 
@@ -122,6 +124,12 @@ def duals(agent: MPOAgent) -> nn.Module:
 
 def snapshots(agent: MPOAgent) -> dict[str, list[Tensor]]:
     return {name: snapshot(module) for name, module in parts(agent).items()}
+
+
+def targets(agent: MPOAgent, windows: Mapping[str, Tensor]) -> Targets:
+    """Of the target pass, with the agent's next noise."""
+    noise = [agent._draw(*shape) for shape in agent._targets.samples(windows)]
+    return agent._targets(windows, noise)
 
 
 # The reference update of one seed
@@ -381,15 +389,20 @@ def test_a_fallback_bound_holds_the_stddev_like_the_mean(mode):
 def test_the_critics_step_moves_the_critic_alone():
     agent = make_agent()
     before = snapshots(agent)
-    agent._critic_step(agent._targets(make_windows(1)))
+    agent._fit_critic(targets(agent, make_windows(1)))
+    assert not moved(agent, before)
+    agent._critic_optimizer.step()
     assert moved(agent, before) == {"critic"}
 
 
 def test_the_policys_step_moves_the_policy_and_the_duals_alone():
     agent = make_agent()
-    batch = agent._targets(make_windows(1))
+    windows = make_windows(1)
     before = snapshots(agent)
-    agent._policy_steps(batch, 1)
+    found = agent._evaluate(windows, [agent._draw(N, B)])
+    assert not moved(agent, before)
+    agent._temperature_optimizer.step()
+    agent._m_step(found)
     assert moved(agent, before) == {"policy", "duals"}
     for start, parameter in zip(before["duals"], duals(agent).parameters(), strict=True):
         assert (start != parameter).all()
@@ -442,7 +455,7 @@ def test_the_policy_is_improved_where_it_acted(mode):
         replay.add(0, torch.cat([obs, torch.zeros(2 * D + 2), ends, next_obs]))
     agent = make_agent((3,), **MODES[mode])
     windows = replay.sample(400, torch.arange(agent.config.window))
-    states = agent._targets(windows).state[0, :, 0].long().tolist()
+    states = targets(agent, windows).state[0, :, 0].long().tolist()
     assert {state for state in states if state < 50} == {0, 1, 2, 3}
 
 

@@ -26,7 +26,8 @@ PURE = {
     "gpus",
     "memory",
     "moments",
-    "products",
+    "fusion",
+    "kernels",
     "efficiency",
     "provenance",
     "ring",
@@ -36,6 +37,7 @@ PURE = {
 ONLY_CONFIG = {"envs", "optim"}
 MAY_NOT = {
     "networks": set(MODULES) - {"products"},
+    "products": set(MODULES) - {"kernels"},
     "replay": set(MODULES) - {"ring", "rows"},
     "targets": set(MODULES) - {"config", "losses", "networks", "returns"},
     "agent": {"envs", "episodes", "evaluate", "recorder", "records", "study", "trainer"},

@@ -81,6 +81,19 @@ def test_other_shapes_or_names_are_captured_anew():
         graphed({"z": torch.ones(2)})
 
 
+def test_parts_of_one_tensor_are_copied_as_one():
+    graphed = Graphed(
+        lambda inputs: {"y": inputs["a"] * inputs["b"] + inputs["c"]}, CPU, [], Tape()
+    )
+    for call in range(WARM_UP + 3):
+        packed = torch.arange(12.0).view(3, 4) + call
+        apart = torch.full((3, 1), 100.0 * call)
+        given = {"a": packed[:, 1:3], "b": packed[:, 3:], "c": apart}
+        expected = given["a"] * given["b"] + given["c"]
+        assert torch.equal(graphed(given)["y"], expected)
+        assert [len(place) for place in graphed._places] == [12, 3]
+
+
 def graphed_trainer(monkeypatch: pytest.MonkeyPatch, tapes: list[Tape], **settings) -> MPOTrainer:
     """A trainer whose agent takes the CPU for a GPU."""
 

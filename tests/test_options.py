@@ -17,7 +17,7 @@ from mpo.seeding import torch_generator
 from mpo.trainer import MPOTrainer
 from tests import jobs
 from tests.reference import PlainCritic
-from tests.test_agent import OBS, SEEDS, D, make_agent, make_windows, same, snapshot
+from tests.test_agent import OBS, SEEDS, D, make_agent, make_windows, same, snapshot, targets
 from tests.test_trainer import results
 
 ATOMS = {"critic_atoms": 11, "critic_min": -3.0, "critic_max": 5.0}
@@ -105,7 +105,7 @@ def test_the_categorical_target_is_the_mixture_moved_by_the_scalar_one(mode):
     agent.target_critic.double()
     agent.target_policy.double()
     windows = {name: x.double() for name, x in windows.items()}
-    batch = agent._targets(windows)
+    batch = targets(agent, windows)
     atoms = support(agent)
     found = batch.distribution
     assert found.shape == (*batch.target.shape, 17)

@@ -43,6 +43,10 @@ def test_the_libraries_of_matrix_products_are_named(config, said):
     assert provenance._blas(config) == said
 
 
+def test_packages_that_are_missing_are_left_out():
+    assert list(provenance.packages(("no-such-package", "numpy"))) == ["numpy"]
+
+
 def test_figures_and_tables_say_where_they_come_from(tmp_path):
     study = synthetic.plan(environments=1)
     synthetic.write_runs(study, tmp_path)

@@ -1,0 +1,92 @@
+"""What a GPU is given to compile, as far as a CPU can tell."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mpo import fusion
+from mpo.agent import MPOAgent
+from mpo.config import Hyperparameters
+from tests.test_agent import OBS, D, make_windows
+from tests.test_graphs import elsewhere  # noqa: F401 (a fixture)
+
+MODES = [
+    {},
+    {"n_step": 3, "normalize_observations": True, "action_penalty": False},
+    {"retrace": True, "retrace_steps": 4, "per_dimension_kl": False},
+    {"critic": "categorical"},
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_acting_and_learning_are_traced_whole(mode, elsewhere, monkeypatch):  # noqa: F811
+    """By torch's compiler, short of making kernels of it; a break would be an error."""
+    traced = []
+
+    def compiled(function, device):
+        def backend(graph, inputs):
+            traced.append(function.__name__)
+            return graph.forward
+
+        return torch.compile(function, backend=backend, fullgraph=True, dynamic=False)
+
+    torch.compiler.reset()
+    monkeypatch.setattr("mpo.agent.compiled", compiled)
+    sizes = {"policy_layer_sizes": (32, 32), "critic_layer_sizes": (32, 32), "replay_size": 10}
+    agent = MPOAgent(OBS, D, Hyperparameters(**sizes, **mode), range(3), elsewhere)
+    windows = {name: x.to(elsewhere) for name, x in make_windows(agent.config.window).items()}
+    for _ in range(3):
+        metrics = agent.update(windows, m_steps=2)
+        agent._heads({"obs": torch.zeros(3, OBS, device=elsewhere)})
+    assert len(metrics) > 10 and all(x.is_meta for x in metrics.values())
+    # Once each: nothing that changes from update to update is a constant of theirs.
+    assert sorted(traced) == ["_evaluate", "_fit_policy", "_policy_heads"]
+
+
+def test_on_a_cpu_nothing_is_compiled():
+    assert fusion.compiled(torch.relu, torch.device("cpu")) is torch.relu
+
+
+def test_what_a_gpu_lacks_is_said_and_done_without(monkeypatch, caplog):
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    fusion.available.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            gpu = torch.device("cuda")
+            assert fusion.compiled(torch.relu, gpu) is torch.relu
+            assert fusion.compiled(torch.tanh, gpu) is torch.tanh
+        assert len(caplog.records) == 1
+        assert "Triton" in caplog.text and "a C compiler (CC, gcc or clang)" in caplog.text
+    finally:
+        fusion.available.cache_clear()
+
+
+KERNEL = """
+import torch
+from mpo import kernels
+
+torch.manual_seed(0)
+for seeds, rows, inner, columns in ((2, 70, 48, 40), (1, 64, 64, 64), (3, 130, 17, 100)):
+    flat = torch.randn(seeds, inner * columns + columns + 32)
+    weight = flat[:, : inner * columns].view(seeds, inner, columns)
+    bias = flat[:, inner * columns :][:, :columns].unsqueeze(1)
+    x = torch.randn(seeds, rows, inner)
+    found = kernels.affine_elu(x, weight, bias)
+    sums = torch.baddbmm(bias.double(), x.double(), weight.double())
+    torch.testing.assert_close(found.double(), torch.nn.functional.elu(sums), rtol=2e-6, atol=4e-6)
+"""
+
+
+def test_the_kernel_is_an_affine_map_and_its_elu():
+    """In Triton's interpreter, where the package is installed: torch for CUDA brings it."""
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", KERNEL], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
