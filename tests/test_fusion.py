@@ -66,6 +66,19 @@ def test_what_a_gpu_lacks_is_said_and_done_without(monkeypatch, caplog):
         fusion.available.cache_clear()
 
 
+def test_torch_knows_what_its_compiler_is_asked_for(monkeypatch):
+    """It refuses options that it does not have, before anything is compiled."""
+    monkeypatch.setattr(fusion, "available", lambda: True)
+    limits = ("recompile_limit", "accumulated_recompile_limit")
+    before = {name: getattr(torch._dynamo.config, name) for name in limits}
+    try:
+        assert fusion.compiled(torch.relu, torch.device("cuda")) is not torch.relu
+        assert all(getattr(torch._dynamo.config, name) > before[name] for name in limits)
+    finally:
+        for name, limit in before.items():
+            setattr(torch._dynamo.config, name, limit)
+
+
 KERNEL = """
 import torch
 from mpo import kernels
