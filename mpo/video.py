@@ -21,7 +21,7 @@ from av.video.frame import PictureType
 
 from mpo.config import ConfigError, JobFailed, RunSpec
 from mpo.envs import make_env
-from mpo.evaluate import MAX_PARALLEL, actor, rollouts
+from mpo.evaluate import MAX_PARALLEL, SideBySide, actor, rollouts
 from mpo.files import EVALUATIONS, POLICIES, RUN, replacing
 from mpo.records import read_policies
 from mpo.seeding import FIRST_FINAL_SEED
@@ -98,7 +98,7 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
         env = make_env(spec.env_id, render_mode="rgb_array")
     seeds = [FIRST_FINAL_SEED + episode]
     row, rows = _place(run_directory, episode)
-    with closing(gym.vector.SyncVectorEnv([lambda: env])) as envs, replacing(output) as temporary:
+    with closing(SideBySide([env])) as envs, replacing(output) as temporary:
         policy = actor(spec, state, False, envs, seeds)
         rate = _frame_rate(env, spec.env_id)
         with av.open(temporary, "w", format=output.suffix.removeprefix(".")) as container:

@@ -1,9 +1,11 @@
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from mpo.config import EvaluationSpec, RunSpec, Training
-from mpo.evaluate import evaluate, random_returns, rollouts, vector_env
+from mpo.envs import make_env
+from mpo.evaluate import SideBySide, evaluate, random_returns, rollouts, vector_env
 from mpo.networks import GaussianPolicy
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
 from tests import probes  # noqa: F401 (registers the environments)
@@ -38,6 +40,37 @@ def test_an_episode_is_counted_to_its_end_and_no_further():
     endless = vector_env("probe/Endless-v0", 2)
     played = rollouts(endless, lambda obs: np.zeros((2, 1), np.float32), [1, 2])
     assert played.lengths.tolist() == [5, 5] and not played.terminated.any()
+
+
+def test_episodes_are_those_of_gymnasiums_own_vector_environment():
+    """Some are over long before others, and the policy sees all rows at each step."""
+
+    def act(obs):
+        return np.tanh(obs[:, 1:2] + 10 * obs[:, 3:4]).astype(np.float32)
+
+    seeds = [FIRST_ONLINE_SEED + i for i in range(6)]
+    name = "InvertedDoublePendulum-v5"
+    own = rollouts(vector_env(name, 6), act, seeds)
+    plain = gym.vector.SyncVectorEnv([lambda: make_env(name) for _ in seeds])
+    theirs = rollouts(plain, act, seeds)
+    assert len(set(own.lengths)) > 1 and own.terminated.any()
+    for mine, given in zip(own, theirs, strict=True):
+        assert mine.dtype == given.dtype and (mine == given).all()
+
+
+def test_an_episode_that_is_over_is_not_stepped():
+    class Once(gym.Wrapper):
+        over = False
+
+        def step(self, action):
+            assert not self.over
+            answer = self.env.step(action)
+            self.over = answer[2] or answer[3]
+            return answer
+
+    envs = SideBySide([Once(make_env(f"probe/{name}-v0")) for name in ("Terminating", "Endless")])
+    played = rollouts(envs, lambda obs: np.zeros((2, 1), np.float32), [1, 2])
+    assert played.lengths.tolist() == [3, 5] and played.terminated.tolist() == [True, False]
 
 
 def test_every_snapshot_then_the_last_one_in_full():
