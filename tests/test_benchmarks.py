@@ -10,7 +10,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as program
-from benchmarks import checkpoint, findings, plain, replay, scale, sizes, startup, step, study
+from benchmarks import (
+    checkpoint,
+    findings,
+    gpu_checks,
+    plain,
+    replay,
+    scale,
+    sizes,
+    startup,
+    step,
+    study,
+)
 from benchmarks.findings import Finding
 from mpo.agent import MPOAgent
 from tests.pipeline import TINY
@@ -144,3 +155,20 @@ def test_an_unknown_part_is_refused(arguments, message, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         program.main()
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "ok"), [(0.0, True), (0.01, False)])
+def test_the_check_of_a_gpu_finds_what_is_wrong(error, ok, monkeypatch):
+    """Here both sides are the CPU, and one of them may have other parameters."""
+    given = gpu_checks.take_over
+
+    def take_over(agent, other):
+        given(agent, other)
+        agent._critic_optimizer.flat.mul_(1 + error)
+
+    monkeypatch.setattr(gpu_checks, "take_over", take_over)
+    monkeypatch.setattr(gpu_checks, "CHECKED", [("Pendulum", "Retrace 2")])
+    checks = []
+    gpu_checks.check_gradients(checks, CPU)
+    assert [(row["size"], row["ok"]) for row in checks] == [("Pendulum", ok)]
+    assert (checks[0]["worst"] == 0) == ok
