@@ -53,10 +53,10 @@ def product(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
         return out
     if _suits_onednn(x, y):
         found = _onednn(x[0], y[0], None).unsqueeze(0)
-        return found if out is None else out.copy_(found)
-    if x.device.type == "cpu":
+    elif x.device.type == "cpu":
         return torch.bmm(x, y, out=out)
-    found = torch.bmm(x, y)
+    else:
+        found = torch.bmm(x, y)
     return found if out is None else out.copy_(found)
 
 
