@@ -7,6 +7,7 @@ from mpo import figures, tables
 from mpo.figures import (
     costs,
     diagnostics,
+    effects,
     final_scores,
     learning_curves,
     planned_runs,
@@ -173,6 +174,20 @@ def test_an_interval_beyond_its_axis_ends_in_arrows(wild, collected):
     study, folder = collected["one of each"]
     assert len(final_scores.draw(study, folder).legends[0].texts) == 2
     assert "arrow" not in final_scores.caption(study, folder)
+
+
+def test_an_effects_interval_beyond_its_axis_ends_in_arrows(tmp_path):
+    study = synthetic.plan(seeds=2, axes={"retrace": [False, True]})
+    synthetic.write_runs(study, tmp_path, spread=0.5)
+    folder = synthetic.write_tables(study, tmp_path)
+    axes = effects.draw(study, folder).axes[0]
+    left, right = axes.get_xlim()
+    found = tables.read(folder, "effects").query("unit == 'score'")
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    for mark, end, cut in (("<", left, found["lo"] < left), (">", right, found["hi"] > right)):
+        arrows = [line for line in axes.lines if line.get_marker() == mark]
+        assert {rows[line.get_ydata()[0]] for line in arrows} == set(found[cut]["env"]) != set()
+        assert [line.get_xdata()[0] for line in arrows] == pytest.approx([end] * len(arrows))
 
 
 @pytest.mark.parametrize("module", [learning_curves, final_scores, planned_runs])

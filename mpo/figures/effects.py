@@ -16,7 +16,7 @@ from mpo.statistics import POOLED, SUM
 from mpo.study import Study
 from mpo.tables import read
 
-_GREY: dict[str, Any] = {"color": "0.35"}
+_GREY = "0.35"
 
 
 def draw(study: Study, tables: Path) -> Figure:
@@ -52,7 +52,7 @@ def caption(study: Study, tables: Path) -> str:
         "factors, in units of (reference - random) return: per environment the mean (mark) and its "
         f"95 % Student-t interval (bar), {style.seeds_in_words(single['n'])}, each a dot; and "
         "pooled, environments weighing alike, with Welch's t interval. Axes span the intervals of "
-        "the pooled effect and the single seeds; a wider bar is cut."
+        "the pooled effect and the single seeds; an arrow marks a bar that goes on."
     )
 
 
@@ -75,17 +75,20 @@ def _forest(axes: Axes, found: pd.DataFrame, seeds: pd.DataFrame, rows: list[str
     axes.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     axes.axhline(len(rows) - 1.5, color="0.8", linewidth=0.6, zorder=0)
     places = [rows.index(env) for env in seeds["env"]]
-    axes.plot(seeds["difference"], places, "o", color="0.35", alpha=0.6, markersize=3, mew=0)
+    axes.plot(seeds["difference"], places, "o", color=_GREY, alpha=0.6, markersize=3, mew=0)
     pooled = found.loc[found["env"] == POOLED, ["estimate", "lo", "hi"]].to_numpy().ravel()
     shown = [0.0, *seeds["difference"], *pooled[~np.isnan(pooled)]]
     low, high = min(shown), max(shown)
+    margin = 0.08 * (high - low or 1.0)
+    limits = low - margin, high + margin
     for effect in found.to_dict("records"):
         row, whole = rows.index(effect["env"]), effect["env"] == POOLED
-        axes.plot([effect["lo"], effect["hi"]], [row, row], **_GREY, **style.BAR, zorder=1)
+        style.interval(axes, row, (effect["lo"], effect["hi"]), limits, _GREY)
         mark = "D" if whole else "o"
-        axes.plot(effect["estimate"], row, mark, **_GREY, fillstyle="none", ms=6, mew=1.3, zorder=3)
-    margin = 0.08 * (high - low or 1.0)
-    axes.set_xlim(low - margin, high + margin)
+        axes.plot(
+            effect["estimate"], row, mark, color=_GREY, fillstyle="none", ms=6, mew=1.3, zorder=3
+        )
+    axes.set_xlim(limits)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(axis="y", length=0)

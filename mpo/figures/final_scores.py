@@ -97,12 +97,9 @@ def _intervals(axes: Axes, cell: pd.DataFrame, looks: dict[str, style.Look]) -> 
     left, right = float(cell["left"].iloc[0]), float(cell["right"].iloc[0])
     for row, (arm, look) in enumerate(looks.items()):
         score, color = cell.loc[arm], look.color
-        axes.plot([score["lo"], score["hi"]], [row, row], color=color, **style.BAR, zorder=1)
+        ends: tuple[Any, Any] = score["lo"], score["hi"]
+        style.interval(axes, row, ends, (left, right), color)
         axes.plot(score["mean"], row, look.marker, color=color, **_MEAN, zorder=3)
-        if score["lo"] < left:
-            axes.plot(left, row, "<", color=color, markersize=5, clip_on=False, zorder=4)
-        if score["hi"] > right:
-            axes.plot(right, row, ">", color=color, markersize=5, clip_on=False, zorder=4)
     axes.set_ylim(len(looks) - 0.5, -0.5)  # the first arm on top
     if cell["n"].any():
         axes.set_xlim(left, right)

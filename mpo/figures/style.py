@@ -111,6 +111,18 @@ def mark_empty(axes: Axes) -> None:
     axes.text(0.5, 0.5, "no finished run", ha="center", va="center", transform=axes.transAxes)
 
 
+def interval(
+    axes: Axes, row: int, ends: tuple[float, float], limits: tuple[float, float], color: Any
+) -> None:
+    """A row's interval as a bar; an arrow where it goes on beyond the limits of the x axis."""
+    axes.plot(ends, [row, row], color=color, **BAR, zorder=1)
+    arrow: dict[str, Any] = {"color": color, "markersize": 5, "clip_on": False, "zorder": 4}
+    if ends[0] < limits[0]:
+        axes.plot(limits[0], row, "<", **arrow)
+    if ends[1] > limits[1]:
+        axes.plot(limits[1], row, ">", **arrow)
+
+
 def show(axes: Axes, value: float) -> None:
     """Widens the y axis, where it must be, for a value to stand clear of its ends."""
     low, high = axes.get_ylim()
