@@ -47,11 +47,10 @@ def fill(trainer: MPOTrainer, count: int) -> None:
 
 def train(trainer: MPOTrainer, recorder: Recorder, steps: int) -> float:
     """Real steps, an update each; returns the seconds of one."""
-    offsets = trainer._get_sequence_offsets(1)
     start = time.perf_counter()
     for _ in range(steps):
-        trainer._environment_step(*trainer._act(recorder))
-        windows = trainer._replay.sample(SIZES["HalfCheetah"].batch, offsets)
+        trainer.step_environments(*trainer.act(recorder))
+        windows = trainer.draw_windows(SIZES["HalfCheetah"].batch)
         recorder.add(trainer.agent.update(windows))
     return (time.perf_counter() - start) / steps
 

@@ -86,19 +86,19 @@ def time_updates(times: Rows, device: torch.device, count: int) -> None:
 
 def time_steps(trainer: MPOTrainer, batch: int, steps: int) -> tuple[list[float], float]:
     """Seconds of acting and moving, of learning, and of the two as they are in a training."""
-    recorder, offsets = Recorder(len(trainer.seeds)), trainer._get_sequence_offsets(1)
+    recorder = Recorder(len(trainer.seeds))
 
     def move() -> None:
-        trainer._environment_step(*trainer._act(recorder))
+        trainer.step_environments(*trainer.act(recorder))
 
     def learn() -> None:
-        recorder.add(trainer.agent.update(trainer._replay.sample(batch, offsets)))
+        recorder.add(trainer.agent.update(trainer.draw_windows(batch)))
 
     def step() -> None:
-        windows = trainer._replay.sample(batch, offsets)
-        chosen = trainer._act(recorder)
+        windows = trainer.draw_windows(batch)
+        chosen = trainer.act(recorder)
         recorder.add(trainer.agent.update(windows))
-        trainer._environment_step(*chosen)
+        trainer.step_environments(*chosen)
 
     parts = [seconds_each(part, steps, trainer.device) for part in (move, learn)]
     return parts, seconds_each(step, steps, trainer.device)
@@ -112,7 +112,7 @@ def time_training(times: Rows, device: torch.device, steps: int) -> None:
             "HalfCheetah-v5", 0, device, widths, widths, 100_000, extra_seeds=range(1, seeds)
         )
         for _ in range(2 * batch):
-            trainer._environment_step(*trainer._act(Recorder(seeds)))
+            trainer.step_environments(*trainer.act(Recorder(seeds)))
         parts, whole = time_steps(trainer, batch, steps)
         note(
             times,

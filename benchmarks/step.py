@@ -4,16 +4,18 @@ Real trainings, with a clock around each part. The environment's time is that of
 without any wrapper.
 """
 
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 
 import pandas as pd
 import torch
 
 from benchmarks.findings import Finding
 from benchmarks.sizes import SIZES, hyperparameters
+from mpo import loop
+from mpo.config import CellSpec, Training
+from mpo.recorder import Recorder
+from mpo.session import Session
 from mpo.trainer import MPOTrainer
 
 CASES = [
@@ -60,7 +62,7 @@ def watched(trainer: MPOTrainer) -> Stopwatch:
         watch.watch(stream._env.unwrapped, "reset", "physics")
         watch.watch(stream, "step", "environment")
         watch.watch(stream, "advance", "environment")
-    watch.watch(trainer, "_act", "act")
+    watch.watch(trainer, "act", "act")
     watch.watch(trainer, "_add_transition", "store")
     watch.watch(trainer._replay, "sample", "sample")
     watch.watch(trainer.agent._targets, "_td", "target pass")
@@ -70,7 +72,6 @@ def watched(trainer: MPOTrainer) -> Stopwatch:
     watch.watch(trainer.agent, "_e_step", "policy")
     watch.watch(trainer.agent, "_m_step", "policy")
     watch.watch(trainer.agent, "update", "update")
-    watch.watch(trainer, "_advance", "whole")
     return watch
 
 
@@ -101,17 +102,20 @@ def measure(steps: int = 1000) -> tuple[list[Finding], pd.DataFrame]:
 
 def train(name: str, retrace_steps: int, seeds: int, steps: int) -> Counter[str]:
     """Seconds of each part of so many steps, an update each."""
-    size = SIZES[name]
+    size, warm_up = SIZES[name], 2 * SIZES[name].batch
     settings = hyperparameters(size, retrace_steps, replay_size=100_000)
+    training = Training(
+        **settings.model_dump(), update_after=warm_up - 20, batch_size=size.batch, m_steps=1
+    )
+    spec = CellSpec(
+        env_id=size.env_id, training=training, snapshot_interval=10_000, log_interval=200
+    )
     trainer = MPOTrainer.of(size.env_id, settings, range(seeds), torch.device("cpu"))
-    warm_up = 2 * size.batch
-    with tempfile.TemporaryDirectory() as folder:
-
-        def until(total: int) -> None:
-            directory = str(Path(folder) / str(total))
-            trainer.train(total, warm_up - 20, size.batch, directory, log_interval=200)
-
-        until(warm_up)
-        watch = watched(trainer)
-        until(warm_up + steps)
+    recorder = Recorder(seeds)
+    session = Session(trainer, recorder)
+    loop.advance(trainer, warm_up, spec, recorder, session)
+    watch = watched(trainer)
+    start = time.perf_counter()
+    loop.advance(trainer, warm_up + steps, spec, recorder, session)
+    watch.seconds["whole"] = time.perf_counter() - start
     return watch.seconds

@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+from collections.abc import Mapping
 
 from tqdm import tqdm
 
@@ -46,3 +47,8 @@ def progress(label: str, total: int, initial: int = 0, unit: str = "steps") -> t
         ascii=True,
         bar_format="{desc}: {n_fmt}/{total_fmt}{unit}, {rate_fmt}{postfix}, ETA {remaining}",
     )
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """One line, `name=value` in the order given, four significant digits."""
+    return " ".join(f"{name}={value:.4g}" for name, value in metrics.items())

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mpo import loop
 from mpo.checkpoint import peek
 from mpo.config import CellSpec, JobFailed, RunSpec
 from mpo.envs import EnvironmentFailed
@@ -85,7 +86,8 @@ def _train_stack(
     files = [place.status_file for place in places]
     beat.watch(files, lambda: trainer.env_steps)
     try:
-        trainer.train_spec(
+        loop.train(
+            trainer,
             spec,
             places[0].total_steps,
             [place.directory for place in places],

@@ -1,13 +1,13 @@
-"""The core trainer: S seeds of one environment, stepped and updated together.
+"""The core trainer: S seeds of one environment, with their replay and their agent.
 
-The public names, parameters and defaults of this file are fixed; the learning is in `agent.py`.
+The public names, parameters and defaults of this file are fixed; the learning is in `agent.py`, the
+training loop in `loop.py`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Tuple  # noqa: UP035 (the fixed signatures are written with them)
@@ -16,24 +16,18 @@ import gymnasium as gym
 import numpy as np
 import torch
 from pydantic import ValidationError
-from tqdm import tqdm
 
-from mpo import provenance
+from mpo import loop
 from mpo.agent import MPOAgent
-from mpo.checkpoint import Resumed, ResumeDirectory
-from mpo.config import CellSpec, ConfigError, Hyperparameters, Training, canonical_json, explain
+from mpo.config import CellSpec, ConfigError, Hyperparameters, Training, explain
 from mpo.envs import dimensions, make_env
 from mpo.episodes import EpisodeStream
 from mpo.evaluate import rollouts
-from mpo.files import RUN
 from mpo.memory import keep_freed
-from mpo.progress import progress
+from mpo.progress import format_metrics
 from mpo.recorder import Recorder
-from mpo.records import write_json
 from mpo.replay import Replay
 from mpo.seeding import torch_generator
-from mpo.session import Session, open_directories
-from mpo.signals import StopRequest
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -41,9 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def _format_metrics(metrics: Mapping[str, float]) -> str:
-    """One line, `name=value` in the order given, four significant digits."""
-    return " ".join(f"{name}={value:.4g}" for name, value in metrics.items())
+_format_metrics = format_metrics
 
 
 def _make_env(env_id: str, *, seed: int | None = None) -> gym.Env:
@@ -236,6 +228,12 @@ class MPOTrainer:
         given |= names | {"extra_seeds": seeds[1:], "cuda_graphs": cuda_graphs}
         return cls(env_id, seeds[0], device, **given)
 
+    def of_some(self, seeds: Sequence[int]) -> MPOTrainer:
+        """Another one, at its beginning, of some of its seeds."""
+        other = MPOTrainer.of(self.env_id, self.config, seeds, self.device, self._cuda_graphs)
+        other.name = self.name
+        return other
+
     def replay_size(self) -> int:
         """Transitions that the replay holds for the first seed."""
         return self._replay.size()
@@ -302,6 +300,10 @@ class MPOTrainer:
             self._offsets[seq_len] = torch.arange(seq_len)
         return self._offsets[seq_len]
 
+    def draw_windows(self, batch_size: int) -> dict[str, torch.Tensor]:
+        """As many windows as an update takes, of its length; see `Replay.sample`."""
+        return self._replay.sample(batch_size, self._get_sequence_offsets(self.config.window))
+
     def _sample_sequences(self, batch_size: int, seq_len: int) -> TensorDict:
         """Windows of consecutive transitions, [S, T, B]; see `Replay.sample`."""
         # Imported for who asks for it: it takes a second, in every job.
@@ -353,7 +355,8 @@ class MPOTrainer:
         spec = self._spec(
             intervals, update_after=update_after, batch_size=batch_size, m_steps=m_steps
         )
-        self.train_spec(
+        loop.train(
+            self,
             spec,
             total_steps,
             self._folders(out_dir),
@@ -361,97 +364,6 @@ class MPOTrainer:
             checkpoint_interval_s,
             keep_resume_state,
         )
-
-    def train_spec(
-        self,
-        spec: CellSpec,
-        total_steps: int,
-        out_dirs: Sequence[Path],
-        resume_dirs: Sequence[Path] = (),
-        checkpoint_interval_s: float = 60.0,
-        keep_resume_state: bool = True,
-    ) -> None:
-        """As `train`, with what shapes the training in one, and a directory for each seed."""
-        recorder = Recorder(len(self.seeds))
-        identities = [self._identity(spec, seed) for seed in self.seeds[: len(resume_dirs)]]
-        with open_directories(resume_dirs, identities) as (directories, stop):
-            together = self._together(spec, directories, stop, checkpoint_interval_s)
-            session = Session(self, recorder, directories, together, stop, checkpoint_interval_s)
-            self._refuse_off_grid(total_steps, spec)
-            self._advance(total_steps, spec, recorder, session)
-            # Before the rows that only this budget has.
-            session.save()
-            if recorder.logged != self.env_steps:
-                self._log(recorder)
-            if self.env_steps % spec.snapshot_interval:
-                recorder.snapshot(self.env_steps, self.agent.policy)
-            self._write(out_dirs, recorder, spec, total_steps)
-            if not keep_resume_state:
-                session.delete()
-
-    def _advance(
-        self,
-        until: int,
-        spec: CellSpec,
-        recorder: Recorder,
-        session: Session,
-        diverged_too: bool = False,
-    ) -> None:
-        """Trains until so many environment steps, or until no seed is left that could learn."""
-        training, offsets = spec.training, self._get_sequence_offsets(self.config.window)
-        if not recorder.of[0].snapshots:
-            recorder.snapshot(self.env_steps, self.agent.policy)
-        bar = progress(self._label(), until, min(self.env_steps, until))
-        while self.env_steps < until and (diverged_too or not recorder.all_diverged):
-            # Windows are drawn before an action is chosen, for which a GPU must be waited for; that
-            # is executed after the updates: what a GPU has been asked to learn, it learns while the
-            # environments move.
-            steps = max(0, self.env_steps + 1 - training.update_after)
-            due = int(self.config.updates_per_step * steps) - self.agent.updates
-            drawn = [self._replay.sample(training.batch_size, offsets) for _ in range(due)]
-            chosen = self._act(recorder)
-            for windows in drawn:
-                recorder.add(self.agent.update(windows, training.m_steps))
-            self._environment_step(*chosen)
-            if self.env_steps % spec.log_interval == 0:
-                self._log(recorder, bar)
-            elif ended := recorder.open_divergences:
-                self._log(recorder, indices=ended)
-            if self.env_steps % spec.snapshot_interval == 0:
-                recorder.snapshot(self.env_steps, self.agent.policy)
-            bar.update()
-            session.tick()
-        bar.close()
-
-    def _together(
-        self,
-        spec: CellSpec,
-        directories: Sequence[ResumeDirectory],
-        stop: StopRequest,
-        checkpoint_interval_s: float,
-    ) -> list[Resumed | None]:
-        """What each directory holds, after those behind have been trained to where the others are.
-
-        A process that is killed while it saves, or a new choice of stacks, leaves seeds at unlike
-        steps; each of their trajectories is the same in any stack.
-        """
-        found = [directory.load() for directory in directories]
-        steps = [0 if state is None else state.state["trainer"]["env_steps"] for state in found]
-        ahead = max(steps, default=0)
-        for step in sorted(set(steps) - {ahead}):
-            behind = [i for i, reached in enumerate(steps) if reached == step]
-            seeds = [self.seeds[i] for i in behind]
-            trainer = MPOTrainer.of(self.env_id, self.config, seeds, self.device, self._cuda_graphs)
-            trainer.name = self.name
-            recorder = Recorder(len(seeds))
-            own = [directories[i] for i in behind]
-            states = [found[i] for i in behind]
-            session = Session(trainer, recorder, own, states, stop, checkpoint_interval_s)
-            trainer._advance(ahead, spec, recorder, session, diverged_too=True)
-            session.save()
-            for i in behind:
-                found[i] = directories[i].load()
-        return found
 
     def _folders(self, directory: str) -> list[Path]:
         """Each seed's own: the directory itself, or its folder seedN where there are several."""
@@ -466,61 +378,7 @@ class MPOTrainer:
         except ValidationError as error:
             raise ConfigError(explain(error)) from None
 
-    def _identity(self, spec: CellSpec, seed: int) -> str:
-        """All that shapes the training of a seed, whatever its stack."""
-        return canonical_json(spec.model_dump(mode="json") | {"seeds": [seed]})
-
-    def _refuse_off_grid(self, total_steps: int, spec: CellSpec) -> None:
-        for name in ("snapshot_interval", "log_interval"):
-            interval = getattr(spec, name)
-            if self.env_steps > total_steps and total_steps % interval:
-                raise ConfigError(
-                    f"total_steps: the training has gone on to {self.env_steps} steps, and what it "
-                    f"was before can be told at multiples of {name} {interval} only, "
-                    f"received {total_steps}"
-                )
-
-    def _log(
-        self, recorder: Recorder, bar: tqdm | None = None, indices: Sequence[int] | None = None
-    ) -> None:
-        """Closes a logging interval, of all seeds or of some."""
-        which = range(len(self.seeds)) if indices is None else indices
-        finished = {i: self._streams[i].take_finished() for i in which}
-        recorder.log(self.env_steps, self.agent.updates, finished, self.agent.non_finite())
-        returns = [r for episodes in finished.values() for r, _ in episodes]
-        if returns and bar is not None:
-            text = _format_metrics({"return": float(np.mean(returns))})
-            bar.set_postfix_str(text, refresh=False)
-
-    def _write(
-        self, out_dirs: Sequence[Path], recorder: Recorder, spec: CellSpec, total_steps: int
-    ) -> None:
-        """Writes each seed's files."""
-        origin = provenance.of_training(self.device)
-        for seed, directory, own in zip(self.seeds, out_dirs, recorder.of, strict=True):
-            record = own.write(total_steps, directory)
-            if record["error"]:
-                logger.warning("seed %d diverged: %s", seed, record["error"])
-            write_json(
-                directory / RUN,
-                record
-                | {
-                    "env_id": self.env_id,
-                    "seed": seed,
-                    "spec": spec.of_seed(seed).model_dump(mode="json"),
-                    "provenance": {
-                        **origin,
-                        "started": own.started.isoformat(timespec="seconds"),
-                        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                        "resumed": own.resumed,
-                    },
-                },
-            )
-
-    def _label(self) -> str:
-        return f"{self.name} seed {'+'.join(map(str, self.seeds))}"
-
-    def _act(self, recorder: Recorder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def act(self, recorder: Recorder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Each seed's observation, sampled action before clipping and log-density of that."""
         obs = np.stack([stream.obs for stream in self._streams])
         raw, log_prob = self.agent.act(obs)
@@ -532,8 +390,8 @@ class MPOTrainer:
             raw, log_prob = np.nan_to_num(raw, posinf=0, neginf=0), np.nan_to_num(log_prob)
         return obs, raw, log_prob
 
-    def _environment_step(self, obs: np.ndarray, raw: np.ndarray, log_prob: np.ndarray) -> None:
-        """One step of every seed's environment, stored in its replay; see `_act`."""
+    def step_environments(self, obs: np.ndarray, raw: np.ndarray, log_prob: np.ndarray) -> None:
+        """One step of every seed's environment, stored in its replay; see `act`."""
         executed = raw.clip(-1, 1)
         for i, stream in enumerate(self._streams):
             step = stream.step(executed[i])
@@ -550,6 +408,10 @@ class MPOTrainer:
             )
             stream.advance(step)
         self.env_steps += 1
+
+    def take_finished(self, index: int) -> list[tuple[float, int]]:
+        """Of a seed, see `EpisodeStream.take_finished`."""
+        return self._streams[index].take_finished()
 
     def state_dict(self, index: int) -> dict[str, Any]:
         """All that a seed's training goes on from but its transitions, as if it were alone."""

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mpo import loop
 from mpo.config import RunSpec
 from mpo.files import METRICS, RUN, replacing
 from mpo.provenance import machine
@@ -36,7 +37,7 @@ def verify(run_directory: Path, steps: int, device: torch.device) -> dict[str, A
     intervals = max(1, min(steps, record["env_steps"]) // spec.log_interval)
     compared = intervals * spec.log_interval
     with tempfile.TemporaryDirectory() as folder:
-        make_trainer(spec, device).train_spec(spec.cell, compared, [Path(folder)])
+        loop.train(make_trainer(spec, device), spec.cell, compared, [Path(folder)])
         again = _metrics(Path(folder), compared)
     recorded = _metrics(run_directory, compared)
     was = record["provenance"]

@@ -48,6 +48,7 @@ MAY_NOT = {
     "status": set(MODULES) - {"files", "study"},
     "packs": set(MODULES) - {"files", "status", "study"},
     "session": {"agent", "envs", "replay", "study", "trainer"},
+    "loop": {"agent", "envs", "episodes", "replay", "study", "trainer"},
     "typeset": set(MODULES),
     "publication": {"agent", "trainer", "envs", "networks", "summary", "figures.style"},
     "statistics": {"agent", "trainer", "envs", "networks"},

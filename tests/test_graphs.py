@@ -270,8 +270,8 @@ def test_what_is_stored_is_drawn_and_learnt_from_on_the_device_alone(mode, elsew
     monkeypatch.setattr(trainer.agent, "act", lambda obs: actions)
     recorder = Recorder(2)
     for _ in range(20):
-        trainer._environment_step(*trainer._act(recorder))
-    windows = trainer._replay.sample(8, trainer._get_sequence_offsets(trainer.config.window))
+        trainer.step_environments(*trainer.act(recorder))
+    windows = trainer.draw_windows(8)
     assert windows["obs"].shape == (2, trainer.config.window, 8, 3)
     assert all(x.is_meta for x in windows.values())
     assert all(x.is_meta for x in trainer.agent.update(windows).values())

@@ -180,9 +180,8 @@ def test_before_the_first_target_copy_retrace_reaches_as_far_as_its_window(setti
             trainer._add_transition(
                 states[t], action, action, behaviour, float(over), after, float(over)
             )
-    offsets = trainer._get_sequence_offsets(trainer.config.window)
     for _ in range(1500):
-        trainer.agent.update(trainer._replay.sample(512, offsets))
+        trainer.agent.update(trainer.draw_windows(512))
     with torch.no_grad():
         found = trainer.agent.critic.vjp(torch.from_numpy(states)[None], torch.zeros(1, length, 1))
     values = trainer.agent.critic.values(found[0])[0].numpy()

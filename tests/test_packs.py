@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mpo import loop
 from mpo.layout import Place
 from mpo.packs import packs
 from mpo.trainer import MPOTrainer
@@ -176,13 +177,13 @@ def test_one_seed_that_diverges_leaves_its_neighbours_and_is_left_itself(tmp_pat
     poison(getattr(stack.agent, network), 1)
     poison(getattr(single.agent, network), 0)
     out, resume = ([tmp_path / f"{name}{seed}" for seed in SEEDS] for name in ("out", "resume"))
-    stack.train_spec(SPEC.cell, 250, out, resume)
-    trainer(*SEEDS).train_spec(SPEC.cell, 400, out, resume)
-    single.train_spec(SPEC.cell, 400, [tmp_path / "single"])
+    loop.train(stack, SPEC.cell, 250, out, resume)
+    loop.train(trainer(*SEEDS), SPEC.cell, 400, out, resume)
+    loop.train(single, SPEC.cell, 400, [tmp_path / "single"])
     bad = jobs.bits(out[1])
     assert bad == jobs.bits(tmp_path / "single") and bad["status"] == "diverged"
     for seed, directory in ((3, out[0]), (5, out[2])):
-        trainer(seed).train_spec(SPEC.cell, 400, [tmp_path / f"alone{seed}"])
+        loop.train(trainer(seed), SPEC.cell, 400, [tmp_path / f"alone{seed}"])
         assert jobs.bits(directory) == jobs.bits(tmp_path / f"alone{seed}")
 
 

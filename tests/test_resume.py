@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 
+from mpo import loop
 from mpo.records import read_policies
 from mpo.train import make_trainer
 from tests import jobs
@@ -122,7 +123,7 @@ def test_a_signal_stops_an_evaluation_which_can_be_made_again(tmp_path, name):
 def train_here(folder, spec, steps, resume):
     """Trains in this process; returns the folder of its results."""
     trainer = make_trainer(spec, torch.device("cpu"))
-    trainer.train_spec(spec.cell, steps, [folder], [resume] if resume else [])
+    loop.train(trainer, spec.cell, steps, [folder], [resume] if resume else [])
     train_here.last = trainer
     return folder
 

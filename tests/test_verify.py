@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
+from mpo import loop
 from mpo.train import make_trainer
 from mpo.verify import verify, write
 from tests.jobs import run_spec
@@ -16,7 +17,7 @@ def run(tmp_path):
     """A finished run of 200 steps, which updates from step 100 on."""
     spec = run_spec("Pendulum-v1")
     directory = tmp_path / "Pendulum-v1/arm/seed0/step200"
-    make_trainer(spec, CPU).train_spec(spec.cell, 200, [directory])
+    loop.train(make_trainer(spec, CPU), spec.cell, 200, [directory])
     return directory
 
 
