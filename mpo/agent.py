@@ -20,8 +20,9 @@ from mpo.config import Hyperparameters
 from mpo.duals import Duals, softplus
 from mpo.fusion import compiled
 from mpo.graphs import Graphed, Tensors
+from mpo.layers import Normalizer
 from mpo.moments import RunningMoments
-from mpo.networks import CategoricalQNetwork, GaussianPolicy, Normalizer, QNetwork
+from mpo.networks import CategoricalQNetwork, GaussianPolicy, QNetwork
 from mpo.optim import StackedOptimizer, flatten_
 from mpo.seeding import numpy_generator, torch_generator
 from mpo.targets import TargetPass, Targets

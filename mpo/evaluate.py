@@ -15,7 +15,8 @@ from gymnasium.vector.utils import batch_space
 
 from mpo.config import Evaluation, RunSpec
 from mpo.envs import dimensions, make_env
-from mpo.networks import GaussianPolicy, Normalizer
+from mpo.layers import Normalizer
+from mpo.networks import GaussianPolicy
 from mpo.progress import progress
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
 

@@ -36,7 +36,8 @@ PURE = {
 """Modules that import nothing of ours."""
 ONLY_CONFIG = {"envs", "optim"}
 MAY_NOT = {
-    "networks": set(MODULES) - {"products"},
+    "layers": set(MODULES) - {"products"},
+    "networks": set(MODULES) - {"layers", "products"},
     "products": set(MODULES) - {"kernels"},
     "replay": set(MODULES) - {"ring", "rows"},
     "targets": set(MODULES) - {"config", "losses", "networks", "returns"},

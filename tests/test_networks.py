@@ -4,16 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpo.networks import (
-    CategoricalQNetwork,
-    GaussianPolicy,
-    QNetwork,
-    StackedLayerNorm,
-    StackedLinear,
-    elu_backward,
-    tanh_,
-    tanh_backward,
-)
+from mpo.layers import StackedLayerNorm, StackedLinear, elu_backward, tanh_, tanh_backward
+from mpo.networks import CategoricalQNetwork, GaussianPolicy, QNetwork
 from tests.reference import PlainCritic, PlainPolicy, plain_linear
 
 S, N, B, OBS, D = 3, 5, 7, 4, 2
