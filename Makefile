@@ -12,7 +12,7 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 # How fast it is, on an idle machine, in about half an hour; PART=update measures that alone.
 bench: .venv/installed

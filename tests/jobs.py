@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 
 from mpo.config import EvaluationSpec, RunSpec, Training
@@ -50,6 +51,17 @@ def results(folder, *run, **names):
 def resume(folder, spec, seed=None):
     """What a run below a folder goes on from."""
     return place(folder, spec, 0, seed).resume_directory(spec.cell.identity)
+
+
+def trainer(folder):
+    """The one process that trains there."""
+    (found,) = (
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (process.info["cmdline"] or [])[1:4] == ["-m", "mpo", "train"]
+        and process.cwd() == str(folder)
+    )
+    return found
 
 
 def train(

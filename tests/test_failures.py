@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import takewhile
 
 import pandas as pd
 import pytest
@@ -99,10 +100,10 @@ LONG = changed(
     environments=["Pendulum-v1"],
     seeds=[0],
     axes={"retrace": [False], "optimizer": ["adam"]},
-    schedule={"total_steps": 20_000, "snapshot_interval": 10_000, "log_interval": 2500},
+    schedule={"total_steps": 6000, "snapshot_interval": 3000, "log_interval": 1000},
     execution={"checkpoint_interval_s": 0.5},
 )
-RUN = f"results/tiny/runs/Pendulum-v1/{CELL}/seed0/step20000"
+RUN = f"results/tiny/runs/Pendulum-v1/{CELL}/seed0/step6000"
 
 
 @pytest.fixture(scope="module")
@@ -161,13 +162,17 @@ def test_a_job_that_outlives_its_snakemake_and_its_duplicate_do_not_mix(tmp_path
     folder = project(tmp_path)
     process = start(folder, "--cores", "2", config=LONG)
     wait_for_checkpoint(process, folder)
+    trainer = jobs.trainer(folder)
+    trainer.suspend()  # or it might be done before the other one comes
     second = snakemake(folder, "--cores", "2", config=LONG)
     assert second.returncode != 0 and "locked" in second.stderr  # two at once
     process.kill()  # it alone: its job goes on
     process.wait()
     assert "1 running" in mpo(folder, "status")
     assert snakemake(folder, "--unlock", config=LONG).returncode == 0
-    done = snakemake(folder, "--cores", "2", f"{RUN}/run.json", config=LONG)
-    assert done.returncode == 0, done.stderr
-    assert "waiting for process" in done.stderr
+    again = start(folder, "--cores", "2", f"{RUN}/run.json", config=LONG)
+    said = list(takewhile(lambda line: "waiting for process" not in line, again.stderr))
+    trainer.resume()
+    said += again.communicate()
+    assert again.returncode == 0, "".join(said)
     assert jobs.bits(folder / RUN) == calm
