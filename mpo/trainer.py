@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-_format_metrics = format_metrics
+def _format_metrics(metrics: Mapping[str, float]) -> str:
+    """One line, see `format_metrics`."""
+    return format_metrics(metrics)
 
 
 def _make_env(env_id: str, *, seed: int | None = None) -> gym.Env:
