@@ -20,12 +20,20 @@ class EnvironmentFailed(JobFailed):
     """An environment raised, or answered with a number that is not finite."""
 
 
-_call: tuple[str, float] | None = None
+_call: tuple["_Guard", str, float] | None = None
 
 
 def current_call() -> tuple[str, float] | None:
     """The environment that this process waits for, in words, and since when (monotonic seconds)."""
-    return _call
+    call = _call  # another thread's, which may move on meanwhile
+    if call is None:
+        return None
+    guard, name, since = call
+    return f"{guard.where} ({name})", since
+
+
+_LARGEST = float(np.finfo(np.float32).max)
+"""A reward beyond it would be infinite in the replay."""
 
 
 class _Guard(gym.Wrapper):
@@ -39,33 +47,34 @@ class _Guard(gym.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         self._step = 0
         obs, info = self._guarded("reset", seed=seed, options=options)
-        self._refuse_non_finite("observation", obs)
+        self._refuse_non_finite(obs)
         return obs, info
 
     def step(self, action: np.ndarray) -> Any:
         self._step += 1
         answer = self._guarded("step", action)
-        self._refuse_non_finite("observation", answer[0])
-        self._refuse_non_finite("reward", np.float32(answer[1]))
+        self._refuse_non_finite(answer[0])
+        if not -_LARGEST <= answer[1] <= _LARGEST:
+            raise EnvironmentFailed(f"{self.where}: reward is {answer[1]}")
         return answer
 
     def _guarded(self, name: str, *args: Any, **kwargs: Any) -> Any:
         global _call
-        _call = f"{self._where} ({name})", time.monotonic()
+        _call = self, name, time.monotonic()
         try:
             return getattr(self.env, name)(*args, **kwargs)
         except Exception as error:
-            text = f"{self._where}: {name} raised {type(error).__name__}: {error}"
+            text = f"{self.where}: {name} raised {type(error).__name__}: {error}"
             raise EnvironmentFailed(text) from error
         finally:
             _call = None
 
-    def _refuse_non_finite(self, what: str, value: Any) -> None:
-        if not np.isfinite(value).all():
-            raise EnvironmentFailed(f"{self._where}: {what} is {value}")
+    def _refuse_non_finite(self, obs: np.ndarray) -> None:
+        if not np.isfinite(obs).all():
+            raise EnvironmentFailed(f"{self.where}: observation is {obs}")
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
         return f"environment {self._id!r}, step {self._step} of an episode"
 
 

@@ -20,7 +20,10 @@ PAGES = (
 )
 """The tables that a study has as pages for a browser."""
 
-RUN_FILES = (RUN, METRICS, POLICIES, EVALUATIONS, EVALUATION_COST)
+TABLED = (RUN, METRICS, EVALUATIONS, EVALUATION_COST)
+"""Of a run, what tables are made of."""
+
+RUN_FILES = (*TABLED, POLICIES)
 """Of a finished run."""
 
 

@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mpo.config import canonical_json
-from mpo.files import EVALUATION_COST, EVALUATIONS, METRICS, RUN, RUN_FILES, replacing
+from mpo.files import EVALUATION_COST, EVALUATIONS, METRICS, RUN, TABLED, replacing
 from mpo.provenance import commit
 from mpo.stats import Interval, t_interval
 from mpo.status import run_status
@@ -56,7 +56,7 @@ _EVALUATION = ["run_id", "phase", "policy", "env_step"]
 
 
 class MissingRuns(RuntimeError):
-    """A planned run has not left all its files."""
+    """A planned run has not left all that tables are made of."""
 
 
 def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
@@ -193,7 +193,7 @@ def _refuse(error: type[Exception], what: str, problems: Sequence[str]) -> None:
 
 
 def _lacking(run: Run, root: Path) -> list[str]:
-    return [name for name in RUN_FILES if not (root / run.directory / name).is_file()]
+    return [name for name in TABLED if not (root / run.directory / name).is_file()]
 
 
 def _refuse_missing(study: Study, root: Path) -> None:

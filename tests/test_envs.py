@@ -153,6 +153,20 @@ def test_a_failure_names_the_environment_and_the_step(env_id, message):
             env.step(np.zeros(1, np.float32))
 
 
+def test_a_reward_that_single_precision_cannot_hold_is_refused(monkeypatch):
+    env = make_env("Pendulum-v1")
+    env.reset(seed=0)
+
+    def step(reward):
+        answer = np.zeros(3), reward, False, False, {}
+        monkeypatch.setattr(env.unwrapped, "step", lambda action: answer)
+        return env.step(np.zeros(1, np.float32))[1]
+
+    assert step(-1e38) == -1e38
+    with pytest.raises(EnvironmentFailed, match=r"reward is 1e\+39"):
+        step(1e39)
+
+
 def test_a_training_in_dm_control_prints_each_line_once(tmp_path):
     """Its libraries log with absl, which sends what it sees to stderr a second time."""
     spec = jobs.run_spec("dm_control/reacher-easy-v0", update_after=1000)

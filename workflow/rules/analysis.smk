@@ -34,7 +34,7 @@ rule collect:
         runs=lambda wildcards: [
             f"{directory}/{name}"
             for directory in (run.directory for run in WANTED)
-            for name in RUN_FILES
+            for name in TABLED
         ],
     output:
         [f"{STUDY_DIR}/tables/{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")],

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -13,7 +14,7 @@ from snakemake.exceptions import WorkflowError
 from mpo import EVALUATION_VERSION
 from mpo.config import ConfigError, EvaluationSpec, canonical_json
 from mpo.figures import FIGURES
-from mpo.files import PAGES, RUN_FILES, TYPESET
+from mpo.files import PAGES, TABLED, TYPESET
 from mpo.packs import packs
 from mpo.status import given_up
 from mpo.study import Study
@@ -46,6 +47,8 @@ WANTED = [run for run in STUDY.runs if not (STUDY.allow_missing and given_up(run
 STUDY_DIR = f"results/{STUDY.study}"
 FIGURE_CODE = {name: f"{module.replace('.', '/')}.py" for name, module in FIGURES.items()}
 
+ANY_CELL = "[^/]+/[^/]+"
+
 # Rules call `python`: the one that runs Snakemake, whether or not its environment is activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 
@@ -60,14 +63,19 @@ def training_rules():
     The process that was typed in sees what is to be trained. A job's own Snakemake is told the name
     of its rule, and reads the pack from it, for meanwhile others may have been trained.
     """
-    rules = {"train": (["{seed}"], "{steps}", "[^/]+/[^/]+")}
+    rules = {"train": (["{seed}"], "{steps}", ANY_CELL)}
+    planned = {(run.cell_id, run.total_steps) for run in STUDY.runs}
+    cells_of_budget = Counter(total_steps for _, total_steps in planned)
     if workflow.is_main_process:
         for pack, cells in packs(STUDY, WANTED, Path()).items():
             name = f"train_{'_'.join(map(str, pack.seeds))}_to_{pack.total_steps}"
-            rules[name] = pack.seeds, pack.total_steps, "|".join(map(re.escape, cells))
+            # Most are of all cells: with a thousand patterns that name them, planning takes seconds.
+            some = len(cells) < cells_of_budget[pack.total_steps]
+            pattern = "|".join(map(re.escape, cells)) if some else ANY_CELL
+            rules[name] = pack.seeds, pack.total_steps, pattern
     else:
         for job in filter(None, (re.match(r"train_([\d_]+)_to_(\d+):", a) for a in sys.argv)):
-            rules[job[0].rstrip(":")] = job[1].split("_"), job[2], "[^/]+/[^/]+"
+            rules[job[0].rstrip(":")] = job[1].split("_"), job[2], ANY_CELL
     workflow.ruleorder(*reversed(rules))
     # What a profile sets for `train` is meant for packs too.
     settings = workflow.resource_settings._parsed_overwrite_resources
@@ -87,7 +95,7 @@ def report_failures():
 
 
 wildcard_constraints:
-    cell="[^/]+/[^/]+",
+    cell=ANY_CELL,
     seed="[0-9]+",
     steps="[0-9]+",
     env="[^/]+",
