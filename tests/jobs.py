@@ -53,6 +53,15 @@ def resume(folder, spec, seed=None):
     return place(folder, spec, 0, seed).resume_directory(spec.cell.identity)
 
 
+def wait_for_checkpoint(process, folder):
+    """Until what Snakemake trains there has its first one."""
+    deadline = time.monotonic() + 300
+    while not list(folder.glob("results/.resume/**/checkpoint-*.pt")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def trainer(folder):
     """The one process that trains there."""
     (found,) = (

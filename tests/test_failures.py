@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from itertools import takewhile
 
 import pandas as pd
 import pytest
@@ -115,14 +113,6 @@ def calm(tmp_path_factory):
     return jobs.bits(folder / RUN)
 
 
-def wait_for_checkpoint(process, folder):
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("results/.resume/*/*/*/seed0/checkpoint-*.pt")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def stop(process, number):
     """Signals the whole process group, as a terminal does."""
     os.killpg(process.pid, number)
@@ -132,7 +122,7 @@ def stop(process, number):
 def test_after_ctrl_c_the_same_command_goes_on(tmp_path, calm):
     folder = project(tmp_path)
     process = start(folder, "--cores", "2", config=LONG)
-    wait_for_checkpoint(process, folder)
+    jobs.wait_for_checkpoint(process, folder)
     stop(process, signal.SIGINT)
     assert process.returncode != 0
     status = mpo(folder, "status")
@@ -146,7 +136,7 @@ def test_after_ctrl_c_the_same_command_goes_on(tmp_path, calm):
 def test_after_a_kill_and_an_unlock_the_same_command_goes_on(tmp_path, calm):
     folder = project(tmp_path)
     process = start(folder, "--cores", "2", config=LONG)
-    wait_for_checkpoint(process, folder)
+    jobs.wait_for_checkpoint(process, folder)
     stop(process, signal.SIGKILL)
     assert "ended without a word" in mpo(folder, "status")
     locked = snakemake(folder, "--cores", "2", config=LONG)
@@ -161,18 +151,20 @@ def test_after_a_kill_and_an_unlock_the_same_command_goes_on(tmp_path, calm):
 def test_a_job_that_outlives_its_snakemake_and_its_duplicate_do_not_mix(tmp_path, calm):
     folder = project(tmp_path)
     process = start(folder, "--cores", "2", config=LONG)
-    wait_for_checkpoint(process, folder)
+    jobs.wait_for_checkpoint(process, folder)
     trainer = jobs.trainer(folder)
     trainer.suspend()  # or it might be done before the other one comes
-    second = snakemake(folder, "--cores", "2", config=LONG)
-    assert second.returncode != 0 and "locked" in second.stderr  # two at once
-    process.kill()  # it alone: its job goes on
-    process.wait()
-    assert "1 running" in mpo(folder, "status")
-    assert snakemake(folder, "--unlock", config=LONG).returncode == 0
-    again = start(folder, "--cores", "2", f"{RUN}/run.json", config=LONG)
-    said = list(takewhile(lambda line: "waiting for process" not in line, again.stderr))
-    trainer.resume()
-    said += again.communicate()
-    assert again.returncode == 0, "".join(said)
+    try:
+        second = snakemake(folder, "--cores", "2", config=LONG)
+        assert second.returncode != 0 and "locked" in second.stderr  # two at once
+        process.kill()  # it alone: its job goes on
+        process.wait()
+        assert "1 running" in mpo(folder, "status")
+        assert snakemake(folder, "--unlock", config=LONG).returncode == 0
+        again = start(folder, "--cores", "2", f"{RUN}/run.json", config=LONG)
+        assert any("waiting for process" in line for line in again.stderr)
+    finally:
+        trainer.resume()
+    _, stderr = again.communicate()
+    assert again.returncode == 0, stderr
     assert jobs.bits(folder / RUN) == calm
