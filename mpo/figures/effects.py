@@ -91,5 +91,5 @@ def _forest(axes: Axes, found: pd.DataFrame, seeds: pd.DataFrame, rows: list[str
     axes.set_xlim(limits)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), rows)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=6)  # beside an arrow, too
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
