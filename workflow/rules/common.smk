@@ -64,12 +64,11 @@ def training_rules():
     of its rule, and reads the pack from it, for meanwhile others may have been trained.
     """
     rules = {"train": (["{seed}"], "{steps}", ANY_CELL)}
-    planned = {(run.cell_id, run.total_steps) for run in STUDY.runs}
-    cells_of_budget = Counter(total_steps for _, total_steps in planned)
     if workflow.is_main_process:
+        cells_of_budget = Counter(cell.total_steps for cell in STUDY.cells)
         for pack, cells in packs(STUDY, WANTED, Path()).items():
             name = f"train_{'_'.join(map(str, pack.seeds))}_to_{pack.total_steps}"
-            # Most are of all cells: with a thousand patterns that name them, planning takes seconds.
+            # Most are of all cells, and patterns that name each would take seconds to compile.
             some = len(cells) < cells_of_budget[pack.total_steps]
             pattern = "|".join(map(re.escape, cells)) if some else ANY_CELL
             rules[name] = pack.seeds, pack.total_steps, pattern
