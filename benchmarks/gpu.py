@@ -2,31 +2,28 @@
 
     python -m benchmarks.gpu [--out FOLDER] [--device cuda] [--updates N] [--steps N]
 
-Prints each finding as it comes, and the tables once more at the end; leaves checks.csv and
-times.csv in the folder. Fails where a check does. With `--device cpu` all of it runs, without CUDA
-graphs and kernels of its own: to try the script, not the GPU.
+Prints each finding as it comes, and tables at the end; leaves them in the folder, as checks.csv,
+updates.csv and trainings.csv. Fails where a check does. The checks run side by side, the timings
+after them, alone. With `--device cpu` all of it runs, without CUDA graphs and kernels of its own:
+to try the script, not the GPU.
 """
 
 import argparse
 import itertools
+import multiprocessing
+import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 
-from benchmarks.gpu_checks import (
-    MODES,
-    Rows,
-    check_gradients,
-    check_graphs,
-    check_training,
-    make_agent,
-    note,
-)
+from benchmarks.gpu_checks import MODES, Rows, all_checks, make_agent, note
 from benchmarks.sizes import SIZES, flops
 from mpo.provenance import machine
 from mpo.recorder import Recorder
@@ -55,33 +52,28 @@ def seconds_each(call: Callable[[], object], times: int, device: torch.device) -
     return (time.perf_counter() - start) / times
 
 
-def time_updates(times: Rows, device: torch.device, count: int) -> None:
+def time_updates(
+    size: str, mode: str, seeds: int, count: int, device: torch.device
+) -> dict[str, Any]:
     """Updates and actions."""
-    single: dict[tuple[str, str], float] = {}
-    for size, mode, seeds in TIMED:
-        start = time.perf_counter()
-        agent, made_up = make_agent(size, MODES[mode], seeds, device, True)
-        seconds_each(lambda: agent.update(made_up), 1, device)  # noqa: B023
-        first = time.perf_counter() - start
-        seconds = seconds_each(lambda: agent.update(made_up), count, device)  # noqa: B023
-        obs = torch.zeros(seeds, SIZES[size].obs).numpy()
-        act = seconds_each(lambda: agent.act(obs), count, device)  # noqa: B023
-        steps = MODES[mode].get("retrace_steps", 0)
-        work = seeds * sum(flops(SIZES[size], steps).values())
-        one = single.setdefault((size, mode), seconds)
-        note(
-            times,
-            what="update",
-            size=size,
-            mode=mode,
-            seeds=seeds,
-            ms=1e3 * seconds,
-            seed_updates_per_s=seeds / seconds,
-            tflops=work / seconds / 1e12,
-            ratio_to_one_seed=seconds / one,
-            act_ms=1e3 * act,
-            first_s=first,
-        )
+    start = time.perf_counter()
+    agent, made_up = make_agent(size, MODES[mode], seeds, device, True)
+    agent.update(made_up)
+    first = time.perf_counter() - start
+    seconds = seconds_each(lambda: agent.update(made_up), count, device)
+    obs = torch.zeros(seeds, SIZES[size].obs).numpy()
+    act = seconds_each(lambda: agent.act(obs), count, device)
+    work = seeds * sum(flops(SIZES[size], MODES[mode].get("retrace_steps", 0)).values())
+    return {
+        "size": size,
+        "mode": mode,
+        "seeds": seeds,
+        "ms": 1e3 * seconds,
+        "seed_updates_per_s": seeds / seconds,
+        "tflops": work / seconds / 1e12,
+        "act_ms": 1e3 * act,
+        "first_s": first,
+    }
 
 
 def time_steps(trainer: MPOTrainer, batch: int, steps: int) -> tuple[list[float], float]:
@@ -104,27 +96,56 @@ def time_steps(trainer: MPOTrainer, batch: int, steps: int) -> tuple[list[float]
     return parts, seconds_each(step, steps, trainer.device)
 
 
-def time_training(times: Rows, device: torch.device, steps: int) -> None:
+def time_training(seeds: int, steps: int, device: torch.device) -> dict[str, Any]:
     """Whole steps of HalfCheetah, and how much of a shorter part hides behind a longer one."""
     widths, batch = SIZES["HalfCheetah"].widths, SIZES["HalfCheetah"].batch
-    for seeds in (1, 10):
-        trainer = MPOTrainer(
-            "HalfCheetah-v5", 0, device, widths, widths, 100_000, extra_seeds=range(1, seeds)
-        )
-        for _ in range(2 * batch):
-            trainer.step_environments(*trainer.act(Recorder(seeds)))
-        parts, whole = time_steps(trainer, batch, steps)
-        note(
-            times,
-            what="training step",
-            size="HalfCheetah",
-            mode="TD",
-            seeds=seeds,
-            ms=1e3 * whole,
-            move_ms=1e3 * parts[0],
-            learn_ms=1e3 * parts[1],
-            hidden=(sum(parts) - whole) / min(parts),
-        )
+    trainer = MPOTrainer(
+        "HalfCheetah-v5", 0, device, widths, widths, 100_000, extra_seeds=range(1, seeds)
+    )
+    for _ in range(2 * batch):
+        trainer.step_environments(*trainer.act(Recorder(seeds)))
+    parts, whole = time_steps(trainer, batch, steps)
+    return {
+        "seeds": seeds,
+        "ms": 1e3 * whole,
+        "steps_per_s": seeds / whole,
+        "move_ms": 1e3 * parts[0],
+        "learn_ms": 1e3 * parts[1],
+        "hidden": (sum(parts) - whole) / min(parts),
+    }
+
+
+def compile_ahead(size: str, mode: str, seeds: int, device: torch.device) -> Rows:
+    """Has torch's compiler leave on disk what is timed later; finds nothing."""
+    agent, made_up = make_agent(size, MODES[mode], seeds, device, True)
+    agent.update(made_up)
+    agent.act(torch.zeros(seeds, SIZES[size].obs).numpy())
+    return []
+
+
+def alone() -> None:
+    """Of a process beside others: one thread, to learn as to compile."""
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+def run_checks(checks: Rows, device: torch.device) -> None:
+    """All of them, several at a time, and what is compiled for the timings."""
+    calls = [*all_checks(device), *(partial(compile_ahead, *each, device) for each in TIMED)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(8, os.cpu_count() or 1), context, alone) as pool:
+        for done in as_completed([pool.submit(call) for call in calls]):
+            failed = done.exception()
+            # A check that breaks off does not keep the others from being told.
+            checks += note(check=repr(failed), ok=False) if failed else done.result()
+
+
+def print_table(rows: Rows, path: Path) -> None:
+    """Prints the rows, and keeps them."""
+    table = pd.DataFrame(rows)
+    table.to_csv(path, index=False)
+    print(table.to_markdown(index=False, floatfmt=".4g"))
 
 
 def main() -> None:
@@ -139,22 +160,20 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    checks: Rows = []
-    times: Rows = []
     print(machine(device))
+    checks: Rows = []
+    updates: Rows = []
+    trainings: Rows = []
     try:
-        check_gradients(checks, device)
-        check_graphs(checks, device)
-        with tempfile.TemporaryDirectory() as folder:
-            check_training(checks, device, Path(folder))
-        time_updates(times, device, arguments.updates)
-        time_training(times, device, arguments.steps)
+        run_checks(checks, device)
+        for case in TIMED:
+            updates += note(**time_updates(*case, arguments.updates, device))
+        for seeds in (1, 10):
+            trainings += note(**time_training(seeds, arguments.steps, device))
     finally:
         # What was found before something failed is worth its time, too.
-        for name, rows in (("checks", checks), ("times", times)):
-            table = pd.DataFrame(rows)
-            table.to_csv(arguments.out / f"{name}.csv", index=False)
-            print(table.to_markdown(index=False))
+        for name, rows in (("checks", checks), ("updates", updates), ("trainings", trainings)):
+            print_table(rows, arguments.out / f"{name}.csv")
     if not all(row["ok"] for row in checks):
         sys.exit("a check has failed")
 

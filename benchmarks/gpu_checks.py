@@ -1,9 +1,11 @@
 """Whether learning on a GPU is right: against the CPU, and against itself."""
 
 import itertools
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import torch
@@ -11,8 +13,10 @@ from torch import Tensor
 
 from benchmarks.sizes import SIZES, windows
 from mpo.agent import MPOAgent
-from mpo.config import Hyperparameters
+from mpo.config import Hyperparameters, OptimizerName
+from mpo.optim import StackedOptimizer
 from mpo.recorder import CLOCKS
+from mpo.replay import Replay
 from mpo.seeding import torch_generator
 from mpo.trainer import MPOTrainer
 
@@ -33,10 +37,10 @@ TOLERANCE = 1e-3
 Rows = list[dict[str, Any]]
 
 
-def note(rows: Rows, **row: object) -> None:
-    """Keeps a finding, and prints it."""
-    rows.append(row)
+def note(**row: object) -> Rows:
+    """A finding, which is printed."""
     print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+    return [row]
 
 
 def make_agent(
@@ -107,60 +111,122 @@ def difference(agent: MPOAgent, other: MPOAgent) -> float:
     return worst
 
 
-def check_gradients(checks: Rows, device: torch.device) -> None:
+def check_gradients(size: str, mode: str, device: torch.device) -> Rows:
     """An update on the GPU against the CPU's."""
-    for size, mode in CHECKED:
-        agents = [
-            make_agent(size, MODES[mode], 2, where, graphs=False)
-            for where in (torch.device("cpu"), device)
-        ]
-        (plain, made_up), (agent, there) = agents
-        for _ in range(5):
-            plain.update(made_up)
-        take_over(agent, plain)
-        for each in (plain, agent):
-            same_noise(each)
-        expected, metrics = plain.update(made_up), agent.update(there)
-        apart = max(
-            float(((metrics[n].cpu() - x).abs() / x.abs().clamp(min=1e-2)).max())
-            for n, x in expected.items()
-        )
-        worst = max(apart, difference(agent, plain))
-        note(checks, check="GPU = CPU", size=size, mode=mode, worst=worst, ok=worst < TOLERANCE)
+    agents = [
+        make_agent(size, MODES[mode], 2, where, graphs=False)
+        for where in (torch.device("cpu"), device)
+    ]
+    (plain, made_up), (agent, there) = agents
+    for _ in range(5):
+        plain.update(made_up)
+    take_over(agent, plain)
+    for each in (plain, agent):
+        same_noise(each)
+    expected, metrics = plain.update(made_up), agent.update(there)
+    apart = max(
+        float(((metrics[n].cpu() - x).abs() / x.abs().clamp(min=1e-2)).max())
+        for n, x in expected.items()
+    )
+    worst = max(apart, difference(agent, plain))
+    return note(check="gradients = CPU's", size=size, mode=mode, worst=worst, ok=worst < TOLERANCE)
 
 
-def check_graphs(checks: Rows, device: torch.device) -> None:
+def check_graphs(settings: Mapping[str, Any], device: torch.device) -> Rows:
     """Graphs against single launches."""
-    optimizers = [{"optimizer": name} for name in ("adamw", "sgd", "rmsprop", "lion")]
-    for settings in [*MODES.values(), *optimizers]:
-        ends = []
-        for graphs in (False, True):
-            agent, made_up = make_agent("HalfCheetah", settings, 2, device, graphs)
-            for _ in range(12):
-                agent.update(made_up)
-            noise = torch.stack([generator.get_state() for generator in agent._noise])
-            ends.append((parameters(agent), noise))
-        equal = all(torch.equal(x, y) for x, y in zip(*ends, strict=True))
-        note(checks, check="graphs = launches", mode=settings, ok=equal)
+    ends = []
+    for graphs in (False, True):
+        agent, made_up = make_agent("HalfCheetah", settings, 2, device, graphs)
+        for _ in range(12):
+            agent.update(made_up)
+        noise = torch.stack([generator.get_state() for generator in agent._noise])
+        ends.append((parameters(agent), noise))
+    equal = all(torch.equal(x, y) for x, y in zip(*ends, strict=True))
+    return note(check="graphs = launches", mode=settings, ok=equal)
 
 
-def check_training(checks: Rows, device: torch.device, folder: Path) -> None:
+def check_optimizer(name: OptimizerName, device: torch.device) -> Rows:
+    """Steps on the GPU against the CPU's, also after a state was loaded."""
+    ends = []
+    for where in (torch.device("cpu"), device):
+        generator = torch.Generator().manual_seed(0)
+        parameters = [
+            torch.nn.Parameter(torch.randn(3, *shape, generator=generator).to(where), False)
+            for shape in ((17, 256), (1, 256), (256, 1))
+        ]
+        optimizer = StackedOptimizer(name, parameters, 1e-3, 0.9)
+        for step in range(8):
+            for parameter in parameters:
+                parameter.grad.copy_(torch.randn(parameter.shape, generator=generator))
+            with torch.inference_mode():
+                optimizer.step()
+            if step == 4:
+                optimizer.load_state_dict([optimizer.state_dict(index) for index in range(3)])
+        ends.append(optimizer.flat.cpu())
+    worst = float((ends[0] - ends[1]).abs().max())
+    return note(check="optimizer's steps = CPU's", mode=name, worst=worst, ok=worst < 1e-5)
+
+
+def check_sampling(device: torch.device) -> Rows:
+    """Windows of the replay on the GPU against the CPU's, to the bit."""
+    places = (torch.device("cpu"), device)
+    replays = [
+        Replay(3, 1, 500, [torch_generator(s, "sample") for s in (0, 1)], where) for where in places
+    ]
+    numbers = torch.Generator().manual_seed(0)
+    equal, obs = True, torch.randn(2, 3, generator=numbers)
+    for step in range(1500):
+        for index in (0, 1):
+            over = float(torch.rand((), generator=numbers) < 0.1)
+            ends, following = torch.tensor([0.0, over]), torch.randn(3, generator=numbers)
+            between = torch.randn(4, generator=numbers)
+            packed = torch.cat([obs[index], between, ends, following])
+            for replay in replays:
+                replay.add(index, packed)
+            obs[index] = torch.randn(3, generator=numbers) if over else following
+        if step > 5:
+            here, there = (replay.sample(32, torch.arange(2)) for replay in replays)
+            equal &= all(torch.equal(x, there[name].cpu()) for name, x in here.items())
+    return note(check="windows = CPU's", ok=equal)
+
+
+def check_training(device: torch.device) -> Rows:
     """Whole trainings: by graphs or not, at a stretch or resumed, alone or stacked."""
+    with tempfile.TemporaryDirectory() as folder:
 
-    def train(name: str, steps: int, **options: Any) -> pd.DataFrame:
-        trainer = MPOTrainer(
-            "Pendulum-v1", 0, device, (64, 64), (64, 64), 10_000, use_retrace=True, **options
-        )
-        resume = str(folder / "state" / name) if name == "resumed" else None
-        trainer.train(steps, 100, 64, str(folder / name), 1, 200, 100, resume, 0.5)
-        single = folder / name / ("seed0" if "extra_seeds" in options else "")
-        return pd.read_parquet(single / "train.parquet").drop(columns=[*CLOCKS])
+        def train(name: str, steps: int, **options: Any) -> pd.DataFrame:
+            trainer = MPOTrainer(
+                "Pendulum-v1", 0, device, (64, 64), (64, 64), 10_000, use_retrace=True, **options
+            )
+            out = Path(folder, name)
+            resume = str(Path(folder, "state")) if name == "resumed" else None
+            trainer.train(steps, 100, 64, str(out), 1, 200, 100, resume, 0.5)
+            single = out / ("seed0" if "extra_seeds" in options else "")
+            return pd.read_parquet(single / "train.parquet").drop(columns=[*CLOCKS])
 
-    straight = train("straight", 600)
-    eager = train("eager", 600, cuda_graphs=False)
-    note(checks, check="training by graphs = by launches", ok=straight.equals(eager))
-    train("resumed", 300)
-    note(checks, check="resumed = straight", ok=straight.equals(train("resumed", 600)))
-    stacked = train("stacked", 600, extra_seeds=(1, 2, 3))
-    apart = (stacked - straight).abs().max().max()
-    note(checks, check="stacked = alone (not promised)", worst=apart, ok=True)
+        straight = train("straight", 600)
+        again = train("again", 600)
+        eager = train("eager", 600, cuda_graphs=False)
+        train("resumed", 300)
+        resumed = train("resumed", 600)
+        stacked = train("stacked", 600, extra_seeds=(1, 2, 3))
+    apart = float((stacked - straight).abs().max().max())
+    return [
+        *note(check="training = itself again", ok=straight.equals(again)),
+        *note(check="training by graphs = by launches", ok=straight.equals(eager)),
+        *note(check="training resumed = straight", ok=straight.equals(resumed)),
+        *note(check="training stacked = alone (not promised)", worst=apart, ok=True),
+    ]
+
+
+def all_checks(device: torch.device) -> list[Callable[[], Rows]]:
+    """Each finds rows of its own, and needs no other."""
+    optimizers = get_args(OptimizerName)
+    settings = [*MODES.values(), *({"optimizer": name} for name in optimizers)]
+    return [
+        partial(check_training, device),
+        *(partial(check_gradients, size, mode, device) for size, mode in CHECKED),
+        *(partial(check_graphs, each, device) for each in settings),
+        *(partial(check_optimizer, name, device) for name in optimizers),
+        partial(check_sampling, device),
+    ]

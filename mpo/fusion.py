@@ -32,13 +32,18 @@ def available() -> bool:
     return not lacks
 
 
+def compiles(device: torch.device) -> bool:
+    """Whether `compiled` does."""
+    return device.type == "cuda" and available()
+
+
 def compiled(function: Callable[_P, _R], device: torch.device) -> Callable[_P, _R]:
     """The function in few kernels, on a GPU where that is possible; elsewhere the function itself.
 
     Its first call takes seconds; torch keeps what it made on disk for the next process. The kernels
     are chosen by rules, not by timing them, so they round alike each time.
     """
-    if device.type != "cuda" or not available():
+    if not compiles(device):
         return function
     import torch._dynamo.config
 

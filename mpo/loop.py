@@ -1,5 +1,6 @@
 """The training loop: from a trainer and what it finds on disk to each seed's files."""
 
+import itertools
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -82,9 +83,10 @@ def advance(
         # environments move.
         steps = max(0, trainer.env_steps + 1 - training.update_after)
         due = int(training.updates_per_step * steps) - trainer.agent.updates
-        drawn = [trainer.draw_windows(training.batch_size) for _ in range(due)]
+        drawn = (trainer.draw_windows(training.batch_size) for _ in range(due))
+        first = [*itertools.islice(drawn, 1)]
         chosen = trainer.act(recorder)
-        for windows in drawn:
+        for windows in itertools.chain(first, drawn):
             recorder.add(trainer.agent.update(windows, training.m_steps))
         trainer.step_environments(*chosen)
         if trainer.env_steps % spec.log_interval == 0:

@@ -29,6 +29,7 @@ class Replay:
         generators: Sequence[torch.Generator],
         device: torch.device | str = "cpu",
         staged: bool | None = None,
+        cuda_graphs: bool = True,
     ) -> None:
         """Allocates.
 
@@ -40,6 +41,7 @@ class Replay:
             device: of transitions and samples.
             staged: whether transitions wait on the host for the next sampling; None: unless the
                 device is the CPU.
+            cuda_graphs: whether a sampling is a graph, where the device is a GPU.
         """
         self.widths = (obs_dim, action_dim, action_dim, 1, 1, 1, 1, obs_dim)
         """Elements of the fields of a packed transition: obs, action, action_raw, behaviour_logp,
@@ -50,7 +52,7 @@ class Replay:
         device, rows = torch.device(device), len(generators) * capacity
         self._begin = capacity * np.arange(len(generators))[:, None, None]
         staged = device.type != "cpu" if staged is None else staged
-        self._rows = Rows(rows, sum(self.widths) - obs_dim, obs_dim, device, staged)
+        self._rows = Rows(rows, sum(self.widths) - obs_dim, obs_dim, device, staged, cuda_graphs)
         # Of the transition in a row: the slot of its episode's first one, and the place of its
         # successor where that is kept apart, -1 where it is what the next row begins with.
         self._first = np.zeros(rows, dtype=np.int32)
@@ -152,7 +154,8 @@ class Replay:
         Returns:
             The fields [S, T, B]: obs, next_obs and first_obs [..., O], action and
             action_raw [..., D], the others [...]. `first_obs` is what the step's episode began
-            with, or, where the ring has overwritten that, a newer observation.
+            with, or, where the ring has overwritten that, a newer observation. On a GPU the next
+            sampling overwrites them.
 
         Raises:
             RuntimeError: a seed holds no window of T transitions in sequence.

@@ -7,21 +7,35 @@ a row runs on into the next one; other successors are kept apart and put in when
 Letters: N rows, W row width, O observation.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from mpo.graphs import Graphed, Tensors
 
 _STAGED = 1024
 """Rows that wait on the host at most."""
 _APART = 64
 """Places for successors to begin with."""
+_EXCHANGES = 4
+"""Of unlike sizes, kept as graphs at a time; a training mostly has one."""
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 class Rows:
     """Transitions in N rows, and places for the successors of some."""
 
     def __init__(
-        self, rows: int, width: int, obs_dim: int, device: torch.device, staged: bool
+        self,
+        rows: int,
+        width: int,
+        obs_dim: int,
+        device: torch.device,
+        staged: bool,
+        cuda_graphs: bool,
     ) -> None:
         """Allocates.
 
@@ -32,6 +46,7 @@ class Rows:
             device: of the rows.
             staged: writings wait on the host for the next reading and go over together; otherwise
                 they are done at once, which takes the CPU.
+            cuda_graphs: whether they and the reading are a graph, where the device is a GPU.
         """
         self._device = device
         self._width = width
@@ -46,17 +61,14 @@ class Rows:
         self._apart = torch.zeros(_APART, obs_dim, device=device)
         self._free = list(range(_APART))
         self._staged = staged
-        self._clear()
-
-    def _clear(self) -> None:
-        if self._staged:
-            pinned = self._device.type == "cuda"
-            # A new one: the device may still be reading the one before.
-            self._buffer = torch.empty(_STAGED, self._packed.shape[1], pin_memory=pinned)
+        if staged:
+            self._buffer = np.empty((_STAGED, width + obs_dim), np.float32)
             # Row or place to the newest in the buffer that goes there.
             self._to_rows: dict[int, int] = {}
             self._to_places: dict[int, int] = {}
             self._waiting = 0
+            self._graphs = cuda_graphs and device.type == "cuda"
+            self._exchanges: dict[tuple[int, int, int], Callable[[Tensors], Tensors]] = {}
 
     @property
     def nbytes(self) -> int:
@@ -70,6 +82,9 @@ class Rows:
             # A quarter more, not twice as many: the unused ones count in a memory that is full.
             more = self._apart.new_zeros(count // 4, self._apart.shape[1])
             self._apart = torch.cat([self._apart, more])
+            if self._staged:
+                # A graph would go on with the old ones.
+                self._exchanges.clear()
             self._free += range(count, count + count // 4)
         return self._free.pop()
 
@@ -84,33 +99,10 @@ class Rows:
             self._apart.numpy()[place] = packed[self._width :]
             return
         if self._waiting == _STAGED:
-            self.flush()
-        self._buffer.numpy()[self._waiting] = packed
+            self._exchange(_NONE, _NONE, _NONE)
+        self._buffer[self._waiting] = packed
         self._to_rows[row] = self._to_places[place] = self._waiting
         self._waiting += 1
-
-    def flush(self) -> None:
-        """Sends what waits on the host to the device, in two copies."""
-        if not (self._staged and self._waiting):
-            return
-        targets = (self._to_rows, self._to_places)
-        moves = [np.fromiter(part, np.int64) for to in targets for part in (to, to.values())]
-        rows, from_rows, places, from_places = self._send(moves)
-        buffer = self._buffer[: self._waiting].to(self._device, non_blocking=True)
-        transitions, successors = buffer[:, : self._width], buffer[:, self._width :]
-        self._rows.index_copy_(0, rows, transitions.index_select(0, from_rows))
-        self._apart.index_copy_(0, places, successors.index_select(0, from_places))
-        self._clear()
-
-    def _send(self, indices: list[np.ndarray]) -> list[Tensor]:
-        """Indices on the device, in one copy that the host does not wait for."""
-        if self._device.type == "cpu":
-            return [torch.from_numpy(index) for index in indices]
-        joined = torch.from_numpy(np.concatenate(indices, dtype=np.int64))
-        if self._device.type == "cuda":
-            joined = joined.pin_memory()
-        sent = joined.to(self._device, non_blocking=True)
-        return list(sent.split([index.size for index in indices]))
 
     def read(
         self, rows: np.ndarray, places: np.ndarray, obs_rows: np.ndarray
@@ -123,29 +115,98 @@ class Rows:
             obs_rows: of the observations, [...].
 
         Returns:
-            Packed transitions [..., W + O] and observations [..., O].
+            Packed transitions [..., W + O] and observations [..., O]; by CUDA graphs, the next
+            reading overwrites them.
         """
-        self.flush()
-        flat = places.ravel()
-        (apart,) = (flat >= 0).nonzero()
-        at, which, where, obs_at = self._send([rows.ravel(), apart, flat[apart], obs_rows.ravel()])
-        packed = self._packed.index_select(0, at)
-        if len(apart):
-            successors = self._apart.index_select(0, where)
-            packed[:, self._width :].index_copy_(0, which, successors)
-        obs = self._obs.index_select(0, obs_at)
+        read = self._exchange if self._staged else self._read
+        packed, obs = read(rows.ravel(), places.ravel(), obs_rows.ravel())
         return packed.view(*rows.shape, -1), obs.view(*obs_rows.shape, -1)
+
+    def _read(
+        self, rows: np.ndarray, places: np.ndarray, obs_rows: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        """On the CPU, where nothing waits; see `read`."""
+        (apart,) = (places >= 0).nonzero()
+        packed = self._packed.index_select(0, torch.from_numpy(rows))
+        if len(apart):
+            successors = self._apart.index_select(0, torch.from_numpy(places[apart]))
+            packed[:, self._width :].index_copy_(0, torch.from_numpy(apart), successors)
+        return packed, self._obs.index_select(0, torch.from_numpy(obs_rows))
+
+    def _exchange(
+        self, rows: np.ndarray, places: np.ndarray, obs_rows: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        """Sends what waits on the host, then reads, in one copy that nobody waits for."""
+        to = (self._to_rows, self._to_places)
+        targets = [np.fromiter(part, np.int64, len(part)) for part in to]
+        newest = [np.fromiter(part.values(), np.int64, len(part)) for part in to]
+        transitions = self._buffer[newest[0], : self._width]
+        successors = self._buffer[newest[1], self._width :]
+        for part in to:
+            part.clear()
+        self._waiting = 0
+        indices = [rows, places, obs_rows, *targets]
+        sizes = (len(rows), len(transitions), len(successors))
+        if sizes not in self._exchanges:
+            if len(self._exchanges) == _EXCHANGES:
+                self._exchanges.clear()
+            function = partial(self._write_and_read, self._apart, sizes)
+            graph = Graphed(function, self._device) if self._graphs else function
+            self._exchanges[sizes] = graph
+        sent = _joined(indices, [transitions, successors], self._device.type == "cuda")
+        found = self._exchanges[sizes]({"sent": sent})
+        return found["packed"], found["obs"]
+
+    def _write_and_read(
+        self, kept: Tensor, sizes: tuple[int, int, int], inputs: Tensors
+    ) -> Tensors:
+        """On the device: the successors kept apart, and of `sent`, see `_exchange`, the sizes."""
+        count, written, apart = sizes
+        obs_dim = kept.shape[1]
+        ends = [8 * (3 * count + written + apart), 4 * (written * self._width + apart * obs_dim)]
+        sent = inputs["sent"].to(self._device, non_blocking=True)
+        indices, contents = sent.split(ends)
+        numbers = indices.view(torch.int64).split([count, count, count, written, apart])
+        rows, places, obs_rows, to_rows, to_places = numbers
+        transitions, successors = contents.view(torch.float32).split(
+            [written * self._width, apart * obs_dim]
+        )
+        self._rows.index_copy_(0, to_rows, transitions.view(written, self._width))
+        kept.index_copy_(0, to_places, successors.view(apart, obs_dim))
+        packed = self._packed.index_select(0, rows)
+        following = packed[:, self._width :]
+        # All are looked up, for shapes that do not change: a graph needs that.
+        others = kept.index_select(0, places.clamp(min=0))
+        following.copy_(torch.where((places >= 0).unsqueeze(1), others, following))
+        return {"packed": packed, "obs": self._obs.index_select(0, obs_rows)}
 
     def dump(self, rows: np.ndarray, places: np.ndarray) -> tuple[Tensor, Tensor]:
         """Rows [n, W] and successors kept apart [m, O], on the CPU."""
-        self.flush()
-        at, where = self._send([rows, places])
+        if self._staged and self._waiting:
+            self._exchange(_NONE, _NONE, _NONE)
+        at, where = self._on_device(rows, places)
         return self._rows.index_select(0, at).cpu(), self._apart.index_select(0, where).cpu()
 
     def restore(
         self, rows: np.ndarray, places: np.ndarray, contents: Tensor, successors: Tensor
     ) -> None:
         """Writes what `dump` has returned, to these rows and places."""
-        at, where = self._send([rows, places])
+        at, where = self._on_device(rows, places)
         self._rows.index_copy_(0, at, contents.to(self._device))
         self._apart.index_copy_(0, where, successors.to(self._device))
+
+    def _on_device(self, *indices: np.ndarray) -> list[Tensor]:
+        return [torch.from_numpy(index).to(self._device) for index in indices]
+
+
+def _joined(indices: Sequence[np.ndarray], contents: Sequence[np.ndarray], pinned: bool) -> Tensor:
+    """The bytes of indices, 8 each, and of float32 numbers; pinned for a device to read itself.
+
+    Each time another memory: a device may not be done with the last.
+    """
+    ends = 8 * sum(x.size for x in indices), 4 * sum(x.size for x in contents)
+    joined = torch.empty(sum(ends), dtype=torch.uint8, pin_memory=pinned)
+    place = joined.numpy()
+    np.concatenate(indices, out=place[: ends[0]].view(np.int64))
+    np.concatenate([x.ravel() for x in contents], out=place[ends[0] :].view(np.float32))
+    return joined

@@ -130,7 +130,7 @@ class MPOTrainer:
         critic_min: its least atom, a return.
         critic_max: its greatest.
         extra_seeds: further independent learners, trained in the same process.
-        cuda_graphs: on a GPU, launch acting and learning as one graph each.
+        cuda_graphs: on a GPU, launch acting, sampling and learning as one graph each.
 
     Raises:
         ConfigError: a value is out of range, or the environment does not fit.
@@ -209,6 +209,7 @@ class MPOTrainer:
             replay_size,
             [torch_generator(s, "sample") for s in self.seeds],
             self.device,
+            cuda_graphs=cuda_graphs,
         )
         self._offsets: dict[int, torch.Tensor] = {}
         self.env_steps = 0
@@ -312,7 +313,7 @@ class MPOTrainer:
         from tensordict import TensorDict
 
         windows = self._replay.sample(batch_size, self._get_sequence_offsets(seq_len))
-        return TensorDict(windows, batch_size=windows["reward"].shape)
+        return TensorDict(windows, batch_size=windows["reward"].shape).clone()
 
     def train(
         self,

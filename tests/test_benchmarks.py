@@ -167,8 +167,6 @@ def test_the_check_of_a_gpu_finds_what_is_wrong(error, ok, monkeypatch):
         agent._critic_optimizer.flat.mul_(1 + error)
 
     monkeypatch.setattr(gpu_checks, "take_over", take_over)
-    monkeypatch.setattr(gpu_checks, "CHECKED", [("Pendulum", "Retrace 2")])
-    checks = []
-    gpu_checks.check_gradients(checks, CPU)
-    assert [(row["size"], row["ok"]) for row in checks] == [("Pendulum", ok)]
-    assert (checks[0]["worst"] == 0) == ok
+    (found,) = gpu_checks.check_gradients("Pendulum", "Retrace 2", CPU)
+    assert found["size"] == "Pendulum" and found["ok"] == ok
+    assert (found["worst"] == 0) == ok

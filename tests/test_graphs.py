@@ -6,6 +6,8 @@ as a CUDA graph does, it takes what it is not given through its inputs from wher
 
 import copy
 import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from mpo.config import Hyperparameters
 from mpo.graphs import Graphed
 from mpo.optim import StackedOptimizer
 from mpo.recorder import CLOCKS, Recorder
+from mpo.replay import Replay
 from mpo.seeding import torch_generator
 from mpo.trainer import MPOTrainer
 from tests.test_agent import OBS, D, make_agent, make_windows
@@ -94,17 +97,39 @@ def test_parts_of_one_tensor_are_copied_as_one():
         assert [len(place) for place in graphed._places] == [12, 3]
 
 
-def graphed_trainer(monkeypatch: pytest.MonkeyPatch, tapes: list[Tape], **settings) -> MPOTrainer:
-    """A trainer whose agent takes the CPU for a GPU."""
+Tapes = dict[str, list[Tape]]
+"""By the name of the function that is captured."""
 
-    def taped(function, device, generators):
-        tapes.append(Tape())
-        return Graphed(function, device, generators, tapes[-1])
 
-    monkeypatch.setattr("mpo.agent.Graphed", taped)
+@pytest.fixture
+def tapes(monkeypatch: pytest.MonkeyPatch) -> Tapes:
+    """Of all graphs from here on."""
+    found: Tapes = defaultdict(list)
+
+    def taped(function, device, generators=()):
+        tape = Tape()
+        found[getattr(function, "func", function).__name__].append(tape)
+        return Graphed(function, device, generators, tape)
+
+    for module in ("agent", "rows"):
+        monkeypatch.setattr(f"mpo.{module}.Graphed", taped)
+    return found
+
+
+def graphed_replay(obs_dim: int, capacity: int, seeds: Sequence[int]) -> Replay:
+    """A replay that takes the CPU for a GPU."""
+    generators = [torch_generator(seed, "sample") for seed in seeds]
+    replay = Replay(obs_dim, 1, capacity, generators, staged=True)
+    replay._rows._graphs = True
+    return replay
+
+
+def graphed_trainer(**settings) -> MPOTrainer:
+    """A trainer that takes the CPU for a GPU."""
     trainer = plain_trainer(**settings)
     trainer.agent._graphs = True
     trainer.agent._heads = trainer.agent._graphed(trainer.agent._policy_heads)
+    trainer._replay = graphed_replay(3, 100, trainer.seeds)
     return trainer
 
 
@@ -133,16 +158,25 @@ def windows_for(agent: MPOAgent) -> dict[str, torch.Tensor]:
     return vectors | numbers | {name: torch.zeros(2, 1, 8) for name in ("terminated", "truncated")}
 
 
-@pytest.mark.parametrize("settings", [{}, {"use_retrace": True, "retrace_steps": 3}])
-def test_a_training_by_graphs_is_the_same_training(tmp_path: Path, monkeypatch, settings):
-    tapes: list[Tape] = []
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_retrace": True, "retrace_steps": 3},
+        {"updates_per_step": 3.0},
+        {"updates_per_step": 0.4},
+    ],
+)
+def test_a_training_by_graphs_is_the_same_training(tmp_path: Path, tapes, settings):
     plain_trainer(**settings).train(60, 20, 8, str(tmp_path / "plain"), 1, 30, 15)
-    trainer = graphed_trainer(monkeypatch, tapes, **settings)
+    trainer = graphed_trainer(**settings)
     trainer.train(60, 20, 8, str(tmp_path / "graphs"), 1, 30, 15)
-    acting, learning = tapes
+    updates = round(40 * settings.get("updates_per_step", 1))
+    (acting,), (learning,) = tapes["_policy_heads"], tapes["_learn"]
     assert (acting.captures, acting.repetitions) == (1, 60 - WARM_UP)
-    assert (learning.captures, learning.repetitions) == (1, 40 - WARM_UP)
+    assert (learning.captures, learning.repetitions) == (1, updates - WARM_UP)
     assert acting.generators == [] and learning.generators == trainer.agent._noise
+    assert sum(tape.captures for tape in tapes["_write_and_read"]) >= 1
     for seed in (3, 4):
         tables = [
             pd.read_parquet(tmp_path / kind / f"seed{seed}" / "train.parquet")
@@ -152,10 +186,41 @@ def test_a_training_by_graphs_is_the_same_training(tmp_path: Path, monkeypatch, 
         assert len(learnt) == 4 and learnt.equals(repeated)
 
 
-def test_a_state_that_is_loaded_is_learnt_from_in_a_graph_of_its_own(monkeypatch):
-    tapes: list[Tape] = []
-    trainer = graphed_trainer(monkeypatch, tapes)
-    agent, other = trainer.agent, plain_trainer().agent
+def transitions(count: int, episode: int) -> Iterator[torch.Tensor]:
+    """Packed, of one dimension each; episodes are cut by a time limit."""
+    numbers = torch.arange(count + 1.0)
+    for number in range(count):
+        over = (number + 1) % episode == 0
+        row = [numbers[number], 0, 0, 0, number, 0, over, numbers[number + 1] + 0.5 * over]
+        yield torch.tensor(row)
+
+
+def test_what_is_drawn_by_graphs_is_what_is_drawn(tapes):
+    """While there come to be more successors apart than there were places, so they move."""
+    drawn = []
+    for graphs in (False, True):
+        generator = torch_generator(5, "sample")
+        replay = graphed_replay(1, 300, [5]) if graphs else Replay(1, 1, 300, [generator])
+        samples = []
+        for number, packed in enumerate(transitions(800, 3)):
+            replay.add(0, packed)
+            # One added between two drawings mostly, and sometimes none, two or three.
+            if number > 5 and number % 40 not in (7, 20, 21):
+                windows = replay.sample(16, torch.arange(2))
+                samples.append({name: x.clone() for name, x in windows.items()})
+                if number % 40 == 30:
+                    windows = replay.sample(16, torch.arange(2))
+                    samples.append({name: x.clone() for name, x in windows.items()})
+        drawn.append(samples)
+    for plain, graphed in zip(*drawn, strict=True):
+        assert all(torch.equal(x, graphed[name]) for name, x in plain.items())
+    made = tapes["_write_and_read"]
+    assert sum(tape.captures for tape in made) > 2
+    assert sum(tape.repetitions for tape in made) > 600
+
+
+def test_a_state_that_is_loaded_is_learnt_from_in_a_graph_of_its_own(tapes):
+    agent, other = graphed_trainer().agent, plain_trainer().agent
     windows = windows_for(agent)
     for _ in range(WARM_UP + 2):
         agent.update(windows)
@@ -166,7 +231,7 @@ def test_a_state_that_is_loaded_is_learnt_from_in_a_graph_of_its_own(monkeypatch
         each.load_state_dict(saved)
         for _ in range(WARM_UP + 2):
             each.update(windows)
-    assert [tape.captures for tape in tapes] == [0, 1, 1]
+    assert [tape.captures for tape in tapes["_learn"]] == [1, 1]
     assert torch.equal(agent._critic_optimizer.flat, other._critic_optimizer.flat)
 
 
