@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -49,5 +50,7 @@ def compiled(function: Callable[_P, _R], device: torch.device) -> Callable[_P, _
 
     torch._dynamo.config.recompile_limit = _AGENTS
     torch._dynamo.config.accumulated_recompile_limit = 4 * _AGENTS
+    # It would rather have products of 10 bits; ours are of 24.
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     options: dict[str, Any] = {"deterministic": True}
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
