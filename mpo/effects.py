@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import nctdtr, stdtrit  # noncentral t: CDF at (df, ncp, t); t: its quantile
 
-from mpo.stats import Interval, pooled_t_interval, t_interval
+from mpo.intervals import Interval, pooled_t_interval, t_interval
 
 MAX_SEEDS = 1000
 """The most seeds that `power_table` tries."""

@@ -14,8 +14,8 @@ import pandas as pd
 
 from mpo.baselines import comparable, in_words
 from mpo.files import TYPESET, replacing
+from mpo.intervals import EXPLORATORY, t_interval
 from mpo.statistics import POOLED, SUM
-from mpo.stats import EXPLORATORY, t_interval
 from mpo.status import FINISHED
 from mpo.study import Study
 from mpo.tables import CONFIDENCE, read

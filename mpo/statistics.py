@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mpo import effects, efficiency, references, stats
+from mpo import effects, efficiency, intervals, references, stats
 from mpo.study import Study
 from mpo.tables import read, seed_returns, words
 
@@ -241,7 +241,7 @@ def _over_all(found: effects.Effect) -> dict[str, Any]:
 
 
 def _student(
-    interval: stats.Interval, found: effects.EnvironmentEffect | effects.Effect
+    interval: intervals.Interval, found: effects.EnvironmentEffect | effects.Effect
 ) -> dict[str, Any]:
     """The columns of an interval of Student's t, and of the pairs behind it."""
     bounds = {"estimate": interval.mean, "lo": interval.lo, "hi": interval.hi, "n": interval.n}
@@ -257,7 +257,7 @@ def _efficiency(study: Study, tables: Path, scale: pd.DataFrame) -> Iterator[dic
         for arm, runs in curves[curves["env"] == env["env"]].groupby("arm", sort=False):
             grid = runs.pivot(index="run_id", columns="env_step", values="return")
             steps = grid.columns.to_numpy()
-            area = stats.t_interval(efficiency.area_under_curve(steps, grid.to_numpy()))
+            area = intervals.t_interval(efficiency.area_under_curve(steps, grid.to_numpy()))
             found = {"env": env["env"], "arm": arm, "n": area.n, "area": area.mean}
             found |= {"area_lo": area.lo, "area_hi": area.hi, "threshold": threshold}
             if not np.isnan(threshold):

@@ -13,9 +13,9 @@ from mpo import publication
 from mpo.baselines import in_words
 from mpo.figures.style import plural
 from mpo.files import replacing
+from mpo.intervals import EXPLORATORY
 from mpo.provenance import commit, packages
 from mpo.statistics import POOLED, SUM
-from mpo.stats import EXPLORATORY
 from mpo.status import FINISHED
 from mpo.study import Study
 from mpo.tables import flat, read

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from mpo.config import canonical_json
 from mpo.files import EVALUATION_COST, EVALUATIONS, METRICS, RUN, TABLED, replacing
+from mpo.intervals import Interval, t_interval
 from mpo.provenance import commit
-from mpo.stats import Interval, t_interval
 from mpo.status import run_status
 from mpo.study import CORE_AXES, Run, Study
 

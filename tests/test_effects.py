@@ -5,7 +5,8 @@ import pytest
 from scipy import stats as scipy_stats
 
 from mpo.effects import interaction, main_effect, power_table
-from mpo.stats import mean, pooled_t_interval
+from mpo.intervals import pooled_t_interval
+from mpo.stats import mean
 
 NAN = math.nan
 

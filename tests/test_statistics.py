@@ -4,7 +4,8 @@ import pytest
 
 from mpo import references, statistics, tables
 from mpo.config import ConfigError
-from mpo.stats import iqm, t_interval
+from mpo.intervals import t_interval
+from mpo.stats import iqm
 from tests import synthetic
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from mpo import stats
+from mpo import resampling, stats
+from mpo.intervals import pooled_t_interval, t_interval
 from mpo.stats import (
     aggregates,
     iqm,
@@ -12,9 +13,7 @@ from mpo.stats import (
     median,
     optimality_gap,
     performance_profile,
-    pooled_t_interval,
     probability_of_improvement,
-    t_interval,
 )
 
 RAGGED = [[0.1, 0.5, 0.9, 0.4], [0.7, 0.2], [1.3, 0.6, 0.8]]
@@ -169,20 +168,20 @@ def test_the_bounds_barely_depend_on_the_order_of_the_environments():
 
 def test_more_replicates_than_a_chunk_holds_are_all_drawn(monkeypatch):
     x, sizes = runs(11, 5, 5), []
-    resample = stats._resample
+    resample = resampling.resample
 
     def counting(n, rows, rng):
         sizes.append(rows)
         return resample(n, rows, rng)
 
-    monkeypatch.setattr(stats, "_resample", counting)
+    monkeypatch.setattr(resampling, "resample", counting)
     aggregates(x, np.random.default_rng(0), replicates=30_000)
     assert sum(sizes) == 30_000 and len(sizes) > 1
     assert max(sizes) * 10 <= 2**17
 
 
 def test_a_resample_draws_every_environment_at_its_own_n():
-    counts = stats._resample((2, 5), 1000, np.random.default_rng(0))
+    counts = resampling.resample((2, 5), 1000, np.random.default_rng(0))
     assert counts.shape == (1000, 7)
     assert (counts[:, :2].sum(1) == 2).all() and (counts[:, 2:].sum(1) == 5).all()
     # Each run once on average; the standard error is below sqrt(1 / 1000).

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mpo import tables
-from mpo.stats import t_interval
+from mpo.intervals import t_interval
 from tests import synthetic
 
 

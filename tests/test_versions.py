@@ -3,7 +3,7 @@ import pytest
 
 from benchmarks import versions
 from mpo import tables
-from mpo.stats import t_interval
+from mpo.intervals import t_interval
 from tests import synthetic
 
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from mpo.stats import EXPLORATORY
+from mpo.intervals import EXPLORATORY
 from mpo.study import CORE_AXES, Study
 from mpo.tables import arm_label
 

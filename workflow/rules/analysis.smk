@@ -3,8 +3,9 @@ TABLES = ["runs", "evals", "train", "curves", "scores"]
 ANSWERS = ["finals", "references", "aggregates", "profiles"]
 ANSWERS += ["improvements", "effects", "differences", "efficiency", "power", "baselines"]
 ANSWERS += ["sample_efficiency"]
-STATISTICS_CODE = ["statistics", "stats", "effects", "efficiency", "references", "baselines"]
-PAGE_CODE = ["summary", "publication", "typeset", "figures/style"]
+STATISTICS_CODE = ["statistics", "stats", "resampling", "intervals", "effects", "efficiency"]
+STATISTICS_CODE += ["references", "baselines"]
+PAGE_CODE = ["summary", "publication", "typeset", "intervals", "figures/style"]
 ENVIRONMENTS = {environment.slug: environment.id for environment in STUDY.environments}
 
 
@@ -28,7 +29,7 @@ rule study:
 # The code of an analysis is among its inputs, so an edit redoes that analysis and nothing else.
 rule collect:
     input:
-        code=["mpo/tables.py", "mpo/stats.py"],
+        code=["mpo/tables.py", "mpo/intervals.py"],
         study=f"{STUDY_DIR}/study.json",
         # A function, for every job reads these rules and few jobs are this one.
         runs=lambda wildcards: [
@@ -82,7 +83,7 @@ rule statistics:
 
 rule typeset:
     input:
-        code=["mpo/publication.py", "mpo/typeset.py"],
+        code=["mpo/publication.py", "mpo/typeset.py", "mpo/intervals.py"],
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
         answers=rules.statistics.output,
