@@ -1,238 +1,54 @@
-"""The verbs that rules call: `python -m mpo VERB --help` describes each.
-
-Imports are late: a verb pays only for what it needs.
-"""
+"""The verbs that rules call: `python -m mpo VERB --help` describes each."""
 
 import argparse
-import contextlib
-import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mpo.config import CellSpec, ConfigError, EvaluationSpec, JobFailed, RunSpec
+from mpo import verbs
+from mpo.config import ConfigError, JobFailed
 from mpo.files import RUN
 from mpo.layout import Place
-from mpo.signals import EXIT_CODE, Interrupted, stopped_at_once
-from mpo.study import Study
+from mpo.signals import EXIT_CODE, Interrupted
 
-if TYPE_CHECKING:
-    import torch
-
-
-def train(args: argparse.Namespace) -> None:
-    """Trains runs of one cell to their budget; each goes on from where it was left."""
-    spec = CellSpec.parse(args.cell)
-    if len({place.total_steps for place in args.out}) > 1:
-        raise ConfigError("--out: runs of one budget are trained together, received several")
-
-    from mpo import gpus
-    from mpo.heartbeat import Heartbeat
-
-    total, timeout = args.out[0].total_steps, args.environment_timeout
-    files = {place.status_file: spec.of_seed(place.seed).identity for place in args.out}
-    beat = Heartbeat(files, "train", total, timeout, args.log[0] if args.log else None)
-    with beat, contextlib.ExitStack() as stack:
-        import torch
-
-        from mpo.train import train as run
-
-        if args.device != "cpu" and torch.backends.cuda.is_built():
-            stack.enter_context(gpus.slot(args.runs_per_gpu))
-        torch.set_num_threads(args.threads)
-        run(
-            spec,
-            args.out,
-            _device(args.device),
-            beat,
-            cuda_graphs=not args.no_cuda_graphs,
-            checkpoint_interval_s=args.checkpoint_interval,
-            keep_resume_state=not args.discard_resume_state,
-        )
-
-
-def evaluate(args: argparse.Namespace) -> None:
-    """Evaluates the policy snapshots of a finished run."""
-    config = EvaluationSpec.parse(args.config)
-
-    from mpo import files
-    from mpo.heartbeat import Heartbeat
-
-    start = time.perf_counter()
-    directory = args.run.directory
-    run = json.loads((directory / files.RUN).read_text())
-    spec = RunSpec.model_validate(run["spec"])
-    status = {args.run.status_file: spec.identity}
-    log = args.log[0] if args.log else None
-    with Heartbeat(status, "evaluate", 0, args.environment_timeout, log), stopped_at_once():
-        import torch
-
-        from mpo import records
-        from mpo.evaluate import evaluate as roll_out
-
-        torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
-        policies = records.read_policies(directory / files.POLICIES)
-        rows = roll_out(spec, policies, config, run["total_steps"], args.run.run_id)
-        records.write_rows(directory / files.EVALUATIONS, rows)
-        seconds = time.perf_counter() - start
-        records.write_json(directory / files.EVALUATION_COST, {"eval_s": seconds})
-
-
-def verify(args: argparse.Namespace) -> None:
-    """Trains the first steps of finished runs again and compares their metrics, bit for bit."""
-    import torch
-
-    from mpo import gpus
-    from mpo import verify as verification
-
-    with contextlib.ExitStack() as stack:
-        if args.device != "cpu" and torch.backends.cuda.is_built():
-            stack.enter_context(gpus.slot(args.runs_per_gpu))
-        torch.set_num_threads(args.threads)
-        device = _device(args.device)
-        found = [verification.verify(run, args.steps, device) for run in args.runs]
-    verification.write(found, args.out)
-
-
-def video(args: argparse.Namespace) -> None:
-    """Films an episode of a trained run's final policy, as it was scored."""
-    import torch
-
-    from mpo.video import record
-
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    film = record(args.run, args.out, args.episode)
-    print(f"{args.out}: return {film.episode_return:.6g} in {film.length} steps")
-
-
-def events(args: argparse.Namespace) -> None:
-    """Writes a run's metrics and evaluations as a TensorBoard event file."""
-    from mpo.events import write
-
-    write(args.run, args.out)
-
-
-def random(args: argparse.Namespace) -> None:
-    """Measures the return of a random policy."""
-    from mpo.evaluate import random_returns
-    from mpo.records import write_json
-
-    returns = random_returns(args.env, args.episodes)
-    write_json(
-        args.out, {"env_id": args.env, "mean": float(returns.mean()), "episodes": args.episodes}
-    )
-
-
-def collect(args: argparse.Namespace) -> None:
-    """Gathers every run of a study into tables."""
-    from mpo import tables
-
-    tables.write(tables.collect(_study(args.study), Path()), args.out)
-
-
-def statistics(args: argparse.Namespace) -> None:
-    """Computes the study's statistics from its tables."""
-    from mpo import baselines, tables
-    from mpo import statistics as tables_of
-
-    study = _study(args.study)
-    published = baselines.read(study, args.baselines)
-    found = tables_of.compute(study, args.tables, args.references, args.random)
-    tables.write(found | {"baselines": published}, args.tables)
-
-
-def typeset(args: argparse.Namespace) -> None:
-    """Writes the main tables in LaTeX and in Markdown."""
-    from mpo import publication
-
-    publication.write(_study(args.study), args.tables, args.out)
-
-
-def figure(args: argparse.Namespace) -> None:
-    """Draws one figure from the tables."""
-    from mpo import figures
-
-    study = _study(args.study)
-    figures.draw(args.name, study, args.tables, args.out)
-    args.caption.write_text(figures.caption_rst(args.name, study, args.tables))
-
-
-def summary(args: argparse.Namespace) -> None:
-    """Writes the study's page: what it is, its figures and its tables."""
-    from mpo import summary as page
-
-    page.write(_study(args.study), args.tables, args.figures, args.out)
-
-
-def pages(args: argparse.Namespace) -> None:
-    """Writes the summary, the tables, the config and films as pages for a browser."""
-    from mpo import files, page
-
-    page.summary(args.summary, args.out / "summary.html")
-    page.config(args.study, args.out / "config.html")
-    for name in files.PAGES:
-        page.table(args.tables, name, args.out / f"{name}.html")
-    if args.films:
-        page.films(args.films, args.out / "films.html")
-
-
-def status(args: argparse.Namespace) -> None:
-    """Shows how every run of a study stands, while it runs and after."""
-    from mpo.status import overview
-
-    found = [args.study] if args.study else sorted(Path("results").glob("*/study.json"))
-    if not found:
-        raise ConfigError("no study has been started here: there is no results/*/study.json")
-    print("\n\n".join(overview(_study(path), Path()) for path in found))
-
-
-def failures(args: argparse.Namespace) -> None:
-    """Writes the page on every run that diverged or failed."""
-    from mpo import status as page
-    from mpo.files import replacing
-
-    study = _study(args.study)
-    text = page.failures(study, Path())
-    with replacing(args.out) as temporary:
-        temporary.write_text(text)
-
-
-def _study(path: Path) -> Study:
-    return Study.parse(json.loads(path.read_text()))
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("execution.device: no CUDA device for 'cuda'; choose from auto, cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+_VERBS = (
+    verbs.train,
+    verbs.evaluate,
+    verbs.verify,
+    verbs.video,
+    verbs.events,
+    verbs.random,
+    verbs.collect,
+    verbs.statistics,
+    verbs.typeset,
+    verbs.figure,
+    verbs.summary,
+    verbs.pages,
+    verbs.status,
+    verbs.failures,
+)
+_Parsers = dict[str, argparse.ArgumentParser]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mpo", description=__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    sub = {}
-    by_run, by_study = (
-        (train, evaluate, verify, video, events),
-        (random, collect, statistics, typeset, figure, summary, pages),
-    )
-    for function in (*by_run, *by_study, status, failures):
+    choices = parser.add_subparsers(required=True, metavar="VERB")
+    sub: _Parsers = {}
+    for function in _VERBS:
         name, text = function.__name__, function.__doc__
-        sub[name] = verbs.add_parser(name, help=text, description=text)
+        sub[name] = choices.add_parser(name, help=text, description=text)
         sub[name].set_defaults(function=function)
         sub[name].add_argument(
             "--log", type=Path, nargs="+", default=[], help="write progress and errors here too"
         )
+    _add_options_of_runs(sub)
+    _add_options_of_studies(sub)
+    return parser
 
+
+def _add_options_of_runs(sub: _Parsers) -> None:
     options = sub["train"].add_argument
     options("--cell", required=True, help="a CellSpec as JSON: what the runs share")
     options("--checkpoint-interval", type=float, default=60.0, help="seconds")
@@ -267,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     sub["events"].add_argument("--run", type=Path, required=True, help="an evaluated run")
     sub["events"].add_argument("--out", type=Path, required=True, help="its name holds tfevents")
 
+
+def _add_options_of_studies(sub: _Parsers) -> None:
     options = sub["random"].add_argument
     options("--env", required=True, help="the environment's id")
     options("--episodes", type=int, required=True, help="how many to play")
@@ -293,7 +111,6 @@ def _parser() -> argparse.ArgumentParser:
     sub["pages"].add_argument("--summary", type=Path, required=True, help="its summary.md")
     sub["pages"].add_argument("--films", type=Path, nargs="*", help="mp4 files")
     sub["pages"].add_argument("--out", type=Path, required=True, help="a directory")
-    return parser
 
 
 def _place(directory: str) -> Place:
