@@ -17,7 +17,7 @@ from mpo.config import Evaluation, RunSpec
 from mpo.envs import dimensions, make_env
 from mpo.layers import Normalizer
 from mpo.networks import GaussianPolicy
-from mpo.progress import progress
+from mpo.progress import format_metrics, progress
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
 
 MAX_PARALLEL = 10
@@ -168,8 +168,8 @@ def evaluate(
                     "terminated": bool(played.terminated[i]),
                 }
             )
-        text = f"{policy} at step {step}: return={played.returns.mean():.4g}"
-        bar.set_postfix_str(text, refresh=False)
+        text = format_metrics({"return": float(played.returns.mean())})
+        bar.set_postfix_str(f"{policy} at step {step}: {text}", refresh=False)
         bar.update(len(seeds))
     bar.close()
     carried = [row for row in rows if (row["env_step"], row["phase"]) == (last_step, "online")]

@@ -78,9 +78,10 @@ def advance(
         recorder.snapshot(trainer.env_steps, trainer.agent.policy)
     bar = progress(_label(trainer), until, min(trainer.env_steps, until))
     while trainer.env_steps < until and (diverged_too or not recorder.all_diverged):
-        # Windows are drawn before an action is chosen, for which a GPU must be waited for; that is
-        # executed after the updates: what a GPU has been asked to learn, it learns while the
-        # environments move.
+        # The first windows are drawn before an action is chosen, for which a GPU must be waited
+        # for; the others once those before them are learnt from, for they take their place. The
+        # action is executed after the updates: what a GPU has been asked to learn, it learns while
+        # the environments move.
         steps = max(0, trainer.env_steps + 1 - training.update_after)
         due = int(training.updates_per_step * steps) - trainer.agent.updates
         drawn = (trainer.draw_windows(training.batch_size) for _ in range(due))
