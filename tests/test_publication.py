@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpo import baselines, publication, stats, tables, typeset
+from mpo import baselines, intervals, publication, tables, typeset
 from mpo.files import TYPESET
 from tests import synthetic
 
@@ -28,7 +28,9 @@ def hand_made(folder, returns, diverged=()):
     for env, arms in returns.items():
         for arm, values in arms.items():
             found = [x for x in values if not math.isnan(x)]
-            interval = stats.t_interval(found) if found else stats.Interval(0, NAN, NAN, NAN)
+            interval = (
+                intervals.t_interval(found) if found else intervals.Interval(0, NAN, NAN, NAN)
+            )
             cell = {"env": env, "arm": arm}
             count = sum((env, arm, seed) in diverged for seed in range(len(values)))
             score = cell | interval._asdict() | {"episodes": 20, "diverged": count}
@@ -67,7 +69,7 @@ SEEDS = [10.0, 20.0, 30.0, 40.0, 50.0]
 
 def test_overlapping_intervals_are_bold_where_every_pair_differs_alike(tmp_path):
     lower = [9.0, 18.9, 29.1, 39.0, 48.9]
-    assert stats.t_interval(lower).hi > stats.t_interval(SEEDS).lo
+    assert intervals.t_interval(lower).hi > intervals.t_interval(SEEDS).lo
     marked, note = bold(tmp_path, {"low": lower, "high": SEEDS})
     assert marked == ["high"]
     assert note.endswith(
