@@ -99,7 +99,7 @@ class Rows:
             self._apart.numpy()[place] = packed[self._width :]
             return
         if self._waiting == _STAGED:
-            self._exchange(_NONE, _NONE, _NONE)
+            self._flush()
         self._buffer[self._waiting] = packed
         self._to_rows[row] = self._to_places[place] = self._waiting
         self._waiting += 1
@@ -157,6 +157,10 @@ class Rows:
         found = self._exchanges[sizes]({"sent": sent})
         return found["packed"], found["obs"]
 
+    def _flush(self) -> None:
+        """Sends what waits on the host, and reads nothing."""
+        self._exchange(_NONE, _NONE, _NONE)
+
     def _write_and_read(
         self, kept: Tensor, sizes: tuple[int, int, int], inputs: Tensors
     ) -> Tensors:
@@ -183,7 +187,7 @@ class Rows:
     def dump(self, rows: np.ndarray, places: np.ndarray) -> tuple[Tensor, Tensor]:
         """Rows [n, W] and successors kept apart [m, O], on the CPU."""
         if self._staged and self._waiting:
-            self._exchange(_NONE, _NONE, _NONE)
+            self._flush()
         at, where = self._on_device(rows, places)
         return self._rows.index_select(0, at).cpu(), self._apart.index_select(0, where).cpu()
 

@@ -23,20 +23,25 @@ MODES = [
 ]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_acting_and_learning_are_traced_whole(mode, elsewhere, monkeypatch):  # noqa: F811
-    """By torch's compiler, short of making kernels of it; a break would be an error."""
-    traced = []
+def tracing(traced: list[str]):
+    """In place of `fusion.compiled`: notes what is traced, and makes no kernels of it."""
 
     def compiled(function, device):
         def backend(graph, inputs):
-            traced.append(function.__name__)
+            traced.append(getattr(function, "func", function).__name__)
             return graph.forward
 
         return torch.compile(function, backend=backend, fullgraph=True, dynamic=False)
 
+    return compiled
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_acting_and_learning_are_traced_whole(mode, elsewhere, monkeypatch):  # noqa: F811
+    """By torch's compiler, short of making kernels of it; a break would be an error."""
+    traced = []
     torch.compiler.reset()
-    monkeypatch.setattr("mpo.agent.compiled", compiled)
+    monkeypatch.setattr("mpo.agent.compiled", tracing(traced))
     sizes = {"policy_layer_sizes": (32, 32), "critic_layer_sizes": (32, 32), "replay_size": 10}
     agent = MPOAgent(OBS, D, Hyperparameters(**sizes, **mode), range(3), elsewhere)
     windows = {name: x.to(elsewhere) for name, x in make_windows(agent.config.window).items()}
@@ -52,13 +57,6 @@ def test_acting_and_learning_are_traced_whole(mode, elsewhere, monkeypatch):  # 
 def test_an_optimizer_s_step_is_traced_whole_and_stays_what_it_is(name, monkeypatch):
     traced = []
 
-    def compiled(function, device):
-        def backend(graph, inputs):
-            traced.append(name)
-            return graph.forward
-
-        return torch.compile(function, backend=backend, fullgraph=True, dynamic=False)
-
     def trained():
         parameter = torch.nn.Parameter(torch.linspace(-1, 1, 64).view(2, 32), False)
         optimizer = StackedOptimizer(name, [parameter], 0.1, 0.9)
@@ -72,7 +70,7 @@ def test_an_optimizer_s_step_is_traced_whole_and_stays_what_it_is(name, monkeypa
 
     plain = trained()
     torch.compiler.reset()
-    monkeypatch.setattr("mpo.optim.compiled", compiled)
+    monkeypatch.setattr("mpo.optim.compiled", tracing(traced))
     monkeypatch.setattr("mpo.optim.compiles", lambda device: True)
     # Single precision makes of 1 - 0.999 what is wrong in the fifth digit.
     torch.testing.assert_close(trained(), plain, rtol=0, atol=1e-5)
