@@ -66,6 +66,7 @@ def _add_options_of_runs(sub: _Parsers) -> None:
         options = sub[name].add_argument
         options("--device", choices=("auto", "cpu", "cuda"), default="auto")
         options("--threads", type=int, default=1, help="CPU threads of the networks")
+        options("--compile-on-cpu", action="store_true", help="learn in compiled code there, too")
         options("--runs-per-gpu", type=int, default=1, help="runs that may share a GPU")
 
     sub["evaluate"].add_argument("--run", type=_place, required=True, help="a trained run")

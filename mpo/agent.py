@@ -18,7 +18,7 @@ from torch import Tensor
 from mpo import losses
 from mpo.config import Hyperparameters
 from mpo.duals import Duals, softplus
-from mpo.fusion import compiled
+from mpo.fusion import compiled, compiles
 from mpo.graphs import Graphed, Tensors
 from mpo.layers import Normalizer
 from mpo.moments import RunningMoments
@@ -54,6 +54,7 @@ class MPOAgent:
         seeds: Sequence[int],
         device: torch.device,
         cuda_graphs: bool = True,
+        compile_on_cpu: bool = False,
     ) -> None:
         """Draws the initial networks from each seed's own stream.
 
@@ -64,6 +65,7 @@ class MPOAgent:
             seeds: of each learner, S.
             device: of networks and updates.
             cuda_graphs: whether acting and learning are a graph each, where the device is a GPU.
+            compile_on_cpu: whether they are compiled where it is none.
         """
         self.config = config
         self.device = device
@@ -114,12 +116,14 @@ class MPOAgent:
         self._act_noise = [numpy_generator(seed, "act") for seed in seeds]
         self._noise = [torch_generator(seed, "noise", device) for seed in seeds]
         self._targets = TargetPass(config, self.target_policy, self.target_critic)
-        self._evaluation = compiled(self._evaluate, device)
-        self._policy_gradients = compiled(self._fit_policy, device)
+        self.compiled = compiles(device, compile_on_cpu)
+        """Whether torch's compiler makes the code of acting and learning."""
+        self._evaluation = compiled(self._evaluate, device, compile_on_cpu)
+        self._policy_gradients = compiled(self._fit_policy, device, compile_on_cpu)
         behaves = {"online": self.policy, "target": self.target_policy}
         self._behaviour = behaves[config.behaviour_policy]
         self._graphs = cuda_graphs and device.type == "cuda"
-        self._heads = self._graphed(compiled(self._policy_heads, device))
+        self._heads = self._graphed(compiled(self._policy_heads, device, compile_on_cpu))
         self._learners: dict[int, Callable[[Tensors], Tensors]] = {}
         """By M-steps an update."""
         self.updates = 0

@@ -265,12 +265,19 @@ class Execution(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cuda_graphs: bool = True
+    compile_on_cpu: bool = False
     threads: Count = 1
     seeds_per_job: Count = 1
     runs_per_gpu: Count = 1
     checkpoint_interval_s: Positive = 60.0
     environment_timeout_s: Positive = 300.0
     keep_resume_state: bool = True
+
+    @model_validator(mode="after")
+    def _compiled_seeds_are_alone(self) -> "Execution":
+        if self.compile_on_cpu and self.device != "cuda" and self.seeds_per_job > 1:
+            raise ValueError(f"compile_on_cpu needs seeds_per_job 1, received {self.seeds_per_job}")
+        return self
 
 
 class Spec(Section):

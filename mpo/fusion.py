@@ -1,14 +1,16 @@
-"""Fewer kernels on a GPU: torch's compiler, where it can be had."""
+"""Fewer kernels and less of Python between them: torch's compiler, where it can be had."""
 
 import functools
 import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from types import MethodType
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -33,19 +35,30 @@ def available() -> bool:
     return not lacks
 
 
-def compiles(device: torch.device) -> bool:
+def compiles(device: torch.device, on_cpu: bool = False) -> bool:
     """Whether `compiled` does."""
+    if device.type == "cpu":
+        return on_cpu and available_on_cpu()
     return device.type == "cuda" and available()
 
 
-def compiled(function: Callable[_P, _R], device: torch.device) -> Callable[_P, _R]:
-    """The function in few kernels, on a GPU where that is possible; elsewhere the function itself.
+def compiled(
+    function: Callable[_P, _R], device: torch.device, on_cpu: bool = False
+) -> Callable[_P, _R]:
+    """The function in few kernels, where that is possible; elsewhere the function itself.
 
     Its first call takes seconds; torch keeps what it made on disk for the next process. The kernels
     are chosen by rules, not by timing them, so they round alike each time.
+
+    Args:
+        function: a method, if it is to be compiled on a CPU.
+        device: where it works; on a GPU it is compiled in any case.
+        on_cpu: whether it is compiled on a CPU, too.
     """
-    if not compiles(device):
+    if not compiles(device, on_cpu):
         return function
+    if device.type == "cpu":
+        return cast(Callable[_P, _R], _Compiled(function))
     import torch._dynamo.config
 
     torch._dynamo.config.recompile_limit = _AGENTS
@@ -54,3 +67,63 @@ def compiled(function: Callable[_P, _R], device: torch.device) -> Callable[_P, _
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     options: dict[str, Any] = {"deterministic": True}
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+
+
+@functools.cache
+def available_on_cpu() -> bool:
+    """Whether kernels can be made for the CPU here, as a trial tells; warns where they can't."""
+    from torch._inductor.exc import InductorError
+
+    trial = _Compiled(_Trial().double)
+    try:
+        trial(torch.zeros(2))
+    except InductorError as error:
+        lines = str(error).splitlines()
+        reason = next((line for line in lines if "error:" in line), lines[0])
+        logger.warning("learning is not compiled: a trial of torch's compiler failed: %s", reason)
+        return False
+    return True
+
+
+class _Trial:
+    def double(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+class _Compiled:
+    """A method that works on tensors of a CPU, compiled for each layout of its arguments.
+
+    Torch would look at each call whether anything that the method reads has changed, its object's
+    attributes included, which takes as long as a small update. Here tensors may change in value,
+    and may be other ones of the same layout; nothing else may change at all.
+    """
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        assert isinstance(method, MethodType)
+        self._method = method
+        self._made: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        layout = tuple(_layout(arguments))
+        if layout not in self._made:
+            self._made[layout] = self._make(arguments)
+        return self._made[layout](self._method.__self__, *arguments)
+
+    def _make(self, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        options: dict[str, Any] = {
+            "cpp_wrapper": True,
+            "guard_filter_fn": lambda guards: [False] * len(guards),
+        }
+        function: Any = torch.compile(self._method, fullgraph=True, dynamic=False, options=options)
+        made = function.aot_compile((arguments, {}))
+        made.disable_guard_check()
+        return made
+
+
+def _layout(value: Any) -> Iterator[Any]:
+    """Shapes and strides of all tensors in a nest of mappings and sequences."""
+    if isinstance(value, Tensor):
+        yield value.shape, value.stride()
+        return
+    for inner in value.values() if isinstance(value, Mapping) else value:
+        yield from _layout(inner)

@@ -170,7 +170,7 @@ def _write(
     total_steps: int,
 ) -> None:
     """Writes each seed's files."""
-    origin = provenance.of_training(trainer.device)
+    origin = provenance.of_training(trainer.device, trainer.agent.compiled)
     for seed, directory, own in zip(trainer.seeds, out_dirs, recorder.of, strict=True):
         record = own.write(total_steps, directory)
         if record["error"]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpo.layers import Module, Normalizer, StackedLinear, Torso
-from mpo.products import add_product_, add_products, affine
+from mpo.products import add_product_, add_products, affine, step_by_step
 
 _MIN_STDDEV = 1e-6
 _HEAD_SCALE = 1e-2
@@ -108,7 +108,7 @@ class QNetwork(Module):
         """Of each action, [S, N, B, K]."""
         shared = self._first_obs(self.normalize(obs)).unsqueeze(1)  # [S, 1, B, H]
         samples = actions.shape[1]
-        if actions.device.type == "cpu":
+        if step_by_step(actions):
             samples = max(1, _IN_CACHE // shared.numel())
         chunks = [self._of_some(shared, part) for part in actions.split(samples, dim=1)]
         return torch.cat(chunks, dim=1)

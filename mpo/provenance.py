@@ -28,22 +28,28 @@ _TRAINING = (
 )
 
 
-def of_training(device: "torch.device") -> dict[str, Any]:
-    """Where a run was made: code, packages, hardware and thread settings."""
+def of_training(device: "torch.device", compiled: bool) -> dict[str, Any]:
+    """Where a run was made: code, packages, hardware and how it was used; see `machine`."""
     return {
         "algorithm_version": ALGORITHM_VERSION,
         **code(),
         "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        **machine(device),
+        **machine(device, compiled),
     }
 
 
-def machine(device: "torch.device") -> dict[str, Any]:
-    """What rounding can depend on: hardware, packages and thread settings; and the host's name."""
+def machine(device: "torch.device", compiled: bool = False) -> dict[str, Any]:
+    """What rounding can depend on: hardware, packages and settings; and the host's name.
+
+    Args:
+        device: where networks and updates are.
+        compiled: whether torch's compiler has made the code of these.
+    """
     import torch
 
     return {
         "device": device.type,
+        "compiled": compiled,
         "device_name": _device_name(device),
         "threads": torch.get_num_threads(),
         "host": socket.gethostname(),

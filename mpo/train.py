@@ -23,9 +23,11 @@ from mpo.trainer import MPOTrainer
 logger = logging.getLogger(__name__)
 
 
-def make_trainer(spec: RunSpec, device: torch.device) -> MPOTrainer:
+def make_trainer(spec: RunSpec, device: torch.device, compile_on_cpu: bool = False) -> MPOTrainer:
     """The trainer of a run, at its beginning."""
-    return MPOTrainer.of(spec.env_id, spec.training, [spec.seed], device)
+    return MPOTrainer.of(
+        spec.env_id, spec.training, [spec.seed], device, compile_on_cpu=compile_on_cpu
+    )
 
 
 def train(
@@ -34,6 +36,7 @@ def train(
     device: torch.device,
     beat: Heartbeat,
     cuda_graphs: bool = True,
+    compile_on_cpu: bool = False,
     **options: Any,
 ) -> None:
     """Trains runs of one cell and budget; each goes on from its own resume directory.
@@ -44,6 +47,7 @@ def train(
         device: to train on.
         beat: is told how each of them goes.
         cuda_graphs: see `MPOTrainer`.
+        compile_on_cpu: likewise; takes one run.
         options: checkpoint_interval_s and keep_resume_state, see `MPOTrainer.train`.
 
     Raises:
@@ -51,7 +55,12 @@ def train(
     """
     failed: dict[Place, EnvironmentFailed] = {}
     make = partial(
-        MPOTrainer.of, spec.env_id, spec.training, device=device, cuda_graphs=cuda_graphs
+        MPOTrainer.of,
+        spec.env_id,
+        spec.training,
+        device=device,
+        cuda_graphs=cuda_graphs,
+        compile_on_cpu=compile_on_cpu,
     )
     for stack in _stacks(spec, places):
         failed |= _train_stack(spec, stack, make, beat, options)

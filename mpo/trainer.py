@@ -131,6 +131,8 @@ class MPOTrainer:
         critic_max: its greatest.
         extra_seeds: further independent learners, trained in the same process.
         cuda_graphs: on a GPU, launch acting, sampling and learning as one graph each.
+        compile_on_cpu: on a CPU, act and learn in code that torch's compiler makes for this
+            machine; takes one seed a trainer.
 
     Raises:
         ConfigError: a value is out of range, or the environment does not fit.
@@ -181,6 +183,7 @@ class MPOTrainer:
         critic_max: float = 150.0,
         extra_seeds: Sequence[int] = (),
         cuda_graphs: bool = True,
+        compile_on_cpu: bool = False,
     ) -> None:
         """Makes the environments, the agent and an empty replay; see the class."""
         given = {**locals(), "retrace": use_retrace, "optimizer": optimizer_type}
@@ -188,6 +191,12 @@ class MPOTrainer:
             self.config = Hyperparameters(**{k: given[k] for k in Hyperparameters.model_fields})
         except ValidationError as error:
             raise ConfigError(explain(error)) from None
+        self.device = torch.device(device)
+        if compile_on_cpu and extra_seeds and self.device.type == "cpu":
+            # What the compiler makes rounds an odd element by its place, and so by the seed's.
+            raise ConfigError(
+                f"compile_on_cpu: takes one seed a trainer, received {1 + len(extra_seeds)}"
+            )
         # Denormal numbers are many times slower on a CPU and carry no information here.
         torch.set_flush_denormal(True)
         keep_freed()
@@ -196,13 +205,12 @@ class MPOTrainer:
         self.name = f"{env_id} retrace {retrace} {self.config.optimizer}"
         """What its progress is shown under, before the seeds."""
         self.seeds = (seed, *extra_seeds)
-        self.device = torch.device(device)
         envs = [_make_env(env_id) for _ in self.seeds]
         self.obs_dim, self.action_dim = dimensions(envs[0].observation_space, envs[0].action_space)
+        self._execution = {"cuda_graphs": cuda_graphs, "compile_on_cpu": compile_on_cpu}
         self.agent = MPOAgent(
-            self.obs_dim, self.action_dim, self.config, self.seeds, self.device, cuda_graphs
+            self.obs_dim, self.action_dim, self.config, self.seeds, self.device, **self._execution
         )
-        self._cuda_graphs = cuda_graphs
         self._replay = Replay(
             self.obs_dim,
             self.action_dim,
@@ -223,17 +231,25 @@ class MPOTrainer:
         settings: Hyperparameters,
         seeds: Sequence[int],
         device: torch.device,
-        cuda_graphs: bool = True,
+        **execution: bool,
     ) -> MPOTrainer:
-        """A trainer of hyperparameters that are one object already."""
+        """A trainer of hyperparameters that are one object already.
+
+        Args:
+            env_id: see the class.
+            settings: the hyperparameters.
+            seeds: of the trainer, the extra ones included.
+            device: see the class.
+            execution: cuda_graphs and compile_on_cpu, see the class.
+        """
         given = {name: getattr(settings, name) for name in Hyperparameters.model_fields}
         names = {"use_retrace": given.pop("retrace"), "optimizer_type": given.pop("optimizer")}
-        given |= names | {"extra_seeds": seeds[1:], "cuda_graphs": cuda_graphs}
+        given |= names | {"extra_seeds": seeds[1:], **execution}
         return cls(env_id, seeds[0], device, **given)
 
     def of_some(self, seeds: Sequence[int]) -> MPOTrainer:
         """Another one, at its beginning, of some of its seeds."""
-        other = MPOTrainer.of(self.env_id, self.config, seeds, self.device, self._cuda_graphs)
+        other = MPOTrainer.of(self.env_id, self.config, seeds, self.device, **self._execution)
         other.name = self.name
         return other
 

@@ -44,6 +44,7 @@ def train(args: Namespace) -> None:
             _device(args.device),
             beat,
             cuda_graphs=not args.no_cuda_graphs,
+            compile_on_cpu=args.compile_on_cpu,
             checkpoint_interval_s=args.checkpoint_interval,
             keep_resume_state=not args.discard_resume_state,
         )
@@ -89,7 +90,9 @@ def verify(args: Namespace) -> None:
             stack.enter_context(gpus.slot(args.runs_per_gpu))
         torch.set_num_threads(args.threads)
         device = _device(args.device)
-        found = [verification.verify(run, args.steps, device) for run in args.runs]
+        found = [
+            verification.verify(run, args.steps, device, args.compile_on_cpu) for run in args.runs
+        ]
     verification.write(found, args.out)
 
 

@@ -19,13 +19,16 @@ from mpo.recorder import CLOCKS
 from mpo.train import make_trainer
 
 
-def verify(run_directory: Path, steps: int, device: torch.device) -> dict[str, Any]:
+def verify(
+    run_directory: Path, steps: int, device: torch.device, compile_on_cpu: bool = False
+) -> dict[str, Any]:
     """Trains a finished run again from its start and compares the metrics.
 
     Args:
         run_directory: what its training left.
         steps: environment steps at most; cut to what the run had, in whole logging intervals.
         device: to train on.
+        compile_on_cpu: see `MPOTrainer`.
 
     Returns:
         run (its id), env_steps (compared), recorded and again (hashes of the metrics without the
@@ -36,11 +39,12 @@ def verify(run_directory: Path, steps: int, device: torch.device) -> dict[str, A
     spec = RunSpec.model_validate(record["spec"])
     intervals = max(1, min(steps, record["env_steps"]) // spec.log_interval)
     compared = intervals * spec.log_interval
+    trainer = make_trainer(spec, device, compile_on_cpu)
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(make_trainer(spec, device), spec.cell, compared, [Path(folder)])
+        loop.train(trainer, spec.cell, compared, [Path(folder)])
         again = _metrics(Path(folder), compared)
     recorded = _metrics(run_directory, compared)
-    was = record["provenance"]
+    was, now = record["provenance"], machine(device, trainer.agent.compiled)
     return {
         "run": "/".join(run_directory.parts[-4:-1]),
         "env_steps": compared,
@@ -48,7 +52,8 @@ def verify(run_directory: Path, steps: int, device: torch.device) -> dict[str, A
         "again": _hash(again),
         "reproduced": _hash(recorded) == _hash(again),
         "differs": _difference(recorded, again),
-        "unlike": {k: [was.get(k), v] for k, v in machine(device).items() if was.get(k) != v},
+        # What was not recorded then is taken for equal.
+        "unlike": {k: [was[k], v] for k, v in now.items() if was.get(k, v) != v},
     }
 
 

@@ -26,7 +26,7 @@ MODES = [
 def tracing(traced: list[str]):
     """In place of `fusion.compiled`: notes what is traced, and makes no kernels of it."""
 
-    def compiled(function, device):
+    def compiled(function, device, on_cpu=False):
         def backend(graph, inputs):
             traced.append(getattr(function, "func", function).__name__)
             return graph.forward

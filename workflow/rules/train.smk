@@ -7,6 +7,7 @@ LOG_DIR = f"{STUDY_DIR}/logs/{{cell}}/seed{{seed}}/step{{steps}}"
 EXECUTION = STUDY.execution
 GPUS = 0 if EXECUTION.device == "cpu" else 1
 DEVICE = f"--device {EXECUTION.device} --runs-per-gpu {EXECUTION.runs_per_gpu}"
+DEVICE += " --compile-on-cpu" if EXECUTION.compile_on_cpu else ""
 WATCH = f"--environment-timeout {EXECUTION.environment_timeout_s:g}"
 EAGER = "" if EXECUTION.cuda_graphs else " --no-cuda-graphs"
 KEEP = "" if EXECUTION.keep_resume_state else " --discard-resume-state"
