@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MethodType
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -78,10 +78,11 @@ def available_on_cpu() -> bool:
     try:
         trial(torch.zeros(2))
     except InductorError as error:
-        lines = str(error).splitlines()
+        lines = str(error).splitlines() or [repr(error)]
         reason = next((line for line in lines if "error:" in line), lines[0])
         logger.warning("learning is not compiled: a trial of torch's compiler failed: %s", reason)
         return False
+    logger.info("acting and learning are compiled when they are called first")
     return True
 
 
@@ -91,7 +92,7 @@ class _Trial:
 
 
 class _Compiled:
-    """A method that works on tensors of a CPU, compiled for each layout of its arguments.
+    """A method of tensors of a CPU, and mappings and sequences of them, compiled for each layout.
 
     Torch would look at each call whether anything that the method reads has changed, its object's
     attributes included, which takes as long as a small update. Here tensors may change in value,
@@ -104,7 +105,9 @@ class _Compiled:
         self._made: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __call__(self, *arguments: Any) -> Any:
-        layout = tuple(_layout(arguments))
+        layout = tuple(
+            [(x.shape, x.stride()) for argument in arguments for x in _tensors(argument)]
+        )
         if layout not in self._made:
             self._made[layout] = self._make(arguments)
         return self._made[layout](self._method.__self__, *arguments)
@@ -120,10 +123,8 @@ class _Compiled:
         return made
 
 
-def _layout(value: Any) -> Iterator[Any]:
-    """Shapes and strides of all tensors in a nest of mappings and sequences."""
-    if isinstance(value, Tensor):
-        yield value.shape, value.stride()
-        return
-    for inner in value.values() if isinstance(value, Mapping) else value:
-        yield from _layout(inner)
+def _tensors(argument: Any) -> Iterable[Tensor]:
+    """What an argument consists of."""
+    if isinstance(argument, Tensor):
+        return (argument,)
+    return argument.values() if isinstance(argument, Mapping) else argument

@@ -30,6 +30,7 @@ _ORIGIN = {
     "blas": "BLAS",
     "host": "host",
     "threads": "threads a run",
+    "compiled": "compiled by torch",
     "python": "Python",
     "torch": "torch",
     "gymnasium": "gymnasium",

@@ -259,6 +259,8 @@ def _run_row(study: Study, run: Run, root: Path, present: bool) -> dict[str, Any
         "updates_per_s": record["updates"] / clocks["wall_s"],
         **{name: costs[name] for name in _COSTS},
         **{name: provenance[name] for name in _PROVENANCE},
+        # Older runs do not say.
+        "compiled": provenance.get("compiled"),
         **{name: provenance["packages"].get(name) for name in _PACKAGES},
         "started": provenance["started"],
         "finished": provenance["finished"],

@@ -26,6 +26,7 @@ PROVENANCE = {
     "platform": "Linux-6.8-x86_64",
     "cpu": "Example CPU @ 2.50GHz",
     "blas": "mkl, 2024.2",
+    "compiled": False,
     "python": "3.12.3",
     "packages": {
         "torch": "2.13.0+cpu",
