@@ -159,6 +159,16 @@ def test_where_a_run_executes_retrains_nothing(finished):
     assert planned(finished, changed(execution=execution)) == {}
 
 
+def test_how_a_run_executes_stands_in_its_command(finished):
+    execution = {"compile_on_cpu": True, "cuda_graphs": False, "keep_resume_state": False}
+    config = changed(execution=execution, seeds=[0, 1, 7])
+    done = snakemake(finished, "-n", "--printshellcmds", "--cores", "2", config=config)
+    commands = re.findall(r"python -m mpo train .*", done.stdout + done.stderr)
+    assert len(commands) == 8
+    for option in ("--compile-on-cpu", "--no-cuda-graphs", "--discard-resume-state"):
+        assert all(option in command for command in commands)
+
+
 def test_an_ablation_axis_leaves_finished_runs_alone(finished):
     jobs = planned(finished, changed(axes={"gamma": [0.99, 0.9]}))
     assert jobs["train"] == 16
