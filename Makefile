@@ -14,7 +14,7 @@ test: .venv/installed
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
-# How fast it is, on an idle machine, in about half an hour; PART=update measures that alone.
+# How fast it is, on an idle machine, in half an hour to three quarters; PART=update measures that alone.
 bench: .venv/installed
 	$(BIN)/python -m benchmarks $(or $(PART),--out benchmarks/results)
 
