@@ -98,9 +98,10 @@ def test_a_checkpoint_is_measured_to_its_resumption():
     assert len({each.case for each in found}) == 2 and all(each.value > 0 for each in found)
 
 
-def test_the_start_of_a_job_is_more_with_snakemake_than_without():
-    with_snakemake, alone = startup.once()
+def test_the_start_of_a_job_is_measured_with_snakemake_and_with_compiling():
+    with_snakemake, alone, new, kept = startup.once()
     assert with_snakemake > alone > 0.1
+    assert new > 1.3 * kept > 1  # what one job has compiled the next takes from disk
 
 
 def test_planning_and_analysis_are_measured_on_studies_of_the_size_told(tmp_path, monkeypatch):
