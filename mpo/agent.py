@@ -118,12 +118,13 @@ class MPOAgent:
         self._targets = TargetPass(config, self.target_policy, self.target_critic)
         self.compiled = compiles(device, compile_on_cpu)
         """Whether torch's compiler makes the code of acting and learning."""
-        self._evaluation = compiled(self._evaluate, device, compile_on_cpu)
-        self._policy_gradients = compiled(self._fit_policy, device, compile_on_cpu)
+        fast = partial(compiled, device=device, on_cpu=compile_on_cpu)
+        self._evaluation = fast(self._evaluate)
+        self._policy_gradients = fast(self._fit_policy)
         behaves = {"online": self.policy, "target": self.target_policy}
         self._behaviour = behaves[config.behaviour_policy]
         self._graphs = cuda_graphs and device.type == "cuda"
-        self._heads = self._graphed(compiled(self._policy_heads, device, compile_on_cpu))
+        self._heads = self._graphed(fast(self._policy_heads))
         self._learners: dict[int, Callable[[Tensors], Tensors]] = {}
         """By M-steps an update."""
         self.updates = 0

@@ -9,15 +9,22 @@ On a GPU, and where torch's compiler is at work, nothing is written to where it 
 a copy: the compiler, which leaves most of them out, can't have it otherwise.
 """
 
-from pathlib import Path
+import contextlib
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+
+def _is_intel() -> bool:
+    """Whether Linux says so of the first CPU: to tell of all takes long where there are many."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as cpus:
+        return "GenuineIntel" in cpus.read(200)
+    return False
+
+
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
-_CPUS = Path("/proc/cpuinfo")
-_SUITS_MKL = _CPUS.exists() and "GenuineIntel" in _CPUS.read_text()
+_SUITS_MKL = _is_intel()
 _LARGE = 2**20
 """Multiplications from which oneDNN is worth its dearer call."""
 _WIDE = 16
