@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import checkpoint, replay, scale, startup, step, study, update
 from benchmarks.findings import Finding, machine, write
-from mpo.memory import keep_freed
+from mpo.compute.malloc import keep_freed
 
 PARTS: dict[str, Callable[[], Iterable[Finding]]] = {
     "update": update.measure,
@@ -57,7 +57,7 @@ def main() -> None:
         parser.error(
             f"--out: keeps all parts together, received {', '.join(arguments.parts)} alone"
         )
-    # As in a training, see `mpo.train` and `mpo.trainer`.
+    # As in a training, see `mpo.jobs.train` and `mpo.trainer`.
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     keep_freed()

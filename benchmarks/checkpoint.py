@@ -12,11 +12,11 @@ import torch
 
 from benchmarks.findings import Finding
 from benchmarks.sizes import SIZES, hyperparameters
-from mpo.checkpoint import ResumeDirectory
-from mpo.recorder import Recorder
-from mpo.session import Session
-from mpo.signals import StopRequest
 from mpo.trainer import MPOTrainer
+from mpo.training.checkpoint import ResumeDirectory
+from mpo.training.recorder import Recorder
+from mpo.training.session import Session
+from mpo.training.signals import StopRequest
 
 CAPACITY = 1_000_000
 EPISODE = 1_000

@@ -26,8 +26,8 @@ import torch
 from benchmarks.gpu_checks import MODES, Rows, all_checks, make_agent, note
 from benchmarks.sizes import SIZES, flops
 from mpo.provenance import machine
-from mpo.recorder import Recorder
 from mpo.trainer import MPOTrainer
+from mpo.training.recorder import Recorder
 
 TIMED = [
     *itertools.product(["HalfCheetah"], ["TD", "Retrace 2", "Retrace 5", "Retrace 8"], [1, 4, 10]),

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.sizes import SIZES, windows
-from mpo.agent import MPOAgent
-from mpo.config import Hyperparameters, OptimizerName
-from mpo.optim import StackedOptimizer
-from mpo.recorder import CLOCKS
-from mpo.replay import Replay
+from mpo.algorithm.agent import MPOAgent
+from mpo.algorithm.optimizers import StackedOptimizer
+from mpo.replay.replay import Replay
 from mpo.seeding import torch_generator
+from mpo.study.config import Hyperparameters, OptimizerName
 from mpo.trainer import MPOTrainer
+from mpo.training.recorder import CLOCKS
 
 MODES: dict[str, dict[str, Any]] = {
     "TD": {},

@@ -1,4 +1,4 @@
-"""The update of `mpo.agent` as it is commonly written: torch modules, autograd, torch's optimizers.
+"""The update of `mpo.algorithm.agent` in plain torch: modules, autograd, torch's optimizers.
 
 The same mathematics from the same start, one seed, TD and Retrace; what `benchmarks.update`
 compares with. `tests/test_benchmarks.py` holds the two together.
@@ -16,7 +16,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
-from mpo.agent import MPOAgent
+from mpo.algorithm.agent import MPOAgent
 from tests.reference import PlainCritic, PlainPolicy
 
 

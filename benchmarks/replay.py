@@ -8,7 +8,7 @@ import torch
 from benchmarks.findings import Finding
 from benchmarks.sizes import SIZES
 from benchmarks.update import medians
-from mpo.replay import Replay
+from mpo.replay.replay import Replay
 
 CAPACITY = 1_000_000
 EPISODE = 1000

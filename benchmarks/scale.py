@@ -15,8 +15,8 @@ from time import perf_counter
 import yaml
 
 from benchmarks.findings import Finding
-from mpo.figures import FIGURES
-from mpo.study import Study
+from mpo.report.figures import FIGURES
+from mpo.study.plan import Study
 from tests import synthetic
 from tests.pipeline import ROOT, project
 

@@ -18,7 +18,7 @@ from statistics import median
 import yaml
 
 from benchmarks.findings import Finding
-from mpo.config import RunSpec
+from mpo.study.config import RunSpec
 from tests.pipeline import TINY, project
 
 GOAL_S = 4.0

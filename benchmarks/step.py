@@ -12,11 +12,11 @@ import torch
 
 from benchmarks.findings import Finding
 from benchmarks.sizes import SIZES, hyperparameters
-from mpo import loop
-from mpo.config import CellSpec, Training
-from mpo.recorder import Recorder
-from mpo.session import Session
+from mpo.study.config import CellSpec, Training
 from mpo.trainer import MPOTrainer
+from mpo.training import loop
+from mpo.training.recorder import Recorder
+from mpo.training.session import Session
 
 CASES = [
     ("Pendulum", 0, 1),

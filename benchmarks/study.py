@@ -24,8 +24,8 @@ from snakemake.utils import update_config
 from benchmarks.findings import Finding
 from benchmarks.sizes import SIZES, flops
 from benchmarks.update import PRODUCT, matrix_product, seconds_each
-from mpo.envs import make_env
-from mpo.study import Study
+from mpo.environments.envs import make_env
+from mpo.study.plan import Study
 from tests.pipeline import ROOT, project
 
 GOAL = 1.15

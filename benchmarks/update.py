@@ -18,8 +18,8 @@ import torch
 from benchmarks.findings import Finding
 from benchmarks.plain import PlainLearner
 from benchmarks.sizes import SIZES, STANDARD, flops, hyperparameters, windows
-from mpo.agent import MPOAgent
-from mpo.products import product
+from mpo.algorithm.agent import MPOAgent
+from mpo.compute.matmul import product
 
 VARIANTS = [(0, 1), (2, 1), (5, 1), (8, 1), (0, 4), (0, 10)]
 """Retrace steps, 0 without Retrace, and stacked seeds."""
@@ -60,7 +60,7 @@ def matrix_product() -> Callable[[], object]:
 
 
 def onednn_product() -> Callable[[], object]:
-    """The same by oneDNN, where `mpo.products` would take that."""
+    """The same by oneDNN, where `mpo.compute.matmul` would take that."""
     rows, inner, columns = PRODUCT
     x, y = torch.randn(1, rows, inner), torch.randn(1, inner, columns)
     return lambda: product(x, y)

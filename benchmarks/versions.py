@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mpo.intervals import t_interval
+from mpo.analysis.intervals import t_interval
 
 MEASURES = {"final": "final return", "online": "mean return over the learning curve"}
 

@@ -7,27 +7,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mpo import verbs
-from mpo.config import ConfigError, JobFailed
-from mpo.files import RUN
-from mpo.layout import Place
-from mpo.signals import EXIT_CODE, Interrupted
+from mpo.jobs import cli
+from mpo.study.config import ConfigError, JobFailed
+from mpo.study.files import RUN
+from mpo.study.paths import Place
+from mpo.training.signals import EXIT_CODE, Interrupted
 
 _VERBS = (
-    verbs.train,
-    verbs.evaluate,
-    verbs.verify,
-    verbs.video,
-    verbs.events,
-    verbs.random,
-    verbs.collect,
-    verbs.statistics,
-    verbs.typeset,
-    verbs.figure,
-    verbs.summary,
-    verbs.pages,
-    verbs.status,
-    verbs.failures,
+    cli.train,
+    cli.evaluate,
+    cli.verify,
+    cli.video,
+    cli.events,
+    cli.random,
+    cli.collect,
+    cli.statistics,
+    cli.typeset,
+    cli.figure,
+    cli.summary,
+    cli.pages,
+    cli.status,
+    cli.failures,
 )
 _Parsers = dict[str, argparse.ArgumentParser]
 

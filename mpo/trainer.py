@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from mpo import loop
-from mpo.agent import MPOAgent
-from mpo.config import CellSpec, ConfigError, Hyperparameters, Training, explain
-from mpo.envs import dimensions, make_env
-from mpo.episodes import EpisodeStream
-from mpo.evaluate import rollouts
-from mpo.memory import keep_freed
-from mpo.progress import format_metrics
-from mpo.recorder import Recorder
-from mpo.replay import Replay
+from mpo.algorithm.agent import MPOAgent
+from mpo.compute.malloc import keep_freed
+from mpo.environments.envs import dimensions, make_env
+from mpo.environments.episodes import EpisodeStream
+from mpo.jobs.evaluate import rollouts
+from mpo.replay.replay import Replay
 from mpo.seeding import torch_generator
+from mpo.study.config import CellSpec, ConfigError, Hyperparameters, Training, explain
+from mpo.training import loop
+from mpo.training.progress import format_metrics
+from mpo.training.recorder import Recorder
 
 if TYPE_CHECKING:
     from tensordict import TensorDict

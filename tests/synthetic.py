@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mpo import baselines, statistics, tables
-from mpo.study import Run, Study
+from mpo.analysis import answers, baselines, tables
+from mpo.study.plan import Run, Study
 
 PROVENANCE = {
     "algorithm_version": 1,
@@ -135,7 +135,7 @@ def write_tables(study: Study, root: Path, published: Path | None = None) -> Pat
     """All tables of a study's runs, and the baselines of a csv; returns their folder."""
     folder = root / "tables"
     tables.write(tables.collect(study, root), folder)
-    found = statistics.compute(study, folder, *write_scale(study, root / "scale"))
+    found = answers.compute(study, folder, *write_scale(study, root / "scale"))
     tables.write(found | {"baselines": baselines.read(study, published)}, folder)
     return folder
 

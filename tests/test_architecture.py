@@ -102,7 +102,7 @@ def test_nothing_imports_snakemake():
 
 def test_rules_and_schema_stay_light():
     heavy = {"torch", "gymnasium", "pandas", "matplotlib", "scipy", "tensordict", "pyarrow"}
-    code = "import sys, mpo.study, mpo.status, mpo.figures, mpo.__main__; print(*sys.modules)"
+    code = "import sys, mpo.study.plan, mpo.study.status, mpo.report.figures, mpo.__main__; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "mpo.study" in done.stdout.split()
+    assert "mpo.study.plan" in done.stdout.split()
     assert not heavy & set(done.stdout.split())

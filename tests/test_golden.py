@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from mpo import ALGORITHM_VERSION, EVALUATION_VERSION
-from mpo.config import EvaluationSpec, RunSpec
-from mpo.evaluate import evaluate
-from mpo.recorder import CLOCKS
-from mpo.records import read_policies
+from mpo.jobs.evaluate import evaluate
+from mpo.study.config import EvaluationSpec, RunSpec
 from mpo.trainer import MPOTrainer
+from mpo.training.artifacts import read_policies
+from mpo.training.recorder import CLOCKS
 
 FILE = Path(__file__).with_name("golden.json")
 CASES = {

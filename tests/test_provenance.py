@@ -4,7 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mpo import figures, provenance
+from mpo import provenance
+from mpo.report import figures
 from tests import synthetic
 
 SHOW = """PyTorch built with:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from mpo import trainer as module
-from mpo.config import ConfigError, Hyperparameters, RunSpec
-from mpo.envs import EnvironmentFailed
-from mpo.evaluate import vector_env
-from mpo.recorder import CLOCKS
-from mpo.records import read_policies
+from mpo.environments.envs import EnvironmentFailed
+from mpo.jobs.evaluate import vector_env
+from mpo.study.config import ConfigError, Hyperparameters, RunSpec
 from mpo.trainer import MPOTrainer
+from mpo.training.artifacts import read_policies
+from mpo.training.recorder import CLOCKS
 from tests import probes  # noqa: F401 (registers the environments)
 
 # The public interface: every name, parameter, order and default of it must stay.

@@ -29,7 +29,7 @@ rule study:
 # The code of an analysis is among its inputs, so an edit redoes that analysis and nothing else.
 rule collect:
     input:
-        code=["mpo/tables.py", "mpo/intervals.py"],
+        code=["mpo/analysis/tables.py", "mpo/analysis/intervals.py"],
         study=f"{STUDY_DIR}/study.json",
         # A function, for every job reads these rules and few jobs are this one.
         runs=lambda wildcards: [
@@ -83,7 +83,7 @@ rule statistics:
 
 rule typeset:
     input:
-        code=["mpo/publication.py", "mpo/typeset.py", "mpo/intervals.py"],
+        code=["mpo/report/paper_tables.py", "mpo/report/typeset.py", "mpo/analysis/intervals.py"],
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
         answers=rules.statistics.output,
@@ -120,7 +120,7 @@ rule summary:
 # What the report shows: `snakemake --report`.
 rule pages:
     input:
-        code=["mpo/page.py"],
+        code=["mpo/report/html.py"],
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
         answers=rules.statistics.output,

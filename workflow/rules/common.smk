@@ -12,12 +12,12 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from mpo import EVALUATION_VERSION
-from mpo.config import ConfigError, EvaluationSpec, canonical_json
-from mpo.figures import FIGURES
-from mpo.files import PAGES, TABLED, TYPESET
-from mpo.packs import packs
-from mpo.status import given_up
-from mpo.study import Study
+from mpo.study.config import ConfigError, EvaluationSpec, canonical_json
+from mpo.report.figures import FIGURES
+from mpo.study.files import PAGES, TABLED, TYPESET
+from mpo.study.packs import packs
+from mpo.study.status import given_up
+from mpo.study.plan import Study
 
 # Planning makes millions of objects that live to the end: to look for garbage among them as often as
 # Python does by itself takes about a tenth of the time.
@@ -29,7 +29,7 @@ def parse_study():
     try:
         study = Study.parse(config)
         if workflow.is_main_process:
-            from mpo.envs import make_env
+            from mpo.environments.envs import make_env
 
             # dm_control logs with absl: without a handler here, that would print all of Snakemake's
             # messages again.

@@ -9,7 +9,7 @@ for figure, code in FIGURE_CODE.items():
         name:
             f"figure_{figure}"
         input:
-            code=[code, "mpo/figures/style.py"],
+            code=[code, "mpo/report/figures/style.py"],
             study=f"{STUDY_DIR}/study.json",
             tables=rules.collect.output,
             answers=rules.statistics.output,

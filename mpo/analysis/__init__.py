@@ -1,0 +1,1 @@
+"""From runs to answers: tables, scores, intervals and effects."""

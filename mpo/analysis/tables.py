@@ -1,0 +1,300 @@
+"""From the directories of a study's runs to tidy tables: `collect`, then `write`; `read` one back.
+
+Tables: runs (one row a planned run), evals (an evaluation episode), train (a logging interval),
+curves and scores (an interval of the mean over seeds). Rows follow the order of the study's plan.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from mpo.analysis.intervals import Interval, t_interval
+from mpo.provenance import commit
+from mpo.study.config import canonical_json
+from mpo.study.files import EVALUATION_COST, EVALUATIONS, METRICS, RUN, TABLED, replacing
+from mpo.study.plan import CORE_AXES, Run, Study
+from mpo.study.status import run_status
+
+SCHEMA_VERSION = 3
+"""Of the written tables: bump it with any change to a column's name or meaning."""
+
+CONFIDENCE = 0.95
+
+UNITS = {
+    "env_step": "environment steps",
+    "env_steps": "environment steps",
+    "updates": "updates of the networks",
+    "updates_per_s": "1/s",
+    "wall_s": "s, the run's share of its process",
+    "eval_s": "s",
+    "cpu_s": "s, the run's share of its process",
+    "max_rss_mb": "MB, of the process",
+    "stacked": "seeds trained in the process, on average",
+    "length": "environment steps",
+    "episode_length": "environment steps",
+    "return": "undiscounted sum of rewards",
+    "episode_return": "undiscounted sum of rewards",
+    **dict.fromkeys(("mean", "lo", "hi", "min", "max"), "undiscounted sum of rewards"),
+}
+
+_COUNTS = ("env_steps", "updates", "episodes")
+_CLOCKS = ("wall_s", "cpu_s")
+_COSTS = ("wall_s", "eval_s", "cpu_s", "max_rss_mb", "stacked")
+_PROVENANCE = (
+    *("git_sha", "git_dirty", "algorithm_version"),
+    *("device", "device_name", "threads", "host", "cpu", "blas", "python"),
+)
+_PACKAGES = ("torch", "gymnasium", "mujoco", "dm_control", "numpy")
+_EVALUATION = ["run_id", "phase", "policy", "env_step"]
+
+
+class MissingRuns(RuntimeError):
+    """A planned run has not left all that tables are made of."""
+
+
+def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
+    """Reads every planned run's directory below `root`.
+
+    A run that diverged counts with what it last was; a missing one has a row in `runs` alone, and
+    each cell of the other tables says its number of runs, 0 where there is none.
+
+    Returns:
+        The tables runs, evals, train, curves (online evaluations of the mode policy) and scores
+        (final evaluations of either policy), by name.
+
+    Raises:
+        MissingRuns: planned runs are missing, and the study does not allow it; or all are.
+        ValueError: a run has another spec than its plan, evaluations other than those planned, or
+            a return that is not finite.
+    """
+    present = [run for run in study.runs if not _lacking(run, root)]
+    if not (study.allow_missing and present):
+        _refuse_missing(study, root)
+    runs = pd.DataFrame([_run_row(study, run, root, run in present) for run in study.runs])
+    evals, train = (_stack(present, root, name) for name in (EVALUATIONS, METRICS))
+    # Seeds that were trained in one process have its clocks in common.
+    shares = 1 / runs.set_index("run_id")["stacked"]
+    clocks = [name for name in _CLOCKS if name in train]
+    train[clocks] = train[clocks].mul(train["run_id"].map(shares), axis=0)
+    means = seed_means(evals)
+    plan = _plan(study)
+    _refuse_unplanned(plan[plan["run_id"].isin([run.run_id for run in present])], means)
+    estimates = _estimates(study, runs, plan, means)
+    online = (estimates["phase"] == "online") & (estimates["policy"] == "mode")
+    final = estimates["phase"] == "final"
+    return {
+        "runs": runs,
+        "evals": evals,
+        "train": train,
+        "curves": estimates[online]
+        .drop(columns=["phase", "policy", "min", "max"])
+        .reset_index(drop=True),
+        "scores": estimates[final].drop(columns="phase").reset_index(drop=True),
+    }
+
+
+def seed_means(evals: pd.DataFrame) -> pd.DataFrame:
+    """Averages the episodes of each run: the unit of every statistic is a seed.
+
+    Returns:
+        One row per run_id x phase x policy x env_step, with the mean `return` and the number of
+        `episodes`; runs keep their order, the rest is sorted.
+    """
+    order = pd.Categorical(evals["run_id"], categories=evals["run_id"].unique())
+    groups = evals.assign(run_id=order).groupby(_EVALUATION, observed=True)["return"]
+    means = groups.agg(["mean", "count"]).reset_index()
+    names = {"mean": "return", "count": "episodes"}
+    return means.rename(columns=names).astype({"run_id": evals["run_id"].dtype})
+
+
+def seed_returns(tables: Path, phase: str) -> pd.DataFrame:
+    """The return of every seed with the mean action, at each step evaluated in a phase.
+
+    Returns:
+        One row per run_id x env_step, with its `env`, `arm` and `return`.
+    """
+    means = seed_means(read(tables, "evals"))
+    shown = means[(means["phase"] == phase) & (means["policy"] == "mode")]
+    return shown.merge(read(tables, "runs")[["run_id", "env", "arm"]], on="run_id")
+
+
+def arm_label(study: Study, arm: Mapping[str, Any]) -> str:
+    """An arm in words, e.g. "Retrace on, adam, gamma 0.95": its axes of more than one value.
+
+    A study of a single arm is named by its core axes.
+    """
+    varied = [name for name, values in study.axis_values.items() if len(values) > 1]
+    return ", ".join(words(name, arm[name]) for name in varied or CORE_AXES)
+
+
+def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
+    """Writes each table as NAME.parquet (zstd) and NAME.csv.
+
+    The parquet metadata hold the schema version, the units and the commit that made the table.
+    """
+    origin = commit()
+    for name, frame in tables.items():
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        units = {column: UNITS[column] for column in frame.columns if column in UNITS}
+        metadata = {"schema_version": str(SCHEMA_VERSION), "commit": origin}
+        metadata["units"] = json.dumps(units)
+        described = table.replace_schema_metadata({**table.schema.metadata, **metadata})
+        with replacing(directory / f"{name}.parquet") as path:
+            pq.write_table(described, path, compression="zstd")
+        # By arrow, for it writes millions of floats a second, each in its shortest exact form.
+        with replacing(directory / f"{name}.csv") as path:
+            pa.csv.write_csv(table, path)
+
+
+def read(directory: Path, name: str) -> pd.DataFrame:
+    """Reads a table that `write` has written.
+
+    Raises:
+        ValueError: the table is of another schema version.
+    """
+    table = pq.ParquetFile(directory / f"{name}.parquet").read()
+    version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise ValueError(
+            f"{directory / name}.parquet: this code reads schema_version {SCHEMA_VERSION}, "
+            f"received {version}"
+        )
+    return table.to_pandas()
+
+
+def words(name: str, value: Any) -> str:
+    """An axis value in words."""
+    if name == "optimizer":
+        return str(value)
+    if isinstance(value, bool):
+        text = "on" if value else "off"
+    else:
+        text = f"{value:.12g}" if isinstance(value, float) else str(flat(value)).lower()
+    return f"{'Retrace' if name == 'retrace' else name.replace('_', ' ')} {text}"
+
+
+def flat(value: Any) -> Any:
+    """An axis value as a table can hold it: a tuple as text such as 64x64."""
+    return "x".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _refuse(error: type[Exception], what: str, problems: Sequence[str]) -> None:
+    """Raises `error` where there are problems: names the first ten and counts the others."""
+    if problems:
+        more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
+        raise error("\n  ".join([f"{len(problems)} {what}:", *problems[:10], *more]))
+
+
+def _lacking(run: Run, root: Path) -> list[str]:
+    return [name for name in TABLED if not (root / run.directory / name).is_file()]
+
+
+def _refuse_missing(study: Study, root: Path) -> None:
+    problems = []
+    for run in study.runs:
+        if lacking := _lacking(run, root):
+            problems.append(f"{run.run_id} ({run_status(run, root).status}): {', '.join(lacking)}")
+    hint = "planned runs lack files (`allow_missing: true` makes tables without them)"
+    _refuse(MissingRuns, hint, problems)
+
+
+def _plan(study: Study) -> pd.DataFrame:
+    """Every planned evaluation: run_id, phase, policy, env_step and its number of episodes."""
+    parts = []
+    for run in study.runs:
+        steps = range(0, run.total_steps + 1, run.spec.snapshot_interval)
+        rows = [("online", "mode", step, study.evaluation.online_episodes) for step in steps]
+        final = run.total_steps, study.evaluation.final_episodes
+        rows += [("final", policy, *final) for policy in ("mode", "sample")]
+        part = pd.DataFrame(rows, columns=[*_EVALUATION[1:], "episodes"])
+        parts.append(part.assign(run_id=run.run_id))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _refuse_unplanned(plan: pd.DataFrame, means: pd.DataFrame) -> None:
+    """Every run of an environment counts alike: the same steps, and the planned episodes."""
+    both = plan.merge(means, on=_EVALUATION, how="outer", suffixes=("", "_found"))
+    bad = (both["episodes"] != both["episodes_found"]) | ~np.isfinite(both["return"])
+    _refuse(
+        ValueError,
+        "evaluations that are not as planned: each of its number of episodes, of finite return",
+        [
+            f"{r.run_id}: {r.phase}, {r.policy}, step {r.env_step}: planned {r.episodes:g} "
+            f"episodes, found {r.episodes_found:g} of mean return {r['return']:g}"
+            for r in both[bad].fillna({"episodes": 0, "episodes_found": 0}).to_records()
+        ],
+    )
+
+
+def _run_row(study: Study, run: Run, root: Path, present: bool) -> dict[str, Any]:
+    row = {
+        "run_id": run.run_id,
+        "env": run.spec.env_id,
+        "seed": run.spec.seed,
+        "arm": arm_label(study, run.arm),
+        **{name: flat(value) for name, value in run.arm.items()},
+    }
+    if not present:
+        found = run_status(run, root)
+        return row | {"status": found.status, "error": found.error}
+    directory = root / run.directory
+    record = json.loads((directory / RUN).read_text())
+    if canonical_json(record["spec"]) != run.spec.identity:
+        raise ValueError(f"{run.run_id}: its results are of another spec than the study plans")
+    evaluation = json.loads((directory / EVALUATION_COST).read_text())
+    provenance = record["provenance"]
+    clocks = {name: record[name] / record["stacked"] for name in _CLOCKS}
+    costs = record | evaluation | clocks
+    return row | {
+        "status": record["status"],
+        "error": record["error"],
+        **{name: record[name] for name in _COUNTS},
+        "updates_per_s": record["updates"] / clocks["wall_s"],
+        **{name: costs[name] for name in _COSTS},
+        **{name: provenance[name] for name in _PROVENANCE},
+        # Older runs do not say.
+        "compiled": provenance.get("compiled"),
+        **{name: provenance["packages"].get(name) for name in _PACKAGES},
+        "started": provenance["started"],
+        "finished": provenance["finished"],
+        "resumed": len(provenance["resumed"]),
+    }
+
+
+def _stack(runs: Sequence[Run], root: Path, name: str) -> pd.DataFrame:
+    """One file of every run, below one another; a column that a run lacks is empty there."""
+    parts = []
+    for run in runs:
+        part = pq.ParquetFile(root / run.directory / name).read().replace_schema_metadata()
+        parts.append(part.add_column(0, "run_id", pa.repeat(run.run_id, part.num_rows)))
+    return pa.concat_tables(parts, promote_options="permissive").to_pandas()
+
+
+def _estimates(
+    study: Study, runs: pd.DataFrame, plan: pd.DataFrame, means: pd.DataFrame
+) -> pd.DataFrame:
+    """An interval of the mean over seeds per phase x env x arm x policy x env_step."""
+    size = len(study.seeds)  # runs are planned by env, arm, seed: each block of this many is a cell
+    cells = runs[["env", "arm", *study.axis_values]].iloc[::size].reset_index(drop=True)
+    number = pd.Series(np.arange(len(runs)) // size, index=runs["run_id"])
+    cells["diverged"] = (runs["status"] == "diverged").groupby(number.to_numpy()).sum()
+    found = plan.merge(means.drop(columns="episodes"), on=_EVALUATION, how="left")
+    found["cell"] = found["run_id"].map(number)
+    groups = found.groupby(["phase", "cell", "policy", "env_step"])
+    intervals = [_interval(values.dropna()) for _, values in groups["return"]]
+    estimates = groups["episodes"].first().reset_index().join(pd.DataFrame(intervals))
+    estimates = estimates.assign(method="student-t", confidence=CONFIDENCE)
+    for name in ("min", "max"):
+        estimates[name] = groups["return"].agg(name).to_numpy()
+    return cells.join(estimates.set_index("cell")).reset_index(drop=True)
+
+
+def _interval(values: pd.Series) -> Interval:
+    return t_interval(values, CONFIDENCE) if len(values) else Interval(0, *[np.nan] * 3)

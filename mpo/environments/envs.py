@@ -1,0 +1,142 @@
+"""Environments as the agent sees them: flat float32 observations, actions in [-1, 1].
+
+Time limits stay what Gymnasium says: `truncated`, apart from `terminated`.
+"""
+
+import difflib
+import importlib
+import time
+import warnings
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box
+
+from mpo.study.config import ConfigError, JobFailed
+
+
+class EnvironmentFailed(JobFailed):
+    """An environment raised, or answered with a number that is not finite."""
+
+
+_call: tuple["_Guard", str, float] | None = None
+
+
+def current_call() -> tuple[str, float] | None:
+    """The environment that this process waits for, in words, and since when (monotonic seconds)."""
+    call = _call  # another thread's, which may move on meanwhile
+    if call is None:
+        return None
+    guard, name, since = call
+    return f"{guard.where} ({name})", since
+
+
+_LARGEST = float(np.finfo(np.float32).max)
+"""A reward beyond it would be infinite in the replay."""
+
+
+class _Guard(gym.Wrapper):
+    """Names the environment, the call and the step where one of them fails."""
+
+    def __init__(self, env: gym.Env, env_id: str) -> None:
+        super().__init__(env)
+        self._id = env_id
+        self._step = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self._step = 0
+        obs, info = self._guarded("reset", seed=seed, options=options)
+        self._refuse_non_finite(obs)
+        return obs, info
+
+    def step(self, action: np.ndarray) -> Any:
+        self._step += 1
+        answer = self._guarded("step", action)
+        self._refuse_non_finite(answer[0])
+        if not -_LARGEST <= answer[1] <= _LARGEST:
+            raise EnvironmentFailed(f"{self.where}: reward is {answer[1]}")
+        return answer
+
+    def _guarded(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        global _call
+        _call = self, name, time.monotonic()
+        try:
+            return getattr(self.env, name)(*args, **kwargs)
+        except Exception as error:
+            text = f"{self.where}: {name} raised {type(error).__name__}: {error}"
+            raise EnvironmentFailed(text) from error
+        finally:
+            _call = None
+
+    def _refuse_non_finite(self, obs: np.ndarray) -> None:
+        if not np.isfinite(obs).all():
+            raise EnvironmentFailed(f"{self.where}: observation is {obs}")
+
+    @property
+    def where(self) -> str:
+        return f"environment {self._id!r}, step {self._step} of an episode"
+
+
+def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
+    """Makes an environment with flat float32 observations and canonical actions.
+
+    Args:
+        env_id: a Gymnasium id, `dm_control/domain-task-v0` (through shimmy), or `module:id`, which
+            imports the module first.
+        render_mode: what `render` gives, in Gymnasium's words; by default nothing is rendered.
+
+    Returns:
+        An environment whose observation space is a float32 Box `[O]` and whose action space is the
+        Box [-1, 1] `[D]`, rescaled affinely to the environment's own finite bounds. Its `step` and
+        `reset` raise `EnvironmentFailed` where they raise or answer with what is not finite.
+
+    Raises:
+        ConfigError: the id is unknown or without its version, or a space does not fit.
+    """
+    env = _make(env_id, render_mode)
+    actions = env.action_space
+    if not isinstance(actions, Box) or len(actions.shape) != 1:
+        raise ConfigError(f"environment {env_id!r}: MPO needs a 1-d Box of actions, got {actions}")
+    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
+        raise ConfigError(f"environment {env_id!r}: actions must have finite bounds, got {actions}")
+    if not (actions.low < actions.high).all():
+        raise ConfigError(f"environment {env_id!r}: an action's bounds are equal, got {actions}")
+    observations = env.observation_space
+    if not isinstance(observations, Box) or len(observations.shape) != 1:
+        if not observations.is_np_flattenable:
+            raise ConfigError(f"environment {env_id!r}: cannot flatten observations {observations}")
+        env = gym.wrappers.FlattenObservation(env)
+    space = Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
+    env = gym.wrappers.TransformObservation(env, lambda obs: obs.astype(np.float32), space)
+    # Gymnasium compares these bounds with the range of dm_control's float64 actions.
+    with np.errstate(over="ignore"):
+        env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+    return _Guard(env, env_id)
+
+
+def dimensions(observations: gym.Space, actions: gym.Space) -> tuple[int, int]:
+    """O and D of the spaces of an environment as of `make_env`."""
+    assert isinstance(observations, Box) and isinstance(actions, Box)
+    return observations.shape[0], actions.shape[0]
+
+
+def _make(env_id: str, render_mode: str | None) -> gym.Env:
+    try:
+        if env_id.startswith("dm_control/"):
+            with warnings.catch_warnings():
+                # glfw warns where there is no display; nothing here opens a window.
+                warnings.simplefilter("ignore")
+                importlib.import_module("shimmy")
+        module, _, name = env_id.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        # For a bare name `make` takes the newest version, and after an upgrade another one.
+        gym.spec(name)
+        # One that cannot render may not take the argument at all.
+        options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+        return gym.make(name, disable_env_checker=True, **options)
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        near = difflib.get_close_matches(env_id, gym.registry, n=5, cutoff=0.4)
+        choices = f"; near choices: {', '.join(near)}" if near else ""
+        raise ConfigError(f"environment {env_id!r}: {error}{choices}") from error

@@ -1,0 +1,1 @@
+"""What a rule of the workflow runs: one module a verb, and what keeps a job alive."""

@@ -1,0 +1,215 @@
+"""What each verb of `python -m mpo` does.
+
+Imports are late: a verb pays only for what it needs.
+"""
+
+import contextlib
+import json
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpo.study.config import CellSpec, ConfigError, EvaluationSpec, RunSpec
+from mpo.study.plan import Study
+from mpo.training.signals import stopped_at_once
+
+if TYPE_CHECKING:
+    import torch
+
+
+def train(args: Namespace) -> None:
+    """Trains runs of one cell to their budget; each goes on from where it was left."""
+    spec = CellSpec.parse(args.cell)
+    if len({place.total_steps for place in args.out}) > 1:
+        raise ConfigError("--out: runs of one budget are trained together, received several")
+
+    from mpo.jobs import gpus
+    from mpo.jobs.heartbeat import Heartbeat
+
+    total, timeout = args.out[0].total_steps, args.environment_timeout
+    files = {place.status_file: spec.of_seed(place.seed).identity for place in args.out}
+    beat = Heartbeat(files, "train", total, timeout, args.log[0] if args.log else None)
+    with beat, contextlib.ExitStack() as stack:
+        import torch
+
+        from mpo.jobs.train import train as run
+
+        if args.device != "cpu" and torch.backends.cuda.is_built():
+            stack.enter_context(gpus.slot(args.runs_per_gpu))
+        torch.set_num_threads(args.threads)
+        run(
+            spec,
+            args.out,
+            _device(args.device),
+            beat,
+            cuda_graphs=not args.no_cuda_graphs,
+            compile_on_cpu=args.compile_on_cpu,
+            checkpoint_interval_s=args.checkpoint_interval,
+            keep_resume_state=not args.discard_resume_state,
+        )
+
+
+def evaluate(args: Namespace) -> None:
+    """Evaluates the policy snapshots of a finished run."""
+    config = EvaluationSpec.parse(args.config)
+
+    from mpo.jobs.heartbeat import Heartbeat
+    from mpo.study import files
+
+    start = time.perf_counter()
+    directory = args.run.directory
+    run = json.loads((directory / files.RUN).read_text())
+    spec = RunSpec.model_validate(run["spec"])
+    status = {args.run.status_file: spec.identity}
+    log = args.log[0] if args.log else None
+    with Heartbeat(status, "evaluate", 0, args.environment_timeout, log), stopped_at_once():
+        import torch
+
+        from mpo.jobs.evaluate import evaluate as roll_out
+        from mpo.training import artifacts
+
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+        policies = artifacts.read_policies(directory / files.POLICIES)
+        rows = roll_out(spec, policies, config, run["total_steps"], args.run.run_id)
+        artifacts.write_rows(directory / files.EVALUATIONS, rows)
+        seconds = time.perf_counter() - start
+        artifacts.write_json(directory / files.EVALUATION_COST, {"eval_s": seconds})
+
+
+def verify(args: Namespace) -> None:
+    """Trains the first steps of finished runs again and compares their metrics, bit for bit."""
+    import torch
+
+    from mpo.jobs import gpus
+    from mpo.jobs import verify as verification
+
+    with contextlib.ExitStack() as stack:
+        if args.device != "cpu" and torch.backends.cuda.is_built():
+            stack.enter_context(gpus.slot(args.runs_per_gpu))
+        torch.set_num_threads(args.threads)
+        device = _device(args.device)
+        found = [
+            verification.verify(run, args.steps, device, args.compile_on_cpu) for run in args.runs
+        ]
+    verification.write(found, args.out)
+
+
+def video(args: Namespace) -> None:
+    """Films an episode of a trained run's final policy, as it was scored."""
+    import torch
+
+    from mpo.jobs.video import record
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    film = record(args.run, args.out, args.episode)
+    print(f"{args.out}: return {film.episode_return:.6g} in {film.length} steps")
+
+
+def events(args: Namespace) -> None:
+    """Writes a run's metrics and evaluations as a TensorBoard event file."""
+    from mpo.jobs.events import write
+
+    write(args.run, args.out)
+
+
+def random(args: Namespace) -> None:
+    """Measures the return of a random policy."""
+    from mpo.jobs.evaluate import random_returns
+    from mpo.training.artifacts import write_json
+
+    returns = random_returns(args.env, args.episodes)
+    write_json(
+        args.out, {"env_id": args.env, "mean": float(returns.mean()), "episodes": args.episodes}
+    )
+
+
+def collect(args: Namespace) -> None:
+    """Gathers every run of a study into tables."""
+    from mpo.analysis import tables
+
+    tables.write(tables.collect(_study(args.study), Path()), args.out)
+
+
+def statistics(args: Namespace) -> None:
+    """Computes the study's statistics from its tables."""
+    from mpo.analysis import answers as tables_of
+    from mpo.analysis import baselines, tables
+
+    study = _study(args.study)
+    published = baselines.read(study, args.baselines)
+    found = tables_of.compute(study, args.tables, args.references, args.random)
+    tables.write(found | {"baselines": published}, args.tables)
+
+
+def typeset(args: Namespace) -> None:
+    """Writes the main tables in LaTeX and in Markdown."""
+    from mpo.report import paper_tables
+
+    paper_tables.write(_study(args.study), args.tables, args.out)
+
+
+def figure(args: Namespace) -> None:
+    """Draws one figure from the tables."""
+    from mpo.report import figures
+
+    study = _study(args.study)
+    figures.draw(args.name, study, args.tables, args.out)
+    args.caption.write_text(figures.caption_rst(args.name, study, args.tables))
+
+
+def summary(args: Namespace) -> None:
+    """Writes the study's page: what it is, its figures and its tables."""
+    from mpo.report import summary as page
+
+    page.write(_study(args.study), args.tables, args.figures, args.out)
+
+
+def pages(args: Namespace) -> None:
+    """Writes the summary, the tables, the config and films as pages for a browser."""
+    from mpo.report import html
+    from mpo.study import files
+
+    html.summary(args.summary, args.out / "summary.html")
+    html.config(args.study, args.out / "config.html")
+    for name in files.PAGES:
+        html.table(args.tables, name, args.out / f"{name}.html")
+    if args.films:
+        html.films(args.films, args.out / "films.html")
+
+
+def status(args: Namespace) -> None:
+    """Shows how every run of a study stands, while it runs and after."""
+    from mpo.study.status import overview
+
+    found = [args.study] if args.study else sorted(Path("results").glob("*/study.json"))
+    if not found:
+        raise ConfigError("no study has been started here: there is no results/*/study.json")
+    print("\n\n".join(overview(_study(path), Path()) for path in found))
+
+
+def failures(args: Namespace) -> None:
+    """Writes the page on every run that diverged or failed."""
+    from mpo.study import status
+    from mpo.study.files import replacing
+
+    study = _study(args.study)
+    text = status.failures(study, Path())
+    with replacing(args.out) as temporary:
+        temporary.write_text(text)
+
+
+def _study(path: Path) -> Study:
+    return Study.parse(json.loads(path.read_text()))
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("execution.device: no CUDA device for 'cuda'; choose from auto, cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

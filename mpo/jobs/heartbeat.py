@@ -1,0 +1,184 @@
+"""A job's word on its runs: a status file each, written every few seconds, and at the end.
+
+It also ends a job whose environment hangs: nothing else in the process could.
+"""
+
+import faulthandler
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from mpo.environments.envs import current_call
+from mpo.study.files import replacing
+from mpo.training.signals import Interrupted, Signals
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S = 5.0
+"""Between two beats."""
+
+
+@dataclass
+class _Word:
+    """What is said of one run."""
+
+    identity: str
+    count: Callable[[], int] = lambda: 0
+    per_s: float = 0.0
+    last: tuple[int, float] | None = None
+    over: bool = False
+
+    def measure(self) -> None:
+        count, now = self.count(), time.monotonic()
+        if self.last is not None:
+            before, at = self.last
+            self.per_s = (count - before) / (now - at)
+        self.last = count, now
+
+
+class Heartbeat:
+    """Keeps the status files of a job's runs while it is entered."""
+
+    def __init__(
+        self,
+        runs: Mapping[Path, str],
+        phase: str,
+        total: int,
+        timeout_s: float,
+        log: Path | None = None,
+    ) -> None:
+        """Writes nothing yet.
+
+        Args:
+            runs: the status file and the identity of each run.
+            phase: what the job does, `train` or `evaluate`.
+            total: of what is counted.
+            timeout_s: an environment that takes longer for one call ends the job.
+            log: gets the job's stack when it hangs beyond help.
+        """
+        self._words = {path: _Word(identity) for path, identity in runs.items()}
+        self._timeout_s = timeout_s
+        self._interval_s = min(INTERVAL_S, timeout_s / 2)
+        self._log = log
+        self._facts = {
+            "phase": phase,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "total": total,
+        }
+        self._stalled: tuple[str, float] | None = None
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def watch(self, paths: Iterable[Path], count: Callable[[], int]) -> None:
+        """Says how far some of the runs are; called from another thread."""
+        for path in paths:
+            self._words[path].count = count
+
+    def end(self, path: Path, error: BaseException | None = None) -> None:
+        """Says how one run ended, before the job does."""
+        status = _status_after(error) if error else "ok"
+        text = f"{type(error).__name__}: {error}" if error else None
+        with self._lock:
+            self._say(path, status, text)
+            self._words[path].over = True
+
+    def __enter__(self) -> Self:
+        """Says that the job runs."""
+        self._dump = self._log.open("a") if self._log else sys.stderr
+        self._write("running", None)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Says how the job ended."""
+        self._over.set()
+        self._thread.join()
+        faulthandler.cancel_dump_traceback_later()
+        if self._log:
+            self._dump.close()
+        for path, word in self._words.items():
+            if not word.over:
+                self.end(path, error)
+
+    def _run(self) -> None:
+        while not self._over.wait(self._interval_s):
+            # Where an environment never lets go of the interpreter, this thread does not get here
+            # again and the C library's timer ends the process.
+            faulthandler.dump_traceback_later(
+                self._timeout_s + 4 * self._interval_s, exit=True, file=self._dump
+            )
+            for word in self._words.values():
+                word.measure()
+            self._write("running", None)
+            self._end_if_stalled()
+
+    def _end_if_stalled(self) -> None:
+        """Ends the process where two beats find it in the same call, too long."""
+        call = current_call()
+        if call is None or time.monotonic() - call[1] < self._timeout_s:
+            self._stalled = None
+        elif call != self._stalled:
+            # Once more: the process itself may have been stopped meanwhile.
+            self._stalled = call
+        else:
+            text = f"{call[0]} has not answered for {self._timeout_s:g} s"
+            stack = traceback.format_stack(
+                sys._current_frames()[threading.main_thread().ident or 0]
+            )
+            logger.error("%s; it was in\n%s", text, "".join(stack[-3:]))
+            self._write("timeout", text)
+            logging.shutdown()
+            os._exit(1)
+
+    def _write(self, status: str, error: str | None) -> None:
+        """Says the same of all runs that are not over."""
+        with self._lock:
+            for path, word in self._words.items():
+                if not word.over:
+                    self._say(path, status, error)
+
+    def _say(self, path: Path, status: str, error: str | None) -> None:
+        word = self._words[path]
+        content: dict[str, Any] = {
+            "status": status,
+            "error": error,
+            "identity": word.identity,
+            **self._facts,
+            "count": word.count(),
+            "per_s": round(word.per_s, 3),
+            "heartbeat": time.time(),
+        }
+        try:
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(content, indent=1) + "\n")
+        except OSError as problem:
+            # A full disk shall fail the work that needs it, not this.
+            logger.warning("status not written: %s", problem)
+
+
+def _status_after(error: BaseException) -> str:
+    """The status of a run whose job ended so."""
+    if isinstance(error, KeyboardInterrupt):
+        return "planned"
+    if isinstance(error, Interrupted):
+        return "planned" if error.signal is Signals.SIGINT else "timeout"
+    return "failed"

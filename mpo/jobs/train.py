@@ -1,0 +1,115 @@
+"""Planned runs, trained as their spec says: the seeds of a cell that share a process.
+
+A seed leaves the same files and the same resumable state in any company, so runs may be packed in
+another way each time.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from mpo.environments.envs import EnvironmentFailed
+from mpo.jobs.heartbeat import Heartbeat
+from mpo.study.config import CellSpec, JobFailed, RunSpec
+from mpo.study.paths import Place
+from mpo.trainer import MPOTrainer
+from mpo.training import loop
+from mpo.training.checkpoint import peek
+
+logger = logging.getLogger(__name__)
+
+
+def make_trainer(spec: RunSpec, device: torch.device, compile_on_cpu: bool = False) -> MPOTrainer:
+    """The trainer of a run, at its beginning."""
+    return MPOTrainer.of(
+        spec.env_id, spec.training, [spec.seed], device, compile_on_cpu=compile_on_cpu
+    )
+
+
+def train(
+    spec: CellSpec,
+    places: Sequence[Place],
+    device: torch.device,
+    beat: Heartbeat,
+    cuda_graphs: bool = True,
+    compile_on_cpu: bool = False,
+    **options: Any,
+) -> None:
+    """Trains runs of one cell and budget; each goes on from its own resume directory.
+
+    Args:
+        spec: what they share.
+        places: where each of them is.
+        device: to train on.
+        beat: is told how each of them goes.
+        cuda_graphs: see `MPOTrainer`.
+        compile_on_cpu: likewise; takes one run.
+        options: checkpoint_interval_s and keep_resume_state, see `MPOTrainer.train`.
+
+    Raises:
+        JobFailed: the environment of a run failed; all others are finished first.
+    """
+    failed: dict[Place, EnvironmentFailed] = {}
+    make = partial(
+        MPOTrainer.of,
+        spec.env_id,
+        spec.training,
+        device=device,
+        cuda_graphs=cuda_graphs,
+        compile_on_cpu=compile_on_cpu,
+    )
+    for stack in _stacks(spec, places):
+        failed |= _train_stack(spec, stack, make, beat, options)
+    if failed and len(places) == 1:
+        raise failed[places[0]]
+    if failed:
+        reasons = [f"{place.run_id}: {error}" for place, error in failed.items()]
+        raise JobFailed("\n".join([f"{len(failed)} of {len(places)} runs failed", *reasons]))
+
+
+def _stacks(spec: CellSpec, places: Sequence[Place]) -> list[list[Place]]:
+    """Who is trained with whom: runs that have nothing left to learn keep none of the others."""
+    stacks: dict[int | None, list[Place]] = defaultdict(list)
+    for place in places:
+        state = peek(place.resume_directory(spec.identity)) if len(places) > 1 else None
+        step = state["trainer"]["env_steps"] if state else 0
+        over = step >= place.total_steps or (state and state["recorder"]["diverged"])
+        stacks[step if over else None].append(place)
+    return list(stacks.values())
+
+
+def _train_stack(
+    spec: CellSpec,
+    places: Sequence[Place],
+    make: Callable[[list[int]], MPOTrainer],
+    beat: Heartbeat,
+    options: dict[str, Any],
+) -> dict[Place, EnvironmentFailed]:
+    """Trains runs together, or each alone once an environment has failed; returns who failed."""
+    trainer = make([place.seed for place in places])
+    trainer.name = places[0].cell_id
+    files = [place.status_file for place in places]
+    beat.watch(files, lambda: trainer.env_steps)
+    try:
+        loop.train(
+            trainer,
+            spec,
+            places[0].total_steps,
+            [place.directory for place in places],
+            [place.resume_directory(spec.identity) for place in places],
+            **options,
+        )
+    except EnvironmentFailed as error:
+        if len(places) == 1:
+            beat.end(files[0], error)
+            return {places[0]: error}
+        logger.warning("%s; each seed goes on alone from its last checkpoint", error)
+        alone = [_train_stack(spec, [place], make, beat, options) for place in places]
+        return {place: failure for found in alone for place, failure in found.items()}
+    for file in files:
+        beat.end(file)
+    return {}

@@ -1,0 +1,104 @@
+"""Whether finished runs can be reproduced bit for bit on this machine: `verify`, then `write`."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mpo.jobs.train import make_trainer
+from mpo.provenance import machine
+from mpo.study.config import RunSpec
+from mpo.study.files import METRICS, RUN, replacing
+from mpo.training import loop
+from mpo.training.recorder import CLOCKS
+
+
+def verify(
+    run_directory: Path, steps: int, device: torch.device, compile_on_cpu: bool = False
+) -> dict[str, Any]:
+    """Trains a finished run again from its start and compares the metrics.
+
+    Args:
+        run_directory: what its training left.
+        steps: environment steps at most; cut to what the run had, in whole logging intervals.
+        device: to train on.
+        compile_on_cpu: see `MPOTrainer`.
+
+    Returns:
+        run (its id), env_steps (compared), recorded and again (hashes of the metrics without the
+        clocks), reproduced (whether they are equal), differs (the first row and columns that are
+        not, in words, or None), and unlike (facts of the machine that are not: [recorded, here]).
+    """
+    record = json.loads((run_directory / RUN).read_text())
+    spec = RunSpec.model_validate(record["spec"])
+    intervals = max(1, min(steps, record["env_steps"]) // spec.log_interval)
+    compared = intervals * spec.log_interval
+    trainer = make_trainer(spec, device, compile_on_cpu)
+    with tempfile.TemporaryDirectory() as folder:
+        loop.train(trainer, spec.cell, compared, [Path(folder)])
+        again = _metrics(Path(folder), compared)
+    recorded = _metrics(run_directory, compared)
+    was, now = record["provenance"], machine(device, trainer.agent.compiled)
+    return {
+        "run": "/".join(run_directory.parts[-4:-1]),
+        "env_steps": compared,
+        "recorded": _hash(recorded),
+        "again": _hash(again),
+        "reproduced": _hash(recorded) == _hash(again),
+        "differs": _difference(recorded, again),
+        # What was not recorded then is taken for equal.
+        "unlike": {k: [was[k], v] for k, v in now.items() if was.get(k, v) != v},
+    }
+
+
+def write(results: Sequence[Mapping[str, Any]], output: Path) -> None:
+    """Writes a page on what `verify` found."""
+    equal = sum(result["reproduced"] for result in results)
+    rows = pd.DataFrame(
+        {
+            "run": result["run"],
+            "environment steps": result["env_steps"],
+            "bit for bit": "yes" if result["reproduced"] else f"no: {result['differs']}",
+            "hash": result["again"][:12],
+            "recorded on another": ", ".join(result["unlike"]) or "-",
+        }
+        for result in results
+    )
+    text = f"{equal} of {len(results)} runs were reproduced bit for bit on this machine."
+    with replacing(output) as temporary:
+        temporary.write_text(f"# Verification\n\n{text}\n\n{rows.to_markdown(index=False)}\n")
+
+
+def _metrics(directory: Path, steps: int) -> pd.DataFrame:
+    """The rows of a run up to a step, without the clocks."""
+    rows = pd.read_parquet(directory / METRICS).drop(columns=list(CLOCKS))
+    rows = rows[rows["env_step"] <= steps].reset_index(drop=True)
+    # Columns that only later rows fill are empty here, or not there at all.
+    return rows.dropna(axis="columns", how="all").astype(np.float64)
+
+
+def _hash(rows: pd.DataFrame) -> str:
+    """Of the names and the bits of all columns."""
+    digest = hashlib.sha256()
+    for name in sorted(rows.columns):
+        digest.update(name.encode() + rows[name].to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _difference(recorded: pd.DataFrame, again: pd.DataFrame) -> str | None:
+    """The first row in which two runs differ, and its columns, in words."""
+    only = sorted(set(recorded.columns) ^ set(again.columns))
+    if only or len(recorded) != len(again):
+        return f"columns {', '.join(only)}" if only else f"{len(recorded)} rows, now {len(again)}"
+    unequal = (recorded != again) & ~(recorded.isna() & again.isna())
+    if not unequal.any(axis=None):
+        return None
+    row = int(np.argmax(unequal.any(axis="columns")))
+    names = unequal.columns[unequal.iloc[row]]
+    return f"from step {recorded['env_step'].iloc[row]:g} on in {', '.join(names)}"

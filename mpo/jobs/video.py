@@ -1,0 +1,268 @@
+"""A film of one evaluation episode: what a run's final policy did when it was scored."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import gymnasium as gym
+import numpy as np
+import pyarrow.parquet as pq
+from av.container import OutputContainer
+from av.video.frame import PictureType
+
+from mpo.environments.envs import make_env
+from mpo.jobs.evaluate import MAX_PARALLEL, SideBySide, actor, rollouts
+from mpo.seeding import FIRST_FINAL_SEED
+from mpo.study.config import ConfigError, JobFailed, RunSpec
+from mpo.study.files import EVALUATIONS, POLICIES, RUN, replacing
+from mpo.training.artifacts import read_policies
+
+logger = logging.getLogger(__name__)
+
+MAX_FRAMES = 2000
+"""A film ends here; its episode is played to the end all the same."""
+
+_CODECS = {".gif": ("gif", "pal8"), ".mp4": ("libx264", "yuv420p")}
+"""Encoder and pixel format of each suffix."""
+
+_GIF_MAX_RATE = 50
+"""Viewers show a GIF's frame ten times too long where it says a hundredth of a second or less."""
+
+_PALETTE_FRAMES = 50
+"""The colours of a GIF are chosen from so many first frames: all would have to fit in memory."""
+
+_RENDERERS = ("egl", "osmesa", "glfw")
+"""Of MuJoCo; the last one needs a display."""
+
+_PROBE = """
+import mujoco
+context = mujoco.GLContext(8, 8)
+context.make_current()
+model = mujoco.MjModel.from_xml_string("<mujoco/>")
+mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100).free()
+context.free()
+"""
+
+
+class Film(NamedTuple):
+    """What was filmed."""
+
+    episode_return: float
+    """Undiscounted sum of rewards, of the whole episode."""
+    length: int
+    """Environment steps."""
+    frames: int
+    """Images rendered: one before each step and one at the end, `MAX_FRAMES` at most."""
+
+
+def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
+    """Films an episode of the final evaluation with the mean action.
+
+    Sets MUJOCO_GL if it is unset, which is in time only where mujoco is not imported yet. Call it
+    with the thread settings of evaluation: one thread, denormal numbers flushed.
+
+    Args:
+        run_directory: of a trained run.
+        output: an .mp4 or a .gif; a GIF shows at most 50 images a second and skips the others.
+        episode: number of the episode, from 0.
+
+    Returns:
+        What was filmed; its return is the evaluation's own.
+
+    Raises:
+        ConfigError: there is no such run, suffix or episode.
+        JobFailed: nothing here can render the environment.
+    """
+    if output.suffix not in _CODECS:
+        choices = ", ".join(_CODECS)
+        raise ConfigError(f"{output}: unknown suffix {output.suffix!r}; choose from {choices}")
+    if episode < 0:
+        raise ConfigError(f"episode: expected 0 or more, received {episode}")
+    missing = [name for name in (RUN, POLICIES) if not (run_directory / name).exists()]
+    if missing:
+        raise ConfigError(f"{run_directory} is no trained run: it lacks {', '.join(missing)}")
+    spec = RunSpec.parse(json.dumps(json.loads((run_directory / RUN).read_text())["spec"]))
+    _, state = read_policies(run_directory / POLICIES)[-1]
+
+    renderer = _choose_renderer()
+    with _rendering(spec.env_id, renderer):
+        env = make_env(spec.env_id, render_mode="rgb_array")
+    seeds = [FIRST_FINAL_SEED + episode]
+    row, rows = _place(run_directory, episode)
+    with closing(SideBySide([env])) as envs, replacing(output) as temporary:
+        policy = actor(spec, state, False, envs, seeds)
+        rate = _frame_rate(env, spec.env_id)
+        with av.open(temporary, "w", format=output.suffix.removeprefix(".")) as container:
+            camera = _Camera(container, *_CODECS[output.suffix], rate)
+
+            def shoot() -> None:
+                if camera.frames < MAX_FRAMES:
+                    with _rendering(spec.env_id, renderer):
+                        image = _image(env)
+                    camera.write(image)
+
+            def act(obs: np.ndarray) -> np.ndarray:
+                shoot()
+                group = np.zeros((rows, *obs.shape[1:]), obs.dtype)
+                group[row] = obs[0]
+                return policy(group)[row : row + 1]
+
+            played = rollouts(envs, act, seeds)
+            shoot()
+            camera.finish()
+    film = Film(float(played.returns[0]), int(played.lengths[0]), camera.frames)
+    if film.frames <= film.length:
+        logger.warning(
+            "%s ends after %d frames; the episode took %d steps", output, film.frames, film.length
+        )
+    return film
+
+
+def _place(run_directory: Path, episode: int) -> tuple[int, int]:
+    """The row of an episode in the group that evaluation plays at once, and the group's size.
+
+    A network rounds by both, and one rounding more or less soon makes another episode.
+    """
+    start = episode - episode % MAX_PARALLEL
+    played = start + MAX_PARALLEL
+    if (run_directory / EVALUATIONS).exists():
+        filters = [("phase", "==", "final"), ("policy", "==", "mode")]
+        scored = pq.read_table(run_directory / EVALUATIONS, columns=["episode"], filters=filters)
+        if episode < scored.num_rows:
+            played = min(played, scored.num_rows)
+    return episode - start, played - start
+
+
+def _choose_renderer() -> str:
+    """Sets MUJOCO_GL to what works here, first without a display, unless it is set.
+
+    Each is tried in a process of its own: a failed one leaves traces that spoil the next.
+
+    Returns:
+        What to say where rendering fails all the same.
+    """
+    # Pygame looks for a display, and complains, even where it draws into memory.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    given = os.environ.get("MUJOCO_GL")
+    if given:
+        return f"MUJOCO_GL is {given!r}; choose from {', '.join(_RENDERERS)}, or leave it unset"
+    failed = []
+    for name in _RENDERERS:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            env={**os.environ, "MUJOCO_GL": name},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == 0:
+            os.environ["MUJOCO_GL"] = name
+            return f"MuJoCo renders with {name}"
+        reason = (done.stderr.strip() or "it crashed").splitlines()[-1]
+        failed.append(f"{name} ({textwrap.shorten(reason, 80)})")
+    return (
+        f"MuJoCo can render with none of {', '.join(failed)}; install the driver of a GPU, or the "
+        "Debian packages libegl1 and libgl1, or libosmesa6"
+    )
+
+
+@contextmanager
+def _rendering(env_id: str, renderer: str) -> Iterator[None]:
+    """Says what is missing where an environment cannot be made or rendered."""
+    try:
+        yield
+    except (ConfigError, JobFailed):
+        raise
+    except Exception as error:
+        text = f"cannot render {env_id!r}: {type(error).__name__}: {error}; {renderer}"
+        raise JobFailed(text) from error
+
+
+def _image(env: gym.Env) -> np.ndarray:
+    image = env.render()
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.dtype != np.uint8:
+        raise TypeError(f"expected an image of bytes [height, width, 3], got {type(image)}")
+    return image
+
+
+def _frame_rate(env: gym.Env, env_id: str) -> Fraction:
+    """Images a second that show the episode at the speed of its environment."""
+    # Shimmy gives the milliseconds between two steps as their rate.
+    shimmy = env_id.startswith("dm_control/")
+    rate = 1 / env.get_wrapper_attr("dt") if shimmy else env.metadata.get("render_fps") or 30
+    return Fraction(rate).limit_denominator(1000)
+
+
+class _Camera:
+    """Encodes images as they come."""
+
+    def __init__(self, container: OutputContainer, codec: str, pixels: str, rate: Fraction) -> None:
+        self.frames = 0
+        self._container, self._codec, self._pixels, self._rate = container, codec, pixels, rate
+
+    def write(self, image: np.ndarray) -> None:
+        """Adds an image [height, width, 3]; all have one size."""
+        if self.frames == 0:
+            self._start(image.shape[1], image.shape[0])
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame.pts, frame.duration, frame.time_base = self.frames, 1, 1 / self._rate
+        self._graph.vpush(frame)
+        self._encode()
+        self.frames += 1
+
+    def finish(self) -> None:
+        """Writes what is still in the pipe."""
+        self._graph.vpush(None)
+        self._encode()
+        self._container.mux(self._stream.encode())
+
+    def _start(self, width: int, height: int) -> None:
+        rate = min(self._rate, Fraction(_GIF_MAX_RATE)) if self._codec == "gif" else self._rate
+        stream = self._container.add_stream(self._codec, rate=rate)
+        assert isinstance(stream, av.VideoStream)
+        self._stream = stream
+        # 4:2:0 halves both sides.
+        self._stream.width, self._stream.height = width + width % 2, height + height % 2
+        self._stream.pix_fmt = self._pixels
+        self._graph = graph = av.filter.Graph()
+        source = graph.add_buffer(
+            width=width,
+            height=height,
+            format=av.VideoFormat("rgb24"),
+            time_base=1 / self._rate,
+        )
+        padded = graph.add("pad", "ceil(iw/2)*2:ceil(ih/2)*2")
+        if self._codec == "gif":
+            thinned, split = graph.add("fps", str(rate)), graph.add("split")
+            first = graph.add("trim", f"end_frame={_PALETTE_FRAMES}")
+            palette = graph.add("palettegen")
+            # This pattern stays in place: what does not move costs no bytes.
+            last = graph.add("paletteuse", "dither=bayer:bayer_scale=5")
+            graph.link_nodes(source, padded, thinned, split)
+            split.link_to(last, 0, 0)
+            split.link_to(first, 1, 0)
+            first.link_to(palette)
+            palette.link_to(last, 0, 1)
+        else:
+            last = graph.add("format", self._pixels)
+            graph.link_nodes(source, padded, last)
+        graph.link_nodes(last, graph.add("buffersink"))
+        graph.configure()
+
+    def _encode(self) -> None:
+        while True:
+            try:
+                frame = self._graph.vpull()
+            except (BlockingIOError, EOFError):
+                return
+            # Else the encoder takes the filter's word for which frames stand alone.
+            frame.pict_type = PictureType.NONE
+            self._container.mux(self._stream.encode(frame))

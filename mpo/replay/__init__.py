@@ -1,0 +1,1 @@
+"""What is remembered: transitions, windows of them, and where they are stored."""

@@ -1,0 +1,1 @@
+"""From answers to pages: figures, the summary, tables for papers."""

@@ -1,0 +1,96 @@
+"""The figures of a study by name; drawing libraries are imported when one is drawn."""
+
+import importlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpo.study.plan import Study
+
+FIGURES = {
+    "learning_curves": "mpo.report.figures.learning_curves",
+    "final_scores": "mpo.report.figures.final_scores",
+    "effects": "mpo.report.figures.effects",
+    "aggregates": "mpo.report.figures.aggregates",
+    "profiles": "mpo.report.figures.profiles",
+    "improvements": "mpo.report.figures.improvements",
+    "sample_efficiency": "mpo.report.figures.sample_efficiency",
+    "planned_runs": "mpo.report.figures.planned_runs",
+    "diagnostics": "mpo.report.figures.diagnostics",
+    "costs": "mpo.report.figures.costs",
+}
+"""A figure's name -> the module with its `draw(study, tables)` and `caption(study, tables)`."""
+
+# Of each format: where it keeps a description, and the time of drawing, by which equal figures
+# would differ.
+_METADATA = {
+    ".pdf": ("Subject", {"CreationDate": None}),
+    ".svg": ("Description", {"Date": None}),
+    ".png": ("Description", {}),
+}
+
+
+def draw(name: str, study: "Study", tables: Path, outputs: Sequence[Path]) -> None:
+    """Draws a figure from the tables in a folder and saves it to every output.
+
+    Equal tables give equal bytes, at the same commit: the metadata of a file says of which runs it
+    is and where they and it were made. A suffix of an output (.pdf, .svg, .png) says its format.
+
+    Raises:
+        ValueError: no figure has that name, or no format that suffix.
+    """
+    module = _module(name)
+    for output in outputs:
+        if output.suffix not in _METADATA:
+            raise ValueError(f"unknown format of {output}; choose from {', '.join(_METADATA)}")
+    import matplotlib
+    from matplotlib import pyplot
+
+    from mpo.report.figures import style
+    from mpo.study.files import replacing
+
+    origin = _origin(study, tables)
+    with matplotlib.rc_context(style.RC):
+        figure = module.draw(study, tables)
+        for output in outputs:
+            kind, (key, timeless) = output.suffix.removeprefix("."), _METADATA[output.suffix]
+            with replacing(output) as path:
+                figure.savefig(path, format=kind, metadata={key: origin, **timeless})
+        pyplot.close(figure)
+
+
+def caption(name: str, study: "Study", tables: Path) -> str:
+    """What a figure shows, with its interval, its seeds and its episodes.
+
+    Raises:
+        ValueError: no figure has that name.
+    """
+    return str(_module(name).caption(study, tables))
+
+
+def caption_rst(name: str, study: "Study", tables: Path) -> str:
+    """The caption as reStructuredText, for a report."""
+    return re.sub(r"([\\*`_|])", r"\\\1", caption(name, study, tables)) + "\n"
+
+
+def _origin(study: "Study", tables: Path) -> str:
+    """Which runs a figure shows, and the commits and packages that made them and it."""
+    from mpo.analysis.tables import read
+    from mpo.provenance import commit, packages
+
+    runs = read(tables, "runs").dropna(subset="git_sha")
+    commits = ", ".join(runs["git_sha"].unique())
+    versions = ", ".join(f"{k} {v}" for k, v in packages(("matplotlib", "seaborn")).items())
+    return (
+        f"Study {study.study}: {len(runs)} runs, trained at commit {commits}; "
+        f"drawn at commit {commit()}, with {versions}"
+    )
+
+
+def _module(name: str) -> ModuleType:
+    if name not in FIGURES:
+        raise ValueError(f"unknown figure {name!r}; choose from {', '.join(FIGURES)}")
+    return importlib.import_module(FIGURES[name])

@@ -1,0 +1,111 @@
+"""Learning curves: return against environment steps, one panel an environment."""
+
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mpo.analysis.baselines import comparable
+from mpo.analysis.tables import read, seed_returns
+from mpo.report.figures import style
+from mpo.study.plan import Study
+
+_MARKED = 6  # points of a curve that carry its marker
+_DOTS: tuple[Any, ...] = ((0, (1, 1.5)), (0, (1, 4)), (0, (3, 1.5, 1, 1.5)), (0, (1, 1, 1, 4)))
+_PUBLISHED: dict[str, Any] = {"color": "0.25", "linewidth": 1.0}
+
+
+def draw(study: Study, tables: Path) -> Figure:
+    """Means over seeds with their 95 % t bands, over faint single seeds."""
+    looks = style.looks(study)
+    environments = style.environments(study)
+    alone = len(environments) == 1
+    grid = sns.relplot(
+        data=seed_returns(tables, "online"),
+        kind="line",
+        x="env_step",
+        y="return",
+        hue="arm",
+        palette={arm: look.color for arm, look in looks.items()},
+        units="run_id",
+        estimator=None,
+        linewidth=0.6,
+        alpha=0.3,
+        legend=False,
+        col="env",
+        col_order=environments,
+        col_wrap=style.columns(len(environments)),
+        height=2.8 if alone else 1.9,
+        aspect=1.5 if alone else 1.25,
+        facet_kws={"sharex": False, "sharey": False},
+    )
+    table = read(tables, "curves")
+    curves = dict(list(table.groupby(["env", "arm"])))
+    published = comparable(read(tables, "baselines"), study)
+    dots = dict(zip(published["algorithm"].unique(), cycle(_DOTS), strict=False))
+    for env, axes in grid.axes_dict.items():
+        if not table.loc[table["env"] == env, "n"].any():
+            style.mark_empty(axes)
+            axes.set_yticks([])
+            continue
+        limits = axes.get_ylim()  # of the seeds: the band of few seeds would squash the curves
+        for index, (arm, look) in enumerate(looks.items()):
+            curve = curves[env, arm]
+            axes.fill_between(
+                curve["env_step"], curve["lo"], curve["hi"], color=look.color, alpha=0.15, lw=0
+            )
+            spacing = max(1, len(curve) // _MARKED)
+            axes.plot(
+                curve["env_step"],
+                curve["mean"],
+                color=look.color,
+                linestyle=look.linestyle,
+                marker=look.marker,
+                markersize=3.5,
+                markevery=(index % spacing, spacing),
+            )
+        axes.set_ylim(limits)
+        for baseline in published[published["env"] == env].to_dict("records"):
+            axes.axhline(baseline["mean"], ls=dots[baseline["algorithm"]], **_PUBLISHED, zorder=1)
+            style.show(axes, baseline["mean"])
+        style.count_steps(axes)
+    grid.set_titles("{col_name}", size=style.title_size(study))
+    grid.set_axis_labels(style.STEPS, "Return")
+    references = [
+        Line2D([], [], ls=line, **_PUBLISHED, label=f"{name}, published")
+        for name, line in dots.items()
+    ]
+    style.legend_below(grid.figure, [*style.arms_key(looks), *references])
+    return grid.figure
+
+
+def caption(study: Study, tables: Path) -> str:
+    """What the figure shows, with its interval, its seeds and its episodes."""
+    curves = read(tables, "curves")
+    published = comparable(read(tables, "baselines"), study)
+    episodes = style.plural(int(curves["episodes"].max()), "evaluation episode")
+    seeds = f"{style.seeds_in_words(curves['n'])}, each (faint) the mean of {episodes}"
+    band = (
+        "; their mean (line) and its 95 % Student-t interval (band). The axes span the single "
+        "seeds, so that a wider band is cut"
+    )
+    return (
+        "Return of the mean-action policy during training, not smoothed: "
+        f"{seeds}{'' if curves['n'].max() == 1 else band}.{_in_words(published)}"
+    )
+
+
+def _in_words(published: pd.DataFrame) -> str:
+    """After how many steps the published returns were had."""
+    if published.empty:
+        return ""
+    steps = published.groupby("algorithm", sort=False)["steps"].agg(["min", "max"])
+    words = [
+        f"{name} after {low}{'' if low == high else f' to {high}'} steps"
+        for name, low, high in steps.itertuples()
+    ]
+    return f" Dotted, published returns: {', '.join(words)} (tables/baselines)."

@@ -1,0 +1,192 @@
+"""The one style of all figures: an arm looks the same in each, and legends cover no data."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    StrMethodFormatter,
+)
+
+from mpo.analysis.intervals import EXPLORATORY
+from mpo.analysis.tables import arm_label
+from mpo.study.plan import CORE_AXES, Study
+
+matplotlib.use("Agg")  # files only: no display is needed
+
+STEPS = "Environment steps"
+
+RC: Any = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("paper", rc={"font.size": 8, "axes.titlesize": 9}),
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.handlelength": 3,
+    "lines.linewidth": 1.4,
+    # The font that matplotlib brings along, so that figures are alike on every machine.
+    "font.family": ["DejaVu Sans"],
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "mpo",
+    "savefig.dpi": 200,
+    "savefig.bbox": "tight",
+}
+
+BAR: dict[str, Any] = {"linewidth": 6, "alpha": 0.3, "solid_capstyle": "butt"}
+"""How an interval is drawn."""
+
+_COLOURS = sns.color_palette("colorblind")
+_DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+class Look(NamedTuple):
+    """How an arm is drawn."""
+
+    color: tuple[float, float, float]
+    linestyle: Any
+    marker: str
+
+
+def looks(study: Study) -> dict[str, Look]:
+    """The look of every arm by its label, in the study's order.
+
+    Where Retrace is varied, with or without the optimizer, it is the colour and the optimizer is
+    the dash and the marker; otherwise each arm has a colour of its own.
+    """
+    values = study.axis_values
+    varied = {name for name in values if len(values[name]) > 1}
+    by_factor = "retrace" in varied and varied <= set(CORE_AXES)
+    result: dict[str, Look] = {}
+    for run in study.runs:
+        label = arm_label(study, run.arm)
+        if label not in result:
+            hue, dash = (
+                [values[name].index(run.arm[name]) for name in CORE_AXES]
+                if by_factor
+                else (len(result), len(result))
+            )
+            result[label] = Look(
+                tuple(_COLOURS[hue % len(_COLOURS)]),
+                _DASHES[dash % len(_DASHES)],
+                _MARKERS[dash % len(_MARKERS)],
+            )
+    return result
+
+
+def environments(study: Study) -> list[str]:
+    """The environment ids, one a panel, in the study's order."""
+    return [environment.id for environment in study.environments]
+
+
+def columns(panels: int) -> int:
+    """How many panels stand side by side: at most three fit a page at a readable size."""
+    return 2 if panels == 4 else min(panels, 3)
+
+
+def title_size(study: Study) -> float:
+    """The size of the titles, in points: 9, or as much less as the longest id needs in a panel."""
+    return min(9.0, 9.0 * 28 / max(map(len, environments(study))))
+
+
+def text_width(texts: Iterable[str]) -> float:
+    """About how wide the longest text is, in inches at 8 pt."""
+    return 0.06 * max(map(len, texts))
+
+
+def mark_empty(axes: Axes) -> None:
+    """Says that no run of a panel's environment has results."""
+    axes.set_xticks([])
+    axes.text(0.5, 0.5, "no finished run", ha="center", va="center", transform=axes.transAxes)
+
+
+def interval(
+    axes: Axes, row: int, ends: tuple[float, float], limits: tuple[float, float], color: Any
+) -> None:
+    """A row's interval as a bar; an arrow where it goes on beyond the limits of the x axis."""
+    axes.plot(ends, [row, row], color=color, **BAR, zorder=1)
+    arrow: dict[str, Any] = {"color": color, "markersize": 5, "clip_on": False, "zorder": 4}
+    if ends[0] < limits[0]:
+        axes.plot(limits[0], row, "<", **arrow)
+    if ends[1] > limits[1]:
+        axes.plot(limits[1], row, ">", **arrow)
+
+
+def show(axes: Axes, value: float) -> None:
+    """Widens the y axis, where it must be, for a value to stand clear of its ends."""
+    low, high = axes.get_ylim()
+    margin = 0.05 * (high - low)
+    axes.set_ylim(min(low, value - margin), max(high, value + margin))
+
+
+def nothing(text: str) -> Figure:
+    """A figure that says why there is nothing to show."""
+    figure = Figure(figsize=(4.0, 0.6))
+    figure.text(0.5, 0.5, text, ha="center", va="center")
+    return figure
+
+
+def count_steps(axes: Axes, ticks: int = 4) -> None:
+    """Makes the x axis one of environment steps: from 0, in at most so many round intervals."""
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Few plain numbers on a logarithmic axis: 1, 2, 5, 10; beyond a ratio of 30 powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,), numticks=4))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def arms_key(looks: Mapping[str, Look], lines: bool = True, markers: bool = True) -> list[Line2D]:
+    """The arms for `legend_below`, each with its line, its marker, or both."""
+    return [
+        Line2D(
+            *([], []),
+            color=look.color,
+            linestyle=look.linestyle if lines else "",
+            marker=look.marker if markers else "",
+            markersize=3.5,
+            label=arm,
+        )
+        for arm, look in looks.items()
+    ]
+
+
+def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """One legend for the whole figure, under its panels, in as many columns as its width takes."""
+    entry = 0.65 + text_width(str(handle.get_label()) for handle in handles)
+    figure.legend(
+        handles=list(handles),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=max(1, min(len(handles), int(figure.get_figwidth() / entry))),
+        frameon=False,
+    )
+
+
+def seeds_in_words(n: pd.Series) -> str:
+    """The number of seeds a cell, and whether an interval can be drawn of them."""
+    low, high = int(n.min()), int(n.max())
+    if high == 1:
+        return "one seed (exploratory, no interval)"
+    count = f"{high}" if low == high else f"{low} to {high}"
+    return f"n = {count} seeds{' (exploratory)' if low < EXPLORATORY else ''}"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

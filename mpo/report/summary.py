@@ -1,0 +1,198 @@
+"""The page of a study, `summary.md`: what it is, its figures, its tables, where they come from."""
+
+import math
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mpo.analysis.answers import POOLED, SUM
+from mpo.analysis.baselines import in_words
+from mpo.analysis.intervals import EXPLORATORY
+from mpo.analysis.tables import flat, read
+from mpo.provenance import commit, packages
+from mpo.report import figures as drawings
+from mpo.report import paper_tables
+from mpo.report.figures.style import plural
+from mpo.report.typeset import markdown
+from mpo.study.files import replacing
+from mpo.study.plan import Study
+from mpo.study.status import FINISHED
+
+_ORIGIN = {
+    "git_sha": "commit",
+    "git_dirty": "uncommitted changes",
+    "algorithm_version": "algorithm version",
+    "device_name": "device",
+    "cpu": "CPU",
+    "blas": "BLAS",
+    "host": "host",
+    "threads": "threads a run",
+    "compiled": "compiled by torch",
+    "python": "Python",
+    "torch": "torch",
+    "gymnasium": "gymnasium",
+    "mujoco": "mujoco",
+    "dm_control": "dm_control",
+    "numpy": "numpy",
+}
+"""Columns of `runs` that say where numbers come from, in words."""
+
+_ANALYSIS = ("numpy", "pandas", "scipy", "matplotlib", "seaborn")
+_NAMED = 10
+_DETECTED = 0.1
+
+
+def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> None:
+    """Writes the page.
+
+    Args:
+        study: what was planned.
+        tables: the directory of its tables.
+        figures: PNG files, each named by its figure; linked relative to `output`.
+        output: the Markdown file.
+    """
+    runs = read(tables, "runs")
+    parts = [
+        f"# Study `{study.study}`",
+        _plan(study),
+        *_missing(runs),
+        *_unlike(runs),
+        "## Answers",
+        _answers(read(tables, "effects"), read(tables, "power"), read(tables, "references")),
+        markdown(paper_tables.effects(study, tables)).rstrip(),
+        "## Final scores",
+        markdown(paper_tables.final_scores(study, tables)).rstrip(),
+        markdown(paper_tables.aggregates(study, tables)).rstrip(),
+        *_published(read(tables, "baselines")),
+        "## Figures",
+        *(_figure(study, tables, path, output.parent) for path in figures),
+        "## Cost",
+        markdown(paper_tables.costs(study, tables)).rstrip(),
+        "## Provenance",
+        _provenance(runs),
+    ]
+    text = "\n\n".join(parts) + "\n"
+    with replacing(output) as temporary:
+        temporary.write_text(text)
+
+
+def _plan(study: Study) -> str:
+    budgets = {run.spec.env_id: run.total_steps for run in study.runs}
+    axes = [
+        f"- {name}: {', '.join(str(flat(value)).lower() for value in values)}"
+        for name, values in study.axis_values.items()
+    ]
+    return "\n".join(
+        [
+            f"{len(study.runs)} runs: every combination of",
+            "",
+            "- environment (budget in environment steps): "
+            + ", ".join(f"{env} ({steps})" for env, steps in budgets.items()),
+            *axes,
+            f"- seed: {', '.join(map(str, study.seeds))}",
+        ]
+    )
+
+
+def _missing(runs: pd.DataFrame) -> list[str]:
+    """What must be known before any number is read: runs that are missing, and diverged ones."""
+    notes = []
+    missing = runs[~runs["status"].isin(FINISHED)]
+    if len(missing):
+        names = ", ".join(f"{r.run_id} ({r.status})" for r in missing.head(_NAMED).itertuples())
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        notes.append(f"**{plural(len(missing), 'run')} of {len(runs)} missing: {names}{more}.**")
+    diverged = runs[runs["status"] == "diverged"]
+    if len(diverged):
+        notes.append(
+            f"{plural(len(diverged), 'run')} diverged and count with their last finite policy: "
+            + "; ".join(f"{r.run_id}, {r.error}" for r in diverged.head(_NAMED).itertuples())
+            + (f"; and {len(diverged) - _NAMED} more." if len(diverged) > _NAMED else ".")
+        )
+    return notes
+
+
+def _answers(effects: pd.DataFrame, power: pd.DataFrame, references: pd.DataFrame) -> str:
+    """What the study's factors do, in sentences made from the numbers."""
+    unknown = references.loc[references["reference"].isna(), "env"].tolist()
+    notes = [f"Without a reference score, and not pooled: {', '.join(unknown)}."] if unknown else []
+    if effects.empty:
+        return "\n".join(["No factor is varied.", *notes])
+    pooled = effects[effects["env"] == POOLED]
+    lines = [f"- {_sentence(row, power)}" for row in pooled.to_dict("records")]
+    lines = lines or ["Nothing can be pooled: no environment has a score of every arm."]
+    return "\n\n".join(["\n".join(lines), *notes])
+
+
+def _sentence(row: Mapping[Hashable, Any], power: pd.DataFrame) -> str:
+    """One pooled effect: what, how large, how sure, from what, and how many seeds would do."""
+    seeds = row["n"] / row["environments"]
+    words = plural(int(seeds), "seed") if seeds == int(seeds) else f"{seeds:.1f} seeds"
+    pool = f"pooled over {plural(int(row['environments']), 'environment')}, {words} each"
+    sign = ", beyond" if row["against"] == SUM else " \N{MINUS SIGN}"
+    start = f"**{row['level']}{sign} {row['against']}**: {row['estimate']:+.2f}"
+    if math.isnan(row["lo"]):
+        return f"{start} in normalised score, {pool}: no spread, so nothing to conclude."
+    verdict = "lower" if row["hi"] < 0 else "higher" if row["lo"] > 0 else "no effect shown"
+    exploratory = " (exploratory)" if seeds < EXPLORATORY else ""
+    same = (power["level"] == row["level"]) & (power["env"] == POOLED)
+    needed = power.loc[same & (power["effect"] == _DETECTED), "seeds"].dropna()
+    more = (
+        f" An effect of {_DETECTED} would take {needed.iloc[0]:.0f} seeds." if len(needed) else ""
+    )
+    return (
+        f"{start} [{row['lo']:.2f}, {row['hi']:.2f}] in normalised score, {pool}{exploratory}: "
+        f"{verdict}.{more}"
+    )
+
+
+def _published(baselines: pd.DataFrame) -> list[str]:
+    """What others have reported of the study's environments."""
+    if baselines.empty:
+        return []
+    table = pd.DataFrame(
+        {
+            "environment": baselines["env"],
+            "algorithm": baselines["algorithm"],
+            "steps": baselines["steps"],
+            "return": [in_words(row) for row in baselines.to_dict("records")],
+            "runs": baselines["n"].map("{:g}".format, na_action="ignore").fillna(""),
+            "source": baselines["source"],
+        }
+    )
+    return ["## Published returns", table.to_markdown(index=False, disable_numparse=True)]
+
+
+def _figure(study: Study, tables: Path, path: Path, page: Path) -> str:
+    link = os.path.relpath(path, page)
+    return f"![{path.stem}]({link})\n\n{drawings.caption(path.stem, study, tables)}"
+
+
+def _provenance(runs: pd.DataFrame) -> str:
+    lines = [
+        f"Trained from {runs['started'].dropna().min()} to {runs['finished'].dropna().max()}.",
+        "",
+    ]
+    lines += [f"- {words}: {', '.join(found)}" for words, found in _origins(runs).items()]
+    versions = ", ".join(f"{name} {version}" for name, version in packages(_ANALYSIS).items())
+    return "\n".join([*lines, f"- this page and its figures: commit {commit()}, {versions}"])
+
+
+def _unlike(runs: pd.DataFrame) -> list[str]:
+    """Said before any number: runs of other packages or hardware are compared with each other."""
+    differing = [
+        f"{words} ({', '.join(found)})" for words, found in _origins(runs).items() if len(found) > 1
+    ]
+    warning = f"**Not all runs were made alike; they differ in: {'; '.join(differing)}.**"
+    return [warning] if differing else []
+
+
+def _origins(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Where the runs come from, in words: every value that there is."""
+    return {
+        words: [str(value) for value in runs[column].dropna().unique()]
+        for column, words in _ORIGIN.items()
+    }

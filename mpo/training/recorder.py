@@ -1,0 +1,249 @@
+"""Gathers what a training leaves behind, without a host sync between logging intervals."""
+
+import math
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mpo.study.files import METRICS, POLICIES
+from mpo.training.artifacts import write_policies, write_rows
+
+CLOCKS = ("wall_s", "cpu_s")
+"""The only metrics that two equal runs differ in."""
+
+
+class Divergence(NamedTuple):
+    """A seed's loss, parameter or action that is no longer finite."""
+
+    env_step: int
+    """Where it was found."""
+    term: str
+    """What it is, in words."""
+
+
+class SeedRecord:
+    """One seed's metrics and policy snapshots, and its clocks."""
+
+    def __init__(self, stack: int) -> None:
+        """Starts the clocks of a seed that is one of so many in its process."""
+        self.started = datetime.now(UTC)
+        """When the training began; a resumed one keeps its first beginning."""
+        self.resumed: list[dict[str, Any]] = []
+        """Where and when it was taken up again."""
+        self.diverged: Divergence | None = None
+        """Nothing is recorded of a seed after the interval of it."""
+        self.rows: list[dict[str, Any]] = []
+        self.snapshots: list[tuple[int, dict[str, Tensor]]] = []
+        """Environment step and policy, [1, ...] each."""
+        self._stack = stack
+        self._wall_start, self._cpu_start = time.perf_counter(), time.process_time()
+        self._before = 0.0, 0.0
+        self._max_rss_mb = 0.0
+        self._mark_taken()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the interval in which the seed diverged has its row."""
+        found = self.diverged
+        return bool(found and self.rows and self.rows[-1]["env_step"] >= found.env_step)
+
+    @property
+    def clocks(self) -> dict[str, float]:
+        """Seconds of the processes that trained the seed, shared with the rest of its stack."""
+        wall = time.perf_counter() - self._wall_start
+        return dict(zip(CLOCKS, (wall, time.process_time() - self._cpu_start), strict=True))
+
+    def diverge(self, env_step: int, term: str) -> None:
+        """Notes that the seed has diverged, unless it had before."""
+        self.diverged = self.diverged or Divergence(env_step, term)
+
+    def take_new(self) -> dict[str, Any] | None:
+        """Rows and snapshots since the last call, if any; `load_state_dict` takes them back."""
+        rows, snapshots = self._taken
+        new = {"rows": self.rows[rows:], "snapshots": self.snapshots[snapshots:]}
+        self._mark_taken()
+        return new if any(new.values()) else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but rows and snapshots, not copied."""
+        return {
+            "started": self.started.isoformat(),
+            "resumed": self.resumed,
+            "diverged": self.diverged and tuple(self.diverged),
+            **self._costs(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], pieces: Sequence[dict[str, Any]]) -> None:
+        """Becomes the record of `state` and of all that its `take_new` returned."""
+        self.started = datetime.fromisoformat(state["started"])
+        self.resumed = list(state["resumed"])
+        self.diverged = state["diverged"] and Divergence(*state["diverged"])
+        self._wall_start = time.perf_counter() - state["wall_s"]
+        self._cpu_start = time.process_time() - state["cpu_s"]
+        self._before = state["wall_s"], state["wall_s"] / state["stacked"]
+        self._max_rss_mb = state["max_rss_mb"]
+        self.rows = [row for piece in pieces for row in piece["rows"]]
+        self.snapshots = [snapshot for piece in pieces for snapshot in piece["snapshots"]]
+        self._mark_taken()
+
+    def write(self, total_steps: int, directory: Path) -> dict[str, Any]:
+        """Writes metrics and snapshots up to a budget.
+
+        Returns:
+            What run.json says of them: status, error, counts and costs.
+        """
+        rows = [row for row in self.rows if row["env_step"] <= total_steps]
+        columns = dict.fromkeys(name for row in rows for name in row)
+        # Rows from before the first update lack its metrics.
+        rows = [{name: row.get(name, math.nan) for name in columns} for row in rows]
+        write_rows(directory / METRICS, rows)
+        found = self.diverged
+        if found and found.env_step > total_steps:
+            found = None
+        kept = [
+            (step, policy)
+            for step, policy in self.snapshots
+            # The first one is from before any update.
+            if step <= total_steps and (found is None or step < max(found.env_step, 1))
+        ]
+        write_policies(directory / POLICIES, [step for step, _ in kept], [p for _, p in kept])
+        return {
+            "status": "diverged" if found else "ok",
+            "error": f"{found.term} at step {found.env_step}" if found else None,
+            "total_steps": total_steps,
+            "env_steps": rows[-1]["env_step"],
+            "updates": rows[-1]["updates"],
+            "episodes": sum(row["episodes"] for row in rows),
+            **self._costs(),
+            **{name: rows[-1][name] for name in CLOCKS},
+        }
+
+    def _costs(self) -> dict[str, float]:
+        """The clocks, the peak of the memory, and how many seeds have shared them on average."""
+        clocks = self.clocks
+        wall_before, share_before = self._before
+        share = share_before + (clocks["wall_s"] - wall_before) / self._stack
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {
+            **clocks,
+            "max_rss_mb": max(self._max_rss_mb, peak),
+            "stacked": round(clocks["wall_s"] / share, 3),
+        }
+
+    def _mark_taken(self) -> None:
+        self._taken = len(self.rows), len(self.snapshots)
+
+
+class Recorder:
+    """Metrics a logging interval and policy snapshots, for each of S stacked seeds."""
+
+    def __init__(self, seeds: int) -> None:
+        """Starts the clocks of so many seeds."""
+        self.of = [SeedRecord(seeds) for _ in range(seeds)]
+        """By index in the stack."""
+        self._sum: Tensor | None = None
+        self._names: list[str] = []
+        self._count = 0
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Takes one update's diagnostics, [S] each; they stay on the device."""
+        values = torch.stack(list(metrics.values()), dim=-1)  # [S, K]
+        self._names = list(metrics)
+        self._sum = values if self._sum is None else self._sum.to(values.device) + values
+        self._count += 1
+
+    @property
+    def all_diverged(self) -> bool:
+        """Whether no seed can learn any more."""
+        return all(record.diverged for record in self.of)
+
+    @property
+    def open_divergences(self) -> list[int]:
+        """The seeds whose last row is due: alone, each would end here."""
+        return [i for i, record in enumerate(self.of) if record.diverged and not record.closed]
+
+    @property
+    def logged(self) -> int | None:
+        """The environment step of the newest row, None before the first."""
+        steps = [record.rows[-1]["env_step"] for record in self.of if record.rows]
+        return max(steps, default=None)
+
+    def log(
+        self,
+        env_step: int,
+        updates: int,
+        episodes: Mapping[int, Sequence[tuple[float, int]]],
+        non_finite: Mapping[str, Tensor],
+    ) -> None:
+        """Closes a logging interval: means over its updates and its finished episodes.
+
+        Args:
+            env_step: environment steps so far.
+            updates: of the networks, so far.
+            episodes: of each seed whose interval ends, by its index: return and length of those
+                that finished. The interval goes on for the other seeds, if there are any.
+            non_finite: what is no longer finite where, see `MPOAgent.non_finite`.
+        """
+        means = [] if self._sum is None else (self._sum / self._count).tolist()
+        bad = {name: values.tolist() for name, values in non_finite.items()}
+        for index, finished in episodes.items():
+            record = self.of[index]
+            if record.closed:
+                continue
+            metrics = dict(zip(self._names, means[index], strict=True)) if means else {}
+            for name, value in metrics.items():
+                if not math.isfinite(value):
+                    record.diverge(env_step, f"{name} is {value}")
+            for name, values in bad.items():
+                if values[index]:
+                    record.diverge(env_step, f"a parameter of the {name} is not finite")
+            count = len(finished)
+            record.rows.append(
+                {
+                    "env_step": env_step,
+                    "updates": updates,
+                    **record.clocks,
+                    "episodes": count,
+                    "episode_return": sum(r for r, _ in finished) / count if count else math.nan,
+                    "episode_length": sum(n for _, n in finished) / count if count else math.nan,
+                    **metrics,
+                }
+            )
+        if len(episodes) == len(self.of):
+            self._sum, self._count = None, 0
+
+    def snapshot(self, env_step: int, policy: torch.nn.Module) -> None:
+        """Keeps a copy of each seed's policy, unless it has diverged."""
+        state = {name: value.detach().cpu() for name, value in policy.state_dict().items()}
+        for i, record in enumerate(self.of):
+            if record.diverged is None or not record.snapshots:
+                own = {name: value[i : i + 1].clone() for name, value in state.items()}
+                record.snapshots.append((env_step, own))
+
+    def state_dict(self, index: int) -> dict[str, Any]:
+        """All of a seed but its rows and snapshots, as if it were alone."""
+        total = None if self._sum is None else self._sum[index : index + 1].clone()
+        own = {"sum": total, "names": self._names, "count": self._count}
+        return own | self.of[index].state_dict()
+
+    def load_state_dict(
+        self, states: Sequence[Mapping[str, Any]], pieces: Sequence[Sequence[dict[str, Any]]]
+    ) -> None:
+        """Becomes the recorder of seeds that stand at one step.
+
+        Args:
+            states: of each seed, see `state_dict`.
+            pieces: of each seed, all that its `take_new` returned.
+        """
+        first = states[0]
+        sums = [state["sum"] for state in states]
+        self._sum = None if first["sum"] is None else torch.cat(sums)
+        self._names, self._count = first["names"], first["count"]
+        for record, state, own in zip(self.of, states, pieces, strict=True):
+            record.load_state_dict(state, own)

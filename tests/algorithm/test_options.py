@@ -1,0 +1,311 @@
+"""What can be turned on: each option does what it says, alone, in a stack and over a resumption."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mpo.algorithm.agent import MPOAgent
+from mpo.algorithm.running_moments import RunningMoments
+from mpo.jobs.evaluate import actor, vector_env
+from mpo.seeding import torch_generator
+from mpo.study.config import ConfigError, Hyperparameters
+from mpo.trainer import MPOTrainer
+from mpo.training.artifacts import read_policies
+from tests import processes
+from tests.algorithm.test_agent import (
+    OBS,
+    SEEDS,
+    D,
+    make_agent,
+    make_windows,
+    same,
+    snapshot,
+    targets,
+)
+from tests.reference import PlainCritic
+from tests.test_trainer import results
+
+ATOMS = {"critic_atoms": 11, "critic_min": -3.0, "critic_max": 5.0}
+OPTIONS = {
+    "categorical": {"critic": "categorical", **ATOMS},
+    "normalized": {"normalize_observations": True},
+    "polyak": {"target_polyak": 0.01},
+    "target acts": {"behaviour_policy": "target"},
+    "joint KL": {"per_dimension_kl": False},
+    "lion": {"optimizer": "lion"},
+}
+ALL = {key: value for option in OPTIONS.values() for key, value in option.items()}
+MODES = {"td": {}, "n-step": {"n_step": 4}, "retrace": {"retrace": True, "retrace_steps": 4}}
+
+
+def trained(folder, seeds=(3, 4, 5), steps=400, resume=None, env_id="Reacher-v5", **settings):
+    renamed = {"retrace": "use_retrace", "optimizer": "optimizer_type"}
+    settings = {renamed.get(name, name): value for name, value in settings.items()}
+    trainer = MPOTrainer(
+        env_id,
+        seeds[0],
+        torch.device("cpu"),
+        (32,),
+        (32,),
+        replay_size=300,
+        target_networks_update_period=20,
+        extra_seeds=seeds[1:],
+        **settings,
+    )
+    trainer.train(steps, 100, 16, str(folder), 1, 100, 50, resume and str(resume))
+    return trainer
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_changes_what_is_learnt_and_no_seed_feels_its_neighbours(tmp_path, option, mode):
+    settings = MODES[mode] | OPTIONS[option]
+    trained(tmp_path / "stack", **settings)
+    for seed in (3, 5):
+        alone = tmp_path / f"alone{seed}"
+        trained(alone, seeds=(seed,), **settings)
+        assert results(tmp_path / "stack" / f"seed{seed}") == results(alone)
+    trained(tmp_path / "without", seeds=(3,), **MODES[mode])
+    assert results(tmp_path / "without") != results(tmp_path / "alone3")
+
+
+def test_all_options_together_are_resumed_bit_for_bit(tmp_path):
+    trained(tmp_path / "calm", **ALL)
+    for steps in (150, 230, 400):
+        trained(tmp_path / "parts", steps=steps, resume=tmp_path / "state", **ALL)
+    for seed in (3, 4, 5):
+        calm, parts = (results(tmp_path / name / f"seed{seed}") for name in ("calm", "parts"))
+        assert calm == parts
+
+
+# The categorical critic
+
+
+def support(agent: MPOAgent) -> Tensor:
+    return agent.critic.atoms.double()
+
+
+def plain_projection(probabilities: Tensor, atoms: Tensor, shift: float, discount: float) -> Tensor:
+    """C51's algorithm 1, one atom at a time."""
+    low, spacing, count = float(atoms[0]), float(atoms[1] - atoms[0]), len(atoms)
+    table = torch.zeros(count, dtype=torch.float64)
+    for p, z in zip(probabilities.tolist(), atoms.tolist(), strict=True):
+        place = (min(max(shift + discount * z, low), float(atoms[-1])) - low) / spacing
+        below = min(int(np.floor(place + 1e-12)), count - 1)
+        above = min(below + 1, count - 1)
+        table[below] += p * (1 - (place - below))
+        table[above] += p * (place - below)
+    return table
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_categorical_target_is_the_mixture_moved_by_the_scalar_one(mode):
+    """Of each regressed step: the distribution over the samples, moved to the target's mean."""
+    wide = {"critic_min": -100.0, "critic_max": 100.0, "critic_atoms": 17}
+    agent = make_agent(critic="categorical", **(wide | MODES[mode]))
+    windows = make_windows(agent.config.window)
+    # Values and corrections that are small beside the atoms' range: nothing is clipped at its ends.
+    for parameter in agent.target_critic.head.parameters():
+        parameter.mul_(0.05)
+    agent.target_critic.double()
+    agent.target_policy.double()
+    windows = {name: x.double() for name, x in windows.items()}
+    batch = targets(agent, windows)
+    atoms = support(agent)
+    found = batch.distribution
+    assert found.shape == (*batch.target.shape, 17)
+    assert torch.allclose(found.sum(-1), torch.ones_like(batch.target))
+    torch.testing.assert_close((found * atoms).sum(-1), batch.target)
+    assert (batch.mixture * atoms).sum(-1).allclose(batch.values.mean(1))
+
+
+def test_a_categorical_step_equals_plain_sums():
+    """TD, sample by sample: C51's projection of each, their mean, and the cross-entropy to it."""
+    agent = make_agent(critic="categorical", optimizer="sgd", q_lr=1.0, sgd_momentum=0.0, **ATOMS)
+    windows = make_windows(1)
+    states = [generator.get_state() for generator in agent._noise]
+    noise = agent._draw(5, 7).double()
+    for generator, state in zip(agent._noise, states, strict=True):
+        generator.set_state(state)
+    before = copy.deepcopy(agent.critic).double()
+    targets = copy.deepcopy(agent.target_critic).double(), copy.deepcopy(agent.target_policy)
+    atoms = torch.linspace(-3, 5, 11, dtype=torch.float64)
+    metrics = agent.update(windows)
+    policy = targets[1].double()
+    for s in range(len(SEEDS)):
+        target_critic, critic = PlainCritic(targets[0], s), PlainCritic(before, s)
+        losses = []
+        for b in range(windows.batch_size[-1]):
+            w = {name: windows[name][s, 0, b].double() for name in windows.keys()}
+            state = w["first_obs"] if w["terminated"] else w["next_obs"]
+            mean, stddev = (x[s, 0] for x in policy(state.expand(len(SEEDS), 1, -1)))
+            discount = 0.0 if w["terminated"] else agent.config.gamma
+            wanted = torch.stack(
+                [
+                    plain_projection(
+                        F.softmax(target_critic(state, mean + stddev * e), -1).detach(),
+                        atoms,
+                        float(w["reward"]),
+                        discount,
+                    )
+                    for e in noise[s, :, b]
+                ]
+            ).mean(0)
+            logits = critic(w["obs"], w["action"])
+            losses.append(-(wanted * F.log_softmax(logits, -1)).sum())
+        loss = torch.stack(losses).mean()
+        loss.backward()
+        assert metrics["critic_loss"][s].item() == pytest.approx(loss.item(), rel=1e-5)
+        moved = before.head.weight[s] - agent.critic.head.weight[s].double()
+        weight = critic.layers[-1].weight.grad.T
+        torch.testing.assert_close(moved, weight, rtol=1e-4, atol=1e-6)
+
+
+def test_atoms_that_span_nothing_are_refused():
+    with pytest.raises(ConfigError, match="critic_min must be below critic_max, received 2.0 and"):
+        trained("nowhere", critic="categorical", critic_min=2.0, critic_max=2.0)
+
+
+# The normaliser
+
+
+def test_running_moments_are_those_of_all_vectors():
+    vectors = np.random.default_rng(0).normal([5, -100, 0], [1e-3, 50, 1], (300, 3))
+    moments = RunningMoments(3)
+    assert moments.inverse_stddev.tolist() == [1, 1, 1]
+    for vector in vectors:
+        moments.add(vector)
+    np.testing.assert_allclose(moments.mean, vectors.mean(0))
+    np.testing.assert_allclose(moments.inverse_stddev, 1 / np.sqrt(vectors.var(0) + 1e-4))
+
+
+def test_all_networks_see_the_same_normal_observations_and_change_together():
+    agent = make_agent(normalize_observations=True, target_networks_update_period=3)
+    plain = make_agent()
+    obs = np.random.default_rng(1).normal(3, 2, (50, len(SEEDS), OBS)).astype(np.float32)
+    for rows in obs:
+        agent.act(rows)
+    networks = [agent.policy, agent.critic, agent.target_policy, agent.target_critic]
+    assert len({id(network.normalize) for network in networks}) == 1
+    probe = torch.from_numpy(obs[:7].swapaxes(0, 1).copy())
+    assert torch.equal(agent.policy(probe)[0], plain.policy(probe)[0])
+    windows, seen = make_windows(1), []
+    for _ in range(5):
+        agent.update(windows)
+        seen.append(agent.policy.normalize.shift.clone())
+        agent.act(obs[0] + 100)
+    # After the third update all 52 observations so far.
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[2], seen[4])
+    first = torch.from_numpy(obs.mean(0)).unsqueeze(1)
+    torch.testing.assert_close(seen[0], first, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        seen[2], (50 * first + 2 * (torch.from_numpy(obs[:1]).swapaxes(0, 1) + 100)) / 52
+    )  # noqa: E501
+    spread = agent.policy.normalize(probe)
+    assert spread.abs().max() <= 10
+
+
+def test_a_snapshot_is_evaluated_with_its_own_normalisation(tmp_path):
+    trainer = trained(tmp_path, seeds=(3,), normalize_observations=True)
+    step, state = read_policies(tmp_path / "policies.pt")[-1]
+    assert step == 400 and {"normalize.shift", "normalize.scale"} <= set(state)
+    sizes = {"policy_layer_sizes": (32,), "critic_layer_sizes": (32,)}
+    spec = processes.run_spec("Reacher-v5", normalize_observations=True, **sizes)
+    obs = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
+    act = actor(spec, state, False, vector_env("Reacher-v5", 1), [0])
+    np.testing.assert_allclose(act(obs), trainer.agent.mode(obs), rtol=1e-6)
+    assert state["normalize.shift"].abs().max() > 0.01
+
+
+# Targets, behaviour, bounds
+
+
+def test_polyak_targets_go_a_share_of_the_way_each_update():
+    agent = make_agent(target_polyak=0.25, target_networks_update_period=1)
+    for _ in range(2):
+        target, critic = snapshot(agent.target_policy), snapshot(agent.target_critic)
+        agent.update(make_windows(1))
+        for before, network, online in (
+            (target, agent.target_policy, agent.policy),
+            (critic, agent.target_critic, agent.critic),
+        ):
+            for old, new, goal in zip(before, snapshot(network), snapshot(online), strict=True):
+                torch.testing.assert_close(new, 0.75 * old + 0.25 * goal)
+
+
+@pytest.mark.parametrize("behaviour", ["online", "target"])
+def test_the_behaviour_policy_acts(behaviour):
+    agent = make_agent(behaviour_policy=behaviour)
+    obs = np.random.default_rng(0).normal(size=(len(SEEDS), OBS)).astype(np.float32)
+    acting = agent.policy if behaviour == "online" else agent.target_policy
+    mean, stddev = (x.squeeze(1).numpy() for x in acting(torch.from_numpy(obs).unsqueeze(1)))
+    noise = [np.random.default_rng(0)] and copy.deepcopy(agent._act_noise)
+    raw, log_prob = agent.act(obs)
+    drawn = np.stack([g.standard_normal(D, dtype=np.float32) for g in noise])
+    np.testing.assert_allclose(raw, mean + stddev * drawn, rtol=1e-6)
+    expected = torch.distributions.Normal(*map(torch.from_numpy, (mean, stddev)))
+    wanted = expected.log_prob(torch.from_numpy(raw)).sum(-1)
+    np.testing.assert_allclose(log_prob, wanted, rtol=1e-5)
+
+
+def test_a_joint_bound_is_on_the_sum_over_dimensions():
+    rates = {"dual_optimizer": "sgd", "lambda_lr": 0.3, "sgd_momentum": 0.0}
+    each, joint = (make_agent(per_dimension_kl=per, **rates) for per in (True, False))
+    assert joint.alphas.raw.shape == (len(SEEDS), 2, 1)
+    raw = joint.alphas.raw.clone()
+    apart, together = (agent.update(make_windows(1)) for agent in (each, joint))
+    for kind in ("kl_mean_relative", "kl_stddev_relative"):
+        torch.testing.assert_close(together[kind], D * apart[kind])
+    bounds = torch.tensor([joint.config.mstep_kl_epsilon, joint.config.mstep_kl_epsilon_stddev])
+    kl = bounds * torch.stack([together["kl_mean_relative"], together["kl_stddev_relative"]], -1)
+    slope = (bounds - kl).unsqueeze(-1) * raw.sigmoid()
+    torch.testing.assert_close(joint.alphas.raw, raw - 0.3 * slope)
+    # Equal multipliers hold either policy alike.
+    assert same(snapshot(each.policy), snapshot(joint.policy))
+
+
+def test_with_one_dimension_the_bounds_are_the_same():
+    each, joint = (make_agent(action_dim=1, per_dimension_kl=per) for per in (True, False))
+    for _ in range(3):
+        for agent in (each, joint):
+            agent.update(make_windows(1, action_dim=1))
+    assert same(snapshot(each.policy), snapshot(joint.policy))
+    assert same(snapshot(each.alphas), snapshot(joint.alphas))
+
+
+def test_a_lion_step_has_the_length_of_the_rate_whatever_the_gradient():
+    agent = make_agent(optimizer="lion", q_lr=0.01)
+    before = agent._critic_optimizer.flat.clone()
+    agent.update(make_windows(1))
+    steps = (agent._critic_optimizer.flat - before).abs()
+    moved = steps[steps > 0]
+    assert len(moved) > 1000
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=1e-3, atol=1e-6)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A device without numbers, see `tests.compute.test_cuda_graphs`."""
+    monkeypatch.setattr(
+        "mpo.algorithm.agent.torch_generator",
+        lambda seed, stream, *_: torch_generator(seed, stream),
+    )
+    monkeypatch.setattr(
+        "mpo.algorithm.optimizers.StackedOptimizer.step",
+        lambda self: self.flat.add_(self._gradient),
+    )
+    return torch.device("meta")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_with_all_options_learning_stays_on_the_device(mode, elsewhere):
+    sizes = {"policy_layer_sizes": (32,), "critic_layer_sizes": (32,), "replay_size": 10}
+    settings = Hyperparameters(**(sizes | ALL | MODES[mode] | {"optimizer": "adam"}))
+    agent = MPOAgent(OBS, D, settings, range(3), elsewhere)
+    windows = {name: x.to(elsewhere) for name, x in make_windows(settings.window).items()}
+    assert all(x.is_meta for x in agent.update(windows).values())
+    assert agent._heads({"obs": torch.zeros(3, OBS)})["heads"].is_meta

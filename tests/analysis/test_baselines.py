@@ -1,0 +1,125 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from mpo.analysis import baselines
+from mpo.report import paper_tables, summary
+from mpo.report.figures import caption, learning_curves
+from mpo.study.config import ConfigError
+from tests import synthetic
+
+WALKER = "dm_control/walker-walk-v0"
+HEAD = "env,algorithm,steps,mean,lo,hi,n,source\n"
+SOME = HEAD + (
+    "dm_control/walker-walk-v0,MPO,5000,100,,,10,s\n"
+    "dm_control/walker-walk-v0,MPO,10000,200,150.5,250,10,s\n"
+    "dm_control/walker-walk-v0,MPO,20000,300,,,10,s\n"
+    "dm_control/walker-walk-v0,SAC,50000,400,,,,s\n"
+    "dm_control/walker-walk-v0,SAC,90000,500,,,,s\n"
+    "Pendulum-v1,TD3,20000,-150,,,1,s\n"
+    "Hopper-v5,TD3,20000,600,,,10,s\n"
+)
+
+
+@pytest.fixture
+def some(tmp_path):
+    (tmp_path / "baselines.csv").write_text(SOME)
+    return tmp_path / "baselines.csv"
+
+
+def test_rows_are_those_of_the_studys_environments_in_its_order(some):
+    found = baselines.read(synthetic.plan(), some)
+    assert list(found["env"]) == ["Pendulum-v1"] + 5 * ["dm_control/walker-walk-v0"]
+    assert found["steps"].tolist() == [20000, 5000, 10000, 20000, 50000, 90000]
+    assert found.loc[2, ["lo", "hi", "n"]].tolist() == [150.5, 250, 10]
+    assert found.loc[5, ["lo", "hi", "n"]].isna().all()
+
+
+def test_the_row_to_compare_with_is_the_last_within_the_budget_or_else_the_first(some):
+    found = baselines.read(synthetic.plan(), some)
+    for budget, expected in ((4000, [5000, 50000]), (15_000, [10_000, 50_000]), (10**6, None)):
+        walker = baselines.nearest(found[found["env"] != "Pendulum-v1"], budget)
+        assert walker["steps"].tolist() == (expected or [20_000, 90_000])
+        assert walker["algorithm"].tolist() == ["MPO", "SAC"]
+
+
+def test_without_a_table_there_are_none():
+    found = baselines.read(synthetic.plan(), None)
+    assert found.empty and list(found.columns) == HEAD.strip().split(",")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("env,algorithm,steps\nA-v0,TD3,1\n", "0.mean: Field required"),
+        (HEAD + "A-v0,TD3,1,2,,,,s,more\n", "unknown key None with value"),
+        (HEAD.replace("mean", "meen") + "A-v0,TD3,1,2,,,,s\n", "did you mean 'mean'"),
+        (HEAD + "A-v0,TD3,many,2,,,,s\n", "0.steps: .*integer.*'many'"),
+        (HEAD + "A-v0,TD3,1,nan,,,,s\n", "0.mean: .*finite number, received 'nan'"),
+        (HEAD + "A-v0,TD3,1,2,3,4,,s\n", "expected lo <= mean <= hi, received 3.0, 2.0, 4.0"),
+        (HEAD + "A-v0,TD3,1,2,1,,,s\n", "expected lo <= mean <= hi, received 1.0, 2.0, None"),
+        (HEAD + "A-v0,TD3,1,2,,,,\n", "0.source: .*string, received None"),
+        (HEAD + 2 * "A-v0,TD3,1,2,,,,s\n", "A-v0, TD3, 1 steps, twice"),
+    ],
+)
+def test_a_bad_table_is_refused(tmp_path, text, message):
+    (tmp_path / "b.csv").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        baselines.read(synthetic.plan(), tmp_path / "b.csv")
+
+
+def test_the_projects_own_baselines_hold_the_environments_of_its_study():
+    table = Path(__file__).parents[2] / "config/baselines.csv"
+    study = synthetic.plan(environments=["Pendulum-v1", "Reacher-v5", "dm_control/walker-walk-v0"])
+    found = baselines.read(study, table)
+    assert set(found["env"]) == {e.id for e in study.environments}
+    mpo = found[(found["algorithm"] == "MPO") & (found["steps"] == 500_000)]
+    assert mpo["mean"].tolist() == [941] and found["source"].str.len().min() > 10
+
+
+def test_learning_curves_show_them_and_say_when(tmp_path, some):
+    study = synthetic.plan()
+    synthetic.write_runs(study, tmp_path)
+    tables = synthetic.write_tables(study, tmp_path, some)
+    figure = learning_curves.draw(study, tables)
+    lines = {
+        axes.get_title(): {line.get_ydata()[0] for line in axes.lines if line.get_color() == "0.25"}
+        for axes in figure.axes
+    }
+    assert lines == {"Pendulum-v1": {-150}, "dm_control/walker-walk-v0": {200, 400}}
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        assert all(low < value < high for value in lines[axes.get_title()])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[-3:] == ["TD3, published", "MPO, published", "SAC, published"]
+    said = caption("learning_curves", study, tables)
+    assert "MPO after 10000 steps, SAC after 50000 steps" in said
+
+
+def test_final_scores_stand_beside_them(tmp_path, some):
+    study = synthetic.plan()
+    synthetic.write_runs(study, tmp_path)
+    tables = synthetic.write_tables(study, tmp_path, some)
+    table = paper_tables.final_scores(study, tables)
+    assert table.frame.tail(3).to_dict("index") == {
+        "TD3, published": {"Pendulum-v1": "−150 (after 20000 steps)", WALKER: "–"},
+        "MPO, published": {"Pendulum-v1": "–", WALKER: "200 [150.5, 250]"},
+        "SAC, published": {"Pendulum-v1": "–", WALKER: "400 (after 50000 steps)"},
+    }
+    assert not table.marked.tail(3).any(axis=None)
+    ours = paper_tables.final_scores(study, synthetic.write_tables(study, tmp_path))
+    assert table.frame[:-3].equals(ours.frame) and table.marked[:-3].equals(ours.marked)
+    assert "in tables/baselines" in table.note and "ublished" not in ours.note
+
+
+def test_the_page_lists_them_with_their_source(tmp_path, some):
+    study = synthetic.plan()
+    synthetic.write_runs(study, tmp_path)
+    for published, shown in ((some, True), (None, False)):
+        tables = synthetic.write_tables(study, tmp_path, published)
+        summary.write(study, tables, [], tmp_path / "summary.md")
+        text = (tmp_path / "summary.md").read_text()
+        assert ("## Published returns" in text) is shown
+        row = r"\| MPO +\| 10000 +\| 200 \[150.5, 250\] +\| 10 +\| s +\|"
+        assert bool(re.search(row, text)) is shown

@@ -1,0 +1,173 @@
+"""That what is measured is what is meant; no test here asserts a time."""
+
+import math
+import re
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import __main__ as program
+from benchmarks import (
+    checkpoint,
+    findings,
+    gpu_checks,
+    plain,
+    replay,
+    scale,
+    sizes,
+    startup,
+    step,
+    study,
+)
+from benchmarks.findings import Finding
+from mpo.algorithm.agent import MPOAgent
+from tests.pipeline import TINY
+
+CPU = torch.device("cpu")
+
+
+def make_agent(size: sizes.Size, steps: int, seeds: int = 1) -> MPOAgent:
+    config = sizes.hyperparameters(size, steps)
+    return MPOAgent(size.obs, size.action, config, range(seeds), CPU)
+
+
+@pytest.mark.parametrize("steps", [0, 2, 5])
+def test_the_plain_update_is_the_same_mathematics(steps):
+    size = sizes.Size("none", 5, 2, (32, 32), 16)
+    agent = make_agent(size, steps)
+    torch.manual_seed(1)
+    made_up = sizes.windows(size, 1, agent.config.window)
+    generator = torch.Generator()
+    generator.set_state(agent._noise[0].get_state())
+    learner = plain.PlainLearner(
+        agent, lambda n, rows: torch.empty(n, rows, 2).normal_(generator=generator)
+    )
+    before = learner.policy_parameters()
+    for _ in range(5):
+        theirs, ours = learner.update(made_up), agent.update(made_up)
+        for name, loss in theirs.items():
+            assert loss.item() == pytest.approx(ours[name].item(), rel=2e-3, abs=1e-4), name
+    copied = plain.PlainLearner(agent, torch.randn)
+    moved = (learner.policy_parameters() - before).norm()
+    assert moved > 0.01
+    apart = (learner.policy_parameters() - copied.policy_parameters()).norm()
+    # The critic's first layer has one bias here and two there, which move as fast each.
+    assert apart < 0.01 * moved
+
+
+@pytest.mark.parametrize("steps", [0, 2, 4])
+def test_the_floor_counts_each_product_of_the_update(steps):
+    size = sizes.Size("none", 5, 3, (32, 64), 8)
+    agent = make_agent(size, steps)
+    made_up = sizes.windows(size, 1, agent.config.window)
+
+    def added(start: torch.Size, x: torch.Size, y: torch.Size, **_: object) -> int:
+        return 2 * math.prod(start) * x[-1]
+
+    in_place = {torch.ops.aten.baddbmm_: added}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        agent.update(made_up)
+    counted = sum(sizes.flops(size, steps).values())
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_a_training_step_is_the_sum_of_its_parts():
+    seconds = step.train("Pendulum", 2, 2, steps=30)
+    parts = {part: seconds[part] for part in step.PARTS if part != "wrappers"}
+    assert all(value > 0 for value in parts.values()), parts
+    assert seconds["physics"] < seconds["environment"]
+    learning = seconds["target pass"] + seconds["critic"] + seconds["policy"]
+    assert learning < seconds["update"]
+    whole = seconds["update"] + sum(seconds[name] for name in ("environment", "act", "store"))
+    assert whole + seconds["sample"] < seconds["whole"]
+
+
+def test_the_replay_that_is_measured_is_full_and_holds_observations_once():
+    filled = replay.filled(17, 6, 3000)
+    assert filled.size() == 3000
+    found = replay.of_size("HalfCheetah", 3000, rounds=2)
+    memory = next(each for each in found if each.unit == "GB")
+    assert 0.5 < memory.ratio < 0.75
+
+
+def test_a_checkpoint_is_measured_to_its_resumption():
+    found = checkpoint.measure(capacity=3000, steps=3)
+    assert len({each.case for each in found}) == 2 and all(each.value > 0 for each in found)
+
+
+def test_the_start_of_a_job_is_measured_with_snakemake_and_with_compiling():
+    with_snakemake, alone, new, kept = startup.once()
+    assert with_snakemake > alone > 0.1
+    assert new > 1.3 * kept > 1  # what one job has compiled the next takes from disk
+
+
+def test_planning_and_analysis_are_measured_on_studies_of_the_size_told(tmp_path, monkeypatch):
+    planning = scale.plan(tmp_path / "plan", seeds=1)
+    assert {each.case for each in planning} == {"planning 40 runs (snakemake -n)"}
+    assert {each.unit for each in planning} == {"s", "GB"}
+    monkeypatch.setattr(scale, "FIGURES", ("profiles",))
+    analysis = scale.analyse(tmp_path / "analysis", seeds=2)
+    shares = [each.ratio for each in analysis if each.against == "the whole analysis"]
+    assert len(shares) == 4 and sum(shares) == pytest.approx(1)
+    assert analysis[0].case == "tables of 80 runs"
+
+
+def test_a_study_takes_longer_than_its_floors():
+    config = TINY | {"environments": ["Pendulum-v1"], "seeds": [0]}
+    trainings, jobs, floors = study.measure(config)
+    assert trainings.case.startswith("tiny, 4 runs on ")
+    assert trainings.ratio > jobs.ratio > 1
+    assert floors.ratio > trainings.ratio
+
+
+FOUND = [
+    Finding("update", "Pendulum", 3.0, "floor", 2.0, "ms", 1.3),
+    Finding("update", "Pendulum", 3.0, "plain eager form", 6.0, "ms"),
+]
+
+
+def test_a_finding_says_whether_its_goal_is_met():
+    assert str(FOUND[0]) == "update: Pendulum: 3 ms, 1.5 x floor (2 ms); goal: at most 1.3, missed"
+    assert str(FOUND[0]._replace(value=2.6)).endswith("met")
+    assert str(FOUND[1]).endswith("plain eager form (6 ms)")
+
+
+def test_what_is_kept_are_ratios_with_their_machine(tmp_path):
+    shares = pd.DataFrame({"act": [0.25, 0.5], "update": [0.75, 0.5]}, index=["Pendulum", "Ant"])
+    findings.write(FOUND, shares, tmp_path)
+    kept = pd.read_csv(tmp_path / "ratios.csv")
+    assert kept["ratio"].tolist() == [1.5, 0.5]
+    page = (tmp_path / "README.md").read_text()
+    assert re.search(r"\| update +\| Pendulum +\| floor +\| +1.5 +\| +1.3 +\|", page)
+    assert f"torch {torch.__version__}" in page and "shares.png" in page
+    assert pd.read_csv(tmp_path / "shares.csv", index_col=0).equals(shares)
+    assert (tmp_path / "shares.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["steps"], "received steps; choose from update, step,"), (["step", "--out", "x"], "--out:")],
+)
+def test_an_unknown_part_is_refused(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit):
+        program.main()
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "ok"), [(0.0, True), (0.01, False)])
+def test_the_check_of_a_gpu_finds_what_is_wrong(error, ok, monkeypatch):
+    """Here both sides are the CPU, and one of them may have other parameters."""
+    given = gpu_checks.take_over
+
+    def take_over(agent, other):
+        given(agent, other)
+        agent._critic_optimizer.flat.mul_(1 + error)
+
+    monkeypatch.setattr(gpu_checks, "take_over", take_over)
+    (found,) = gpu_checks.check_gradients("Pendulum", "Retrace 2", CPU)
+    assert found["size"] == "Pendulum" and found["ok"] == ok
+    assert (found["worst"] == 0) == ok

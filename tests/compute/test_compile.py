@@ -1,0 +1,136 @@
+"""What a GPU is given to compile, as far as a CPU can tell."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mpo.algorithm.agent import MPOAgent
+from mpo.algorithm.optimizers import OPTIMIZERS, StackedOptimizer
+from mpo.compute import compile
+from mpo.study.config import Hyperparameters
+from tests.algorithm.test_agent import OBS, D, make_windows
+from tests.compute.test_cuda_graphs import elsewhere  # noqa: F401 (a fixture)
+
+MODES = [
+    {},
+    {"n_step": 3, "normalize_observations": True, "action_penalty": False},
+    {"retrace": True, "retrace_steps": 4, "per_dimension_kl": False},
+    {"critic": "categorical"},
+]
+
+
+def tracing(traced: list[str]):
+    """In place of `compile.compiled`: notes what is traced, and makes no kernels of it."""
+
+    def compiled(function, device, on_cpu=False):
+        def backend(graph, inputs):
+            traced.append(getattr(function, "func", function).__name__)
+            return graph.forward
+
+        return torch.compile(function, backend=backend, fullgraph=True, dynamic=False)
+
+    return compiled
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_acting_and_learning_are_traced_whole(mode, elsewhere, monkeypatch):  # noqa: F811
+    """By torch's compiler, short of making kernels of it; a break would be an error."""
+    traced = []
+    torch.compiler.reset()
+    monkeypatch.setattr("mpo.algorithm.agent.compiled", tracing(traced))
+    sizes = {"policy_layer_sizes": (32, 32), "critic_layer_sizes": (32, 32), "replay_size": 10}
+    agent = MPOAgent(OBS, D, Hyperparameters(**sizes, **mode), range(3), elsewhere)
+    windows = {name: x.to(elsewhere) for name, x in make_windows(agent.config.window).items()}
+    for _ in range(3):
+        metrics = agent.update(windows, m_steps=2)
+        agent._heads({"obs": torch.zeros(3, OBS, device=elsewhere)})
+    assert len(metrics) > 10 and all(x.is_meta for x in metrics.values())
+    # Once each: nothing that changes from update to update is a constant of theirs.
+    assert sorted(traced) == ["_evaluate", "_fit_policy", "_policy_heads"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_s_step_is_traced_whole_and_stays_what_it_is(name, monkeypatch):
+    traced = []
+
+    def trained():
+        parameter = torch.nn.Parameter(torch.linspace(-1, 1, 64).view(2, 32), False)
+        optimizer = StackedOptimizer(name, [parameter], 0.1, 0.9)
+        with torch.inference_mode():
+            for step in range(6):
+                parameter.grad.copy_(torch.linspace(-2, 3, 64).view(2, 32) - step)
+                optimizer.step()
+                if step == 3:
+                    optimizer.load_state_dict([optimizer.state_dict(i) for i in range(2)])
+        return optimizer.flat
+
+    plain = trained()
+    torch.compiler.reset()
+    monkeypatch.setattr("mpo.algorithm.optimizers.compiled", tracing(traced))
+    monkeypatch.setattr("mpo.algorithm.optimizers.compiles", lambda device: True)
+    # Single precision makes of 1 - 0.999 what is wrong in the fifth digit.
+    torch.testing.assert_close(trained(), plain, rtol=0, atol=1e-5)
+    # Some make their state in the first step; and a state that is loaded is another one.
+    assert 1 <= len(traced) <= 3
+
+
+def test_on_a_cpu_nothing_is_compiled():
+    assert compile.compiled(torch.relu, torch.device("cpu")) is torch.relu
+
+
+def test_what_a_gpu_lacks_is_said_and_done_without(monkeypatch, caplog):
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    compile.available.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            gpu = torch.device("cuda")
+            assert compile.compiled(torch.relu, gpu) is torch.relu
+            assert compile.compiled(torch.tanh, gpu) is torch.tanh
+        assert len(caplog.records) == 1
+        assert "Triton" in caplog.text and "a C compiler (CC, gcc or clang)" in caplog.text
+    finally:
+        compile.available.cache_clear()
+
+
+def test_torch_knows_what_its_compiler_is_asked_for(monkeypatch):
+    """It refuses options that it does not have, before anything is compiled."""
+    monkeypatch.setattr(compile, "available", lambda: True)
+    limits = ("recompile_limit", "accumulated_recompile_limit")
+    before = {name: getattr(torch._dynamo.config, name) for name in limits}
+    try:
+        assert compile.compiled(torch.relu, torch.device("cuda")) is not torch.relu
+        assert all(getattr(torch._dynamo.config, name) > before[name] for name in limits)
+    finally:
+        for name, limit in before.items():
+            setattr(torch._dynamo.config, name, limit)
+
+
+KERNEL = """
+import torch
+from mpo.compute import triton_kernels
+
+torch.manual_seed(0)
+for seeds, rows, inner, columns in ((2, 70, 48, 40), (1, 64, 64, 64), (3, 130, 17, 100)):
+    flat = torch.randn(seeds, inner * columns + columns + 32)
+    weight = flat[:, : inner * columns].view(seeds, inner, columns)
+    bias = flat[:, inner * columns :][:, :columns].unsqueeze(1)
+    x = torch.randn(seeds, rows, inner)
+    found = triton_kernels.affine_elu(x, weight, bias)
+    sums = torch.baddbmm(bias.double(), x.double(), weight.double())
+    torch.testing.assert_close(found.double(), torch.nn.functional.elu(sums), rtol=2e-6, atol=4e-6)
+"""
+
+
+def test_the_kernel_is_an_affine_map_and_its_elu():
+    """In Triton's interpreter, where the package is installed: torch for CUDA brings it."""
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", KERNEL], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

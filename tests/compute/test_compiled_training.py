@@ -1,0 +1,131 @@
+"""Acting and learning in the code that torch's compiler makes for this CPU."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch._inductor import config as inductor
+from torch._inductor import cpp_builder
+
+from mpo.algorithm.agent import MPOAgent
+from mpo.compute import compile, matmul
+from mpo.study.config import ConfigError, Execution
+from mpo.trainer import MPOTrainer
+from tests import processes
+from tests.algorithm.test_agent import OBS, D, make_agent, make_windows
+
+CPU = torch.device("cpu")
+MODES = {
+    "td": {"n_step": 3, "normalize_observations": True, "critic": "categorical"},
+    "retrace": {"retrace": True, "retrace_steps": 4, "per_dimension_kl": False},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_computes_what_the_uncompiled_form_does(mode):
+    """That form is checked against the papers' sums in float64, in test_agent.py."""
+    plain = make_agent((3,), optimizer="sgd", **MODES[mode])
+    made = MPOAgent(OBS, D, plain.config, (3,), CPU, compile_on_cpu=True)
+    made.load_state_dict([plain.state_dict(0)])
+    assert made.compiled and not plain.compiled
+    windows = dict(make_windows(plain.config.window, (3,)))
+    obs = np.linspace(-1, 1, OBS, dtype=np.float32)[None]
+    for _ in range(3):
+        for ours, theirs in zip(made.act(obs), plain.act(obs), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+        found, expected = made.update(windows), plain.update(windows)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
+        for ours, theirs in zip(made._optimizers, plain._optimizers, strict=True):
+            scale = theirs._gradient.abs().max().item()
+            assert scale > 0
+            torch.testing.assert_close(ours._gradient, theirs._gradient, rtol=0, atol=1e-4 * scale)
+
+
+def test_killed_and_resumed_it_has_the_bits_of_the_undisturbed_training(tmp_path):
+    spec, steps = (
+        processes.run_spec("InvertedDoublePendulum-v5", retrace=True, retrace_steps=3),
+        600,
+    )
+    processes.finish(processes.train(tmp_path / "calm", spec, steps, "--compile-on-cpu"))
+    killed = tmp_path / "killed"
+    process = processes.train(killed, spec, steps, "--compile-on-cpu", interval=0.05)
+    processes.wait_for_step(process, processes.resume(killed, spec), 150)
+    processes.kill(process)
+    processes.finish(processes.train(killed, spec, steps, "--compile-on-cpu"))
+    calm, again = (processes.results(tmp_path / name, spec, steps) for name in ("calm", "killed"))
+    assert processes.bits(again) == processes.bits(calm)
+    provenance = json.loads((again / "run.json").read_text())["provenance"]
+    assert provenance["compiled"] and provenance["resumed"]
+
+
+class Scaled:
+    def __init__(self):
+        self.factor = torch.tensor(2.0)
+
+    def of(self, inputs, others):
+        return {name: x * self.factor + sum(others) for name, x in inputs.items()}
+
+
+def test_arguments_of_another_layout_and_tensors_that_are_replaced_are_minded():
+    scaled = Scaled()
+    made = compile.compiled(scaled.of, CPU, on_cpu=True)
+    square = torch.arange(4.0).view(2, 2)
+    for x in (torch.ones(2), torch.ones(3), square, square.T):
+        for factor in (2.0, 3.0):
+            scaled.factor = torch.tensor(factor)
+            found = made({"x": x}, [x, torch.zeros(())])
+            torch.testing.assert_close(found, {"x": x * factor + x})
+    assert len(made._made) == 4
+
+
+class Large:
+    def of(self, x, weight, bias):
+        return matmul.affine_elu(x, weight, bias), matmul.product(x.mT, x)
+
+
+@pytest.mark.parametrize("at_home", [True, False])
+def test_large_products_are_exact_whichever_library_makes_them(at_home, monkeypatch):
+    monkeypatch.setattr(matmul, "_SUITS_MKL", at_home)
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(1, 300, 64), torch.randn(1, 64, 64), torch.randn(1, 1, 64)
+    assert matmul._suits_onednn(x, weight)
+    made = compile.compiled(Large().of, CPU, on_cpu=True)
+    found = made(x, weight, bias)
+    with torch.profiler.profile() as profile:
+        made(x, weight, bias)
+    taken = {event.key for event in profile.key_averages()}
+    assert ("mkldnn::_linear_pointwise" in taken) == (not at_home)
+    x, weight, bias = x.double(), weight.double(), bias.double()
+    expected = torch.nn.functional.elu(x @ weight + bias), x.mT @ x
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_without_a_compiler_this_is_said_and_done_without(monkeypatch, caplog):
+    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+    caches = (compile.available_on_cpu, cpp_builder.cpp_compiler_search)
+    try:
+        for cache in caches:
+            cache.cache_clear()
+        with caplog.at_level(logging.WARNING):
+            agents = [
+                MPOAgent(OBS, D, make_agent().config, (seed,), CPU, compile_on_cpu=True)
+                for seed in (3, 4)
+            ]
+        assert not any(agent.compiled for agent in agents)
+        assert len(caplog.records) == 1 and "no-such-compiler" in caplog.text
+    finally:
+        for cache in caches:
+            cache.cache_clear()
+
+
+def test_one_seed_is_compiled_at_a_time():
+    with pytest.raises(ValueError, match="compile_on_cpu needs seeds_per_job 1, received 3"):
+        Execution(compile_on_cpu=True, seeds_per_job=3)
+    assert Execution(compile_on_cpu=True, seeds_per_job=3, device="cuda").seeds_per_job == 3
+    with pytest.raises(ConfigError, match="compile_on_cpu: takes one seed a trainer, received 2"):
+        MPOTrainer("Pendulum-v1", 0, CPU, (8,), (8,), 100, extra_seeds=(1,), compile_on_cpu=True)

@@ -1,0 +1,342 @@
+"""What a GPU is given to repeat, as far as a CPU can tell.
+
+A capture here calls the function again at each repetition and writes to where the first one wrote:
+as a CUDA graph does, it takes what it is not given through its inputs from where it was.
+"""
+
+import copy
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mpo.algorithm.agent import MPOAgent
+from mpo.algorithm.optimizers import StackedOptimizer
+from mpo.compute.cuda_graphs import Graphed
+from mpo.replay.replay import Replay
+from mpo.seeding import torch_generator
+from mpo.study.config import Hyperparameters
+from mpo.trainer import MPOTrainer
+from mpo.training.recorder import CLOCKS, Recorder
+from tests.algorithm.test_agent import OBS, D, make_agent, make_windows
+
+CPU = torch.device("cpu")
+WARM_UP = 3
+
+
+class Tape:
+    """Stands in for `mpo.compute.cuda_graphs.capture`."""
+
+    def __init__(self) -> None:
+        self.captures = self.repetitions = 0
+        self.generators = []
+
+    def __call__(self, function, generators):
+        self.captures += 1
+        self.generators = list(generators)
+        outputs = {}
+
+        def repeat():
+            self.repetitions += 1
+            with torch.inference_mode():
+                for name, value in function().items():
+                    outputs.setdefault(name, torch.empty_like(value)).copy_(value)
+
+        return repeat, outputs
+
+
+def doubled(tape: Tape) -> Graphed:
+    return Graphed(lambda inputs: {"y": 2 * inputs["x"]}, CPU, ["generator"], tape)
+
+
+def test_after_its_warm_up_a_function_is_captured_once_and_repeated():
+    tape = Tape()
+    graphed = doubled(tape)
+    for call in range(8):
+        assert graphed({"x": torch.full((3,), float(call))})["y"].tolist() == [2 * call] * 3
+        assert tape.captures == (call >= WARM_UP)
+        assert tape.repetitions == max(0, call + 1 - WARM_UP)
+    assert tape.generators == ["generator"]
+
+
+def test_a_repetition_overwrites_the_result_and_leaves_the_inputs():
+    graphed = doubled(Tape())
+    x = torch.ones(2)
+    results = [graphed({"x": x * call})["y"] for call in range(WARM_UP + 2)]
+    assert results[-1] is results[-2] and results[-1].tolist() == [2 * (WARM_UP + 1)] * 2
+    assert x.tolist() == [1, 1]
+
+
+def test_other_shapes_or_names_are_captured_anew():
+    tape = Tape()
+    graphed = doubled(tape)
+    for size, captures in ((2, 1), (5, 2), (2, 3)):
+        for call in range(WARM_UP + 2):
+            assert graphed({"x": torch.full((size,), 7.0 + call)})["y"].shape == (size,)
+        assert tape.captures == captures
+    with pytest.raises(KeyError, match="x"):
+        graphed({"z": torch.ones(2)})
+
+
+def test_parts_of_one_tensor_are_copied_as_one():
+    graphed = Graphed(
+        lambda inputs: {"y": inputs["a"] * inputs["b"] + inputs["c"]}, CPU, [], Tape()
+    )
+    for call in range(WARM_UP + 3):
+        packed = torch.arange(12.0).view(3, 4) + call
+        apart = torch.full((3, 1), 100.0 * call)
+        given = {"a": packed[:, 1:3], "b": packed[:, 3:], "c": apart}
+        expected = given["a"] * given["b"] + given["c"]
+        assert torch.equal(graphed(given)["y"], expected)
+        assert [len(place) for place in graphed._places] == [12, 3]
+
+
+Tapes = dict[str, list[Tape]]
+"""By the name of the function that is captured."""
+
+
+@pytest.fixture
+def tapes(monkeypatch: pytest.MonkeyPatch) -> Tapes:
+    """Of all graphs from here on."""
+    found: Tapes = defaultdict(list)
+
+    def taped(function, device, generators=()):
+        tape = Tape()
+        found[getattr(function, "func", function).__name__].append(tape)
+        return Graphed(function, device, generators, tape)
+
+    for module in ("agent", "rows"):
+        monkeypatch.setattr(f"mpo.{module}.Graphed", taped)
+    return found
+
+
+def graphed_replay(obs_dim: int, capacity: int, seeds: Sequence[int]) -> Replay:
+    """A replay that takes the CPU for a GPU."""
+    generators = [torch_generator(seed, "sample") for seed in seeds]
+    replay = Replay(obs_dim, 1, capacity, generators, staged=True)
+    replay._rows._graphs = True
+    return replay
+
+
+def graphed_trainer(**settings) -> MPOTrainer:
+    """A trainer that takes the CPU for a GPU."""
+    trainer = plain_trainer(**settings)
+    trainer.agent._graphs = True
+    trainer.agent._heads = trainer.agent._graphed(trainer.agent._policy_heads)
+    trainer._replay = graphed_replay(3, 100, trainer.seeds)
+    return trainer
+
+
+def plain_trainer(**settings) -> MPOTrainer:
+    return MPOTrainer(
+        "Pendulum-v1",
+        seed=3,
+        device=CPU,
+        policy_layer_sizes=(32,),
+        critic_layer_sizes=(32,),
+        replay_size=100,
+        target_networks_update_period=7,
+        extra_seeds=(4,),
+        **settings,
+    )
+
+
+def windows_for(agent: MPOAgent) -> dict[str, torch.Tensor]:
+    """Made-up windows of Pendulum for two seeds."""
+    generator = torch.Generator().manual_seed(0)
+    widths = {"obs": 3, "next_obs": 3, "first_obs": 3, "action": 1, "action_raw": 1}
+    vectors = {name: torch.rand(2, 1, 8, n, generator=generator) for name, n in widths.items()}
+    numbers = {
+        name: torch.rand(2, 1, 8, generator=generator) for name in ("reward", "behaviour_logp")
+    }
+    return vectors | numbers | {name: torch.zeros(2, 1, 8) for name in ("terminated", "truncated")}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_retrace": True, "retrace_steps": 3},
+        {"updates_per_step": 3.0},
+        {"updates_per_step": 0.4},
+    ],
+)
+def test_a_training_by_graphs_is_the_same_training(tmp_path: Path, tapes, settings):
+    plain_trainer(**settings).train(60, 20, 8, str(tmp_path / "plain"), 1, 30, 15)
+    trainer = graphed_trainer(**settings)
+    trainer.train(60, 20, 8, str(tmp_path / "graphs"), 1, 30, 15)
+    updates = round(40 * settings.get("updates_per_step", 1))
+    (acting,), (learning,) = tapes["_policy_heads"], tapes["_learn"]
+    assert (acting.captures, acting.repetitions) == (1, 60 - WARM_UP)
+    assert (learning.captures, learning.repetitions) == (1, updates - WARM_UP)
+    assert acting.generators == [] and learning.generators == trainer.agent._noise
+    assert sum(tape.captures for tape in tapes["_write_and_read"]) >= 1
+    for seed in (3, 4):
+        tables = [
+            pd.read_parquet(tmp_path / kind / f"seed{seed}" / "train.parquet")
+            for kind in ("plain", "graphs")
+        ]
+        learnt, repeated = (table.drop(columns=[*CLOCKS]) for table in tables)
+        assert len(learnt) == 4 and learnt.equals(repeated)
+
+
+def transitions(count: int, episode: int) -> Iterator[torch.Tensor]:
+    """Packed, of one dimension each; episodes are cut by a time limit."""
+    numbers = torch.arange(count + 1.0)
+    for number in range(count):
+        over = (number + 1) % episode == 0
+        row = [numbers[number], 0, 0, 0, number, 0, over, numbers[number + 1] + 0.5 * over]
+        yield torch.tensor(row)
+
+
+def test_what_is_drawn_by_graphs_is_what_is_drawn(tapes):
+    """While there come to be more successors apart than there were places, so they move."""
+    drawn = []
+    for graphs in (False, True):
+        generator = torch_generator(5, "sample")
+        replay = graphed_replay(1, 300, [5]) if graphs else Replay(1, 1, 300, [generator])
+        samples = []
+        for number, packed in enumerate(transitions(800, 3)):
+            replay.add(0, packed)
+            # One added between two drawings mostly, and sometimes none, two or three.
+            if number > 5 and number % 40 not in (7, 20, 21):
+                for _ in range(2 if number % 40 == 30 else 1):
+                    windows = replay.sample(16, torch.arange(2))
+                    samples.append({name: x.clone() for name, x in windows.items()})
+        drawn.append(samples)
+    for plain, graphed in zip(*drawn, strict=True):
+        assert all(torch.equal(x, graphed[name]) for name, x in plain.items())
+    made = tapes["_write_and_read"]
+    assert sum(tape.captures for tape in made) > 2
+    assert sum(tape.repetitions for tape in made) > 600
+
+
+def test_a_state_that_is_loaded_is_learnt_from_in_a_graph_of_its_own(tapes):
+    agent, other = graphed_trainer().agent, plain_trainer().agent
+    windows = windows_for(agent)
+    for _ in range(WARM_UP + 2):
+        agent.update(windows)
+    saved = copy.deepcopy([agent.state_dict(index) for index in range(2)])
+    for _ in range(3):
+        agent.update(windows)
+    for each in (agent, other):
+        each.load_state_dict(saved)
+        for _ in range(WARM_UP + 2):
+            each.update(windows)
+    assert [tape.captures for tape in tapes["_policy_heads"]] == [0]
+    assert [tape.captures for tape in tapes["_learn"]] == [1, 1]
+    assert torch.equal(agent._critic_optimizer.flat, other._critic_optimizer.flat)
+
+
+class Trace(TorchDispatchMode):
+    """Every operation, with all that a CUDA graph would keep of it."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        assert name not in self.WAITS, f"{name} would make the host wait for the GPU"
+        flat, _ = torch.utils._pytree.tree_flatten((args, kwargs or {}))
+        assert not any(isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in flat) or (
+            not name.startswith("index")
+        ), "an index of bools has a size that only the GPU knows"
+        self.operations.append((str(operation), [self._kept(x) for x in flat]))
+        return operation(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _kept(argument):
+        if isinstance(argument, torch.Tensor):
+            return tuple(argument.shape)
+        return "generator" if isinstance(argument, torch.Generator) else repr(argument)
+
+
+MODES = [{}, {"n_step": 3}, {"retrace": True, "retrace_steps": 4}]
+
+
+@pytest.mark.parametrize(
+    ("mode", "optimizer", "m_steps"),
+    [(mode, "adam", 1) for mode in MODES]
+    + [({}, optimizer, 2) for optimizer in ("adamw", "sgd", "rmsprop")],
+)
+def test_each_update_is_the_same_operations_and_waits_for_nothing(mode, optimizer, m_steps):
+    """So the numbers of one update, kept in a graph, are right for all."""
+    agent: MPOAgent = make_agent(optimizer=optimizer, **mode)
+    windows = dict(make_windows(agent.config.window).items())
+    traces = []
+    for update in range(WARM_UP + 4):
+        with torch.inference_mode(), Trace() as trace:
+            agent._learn(windows, m_steps)
+        if update >= WARM_UP:
+            traces.append(trace.operations)
+    assert len(traces[0]) > 100
+    for one, other in itertools.pairwise(traces):
+        assert one == other
+
+
+def test_acting_is_the_same_operations_and_waits_for_nothing():
+    agent = make_agent()
+    obs = torch.zeros(agent.num_seeds, agent.policy.first.weight.shape[1])
+    traces = []
+    for _ in range(3):
+        with torch.inference_mode(), Trace() as trace:
+            agent._policy_heads({"obs": obs})
+        traces.append(trace.operations)
+    assert traces[0] == traces[1] == traces[2] and len(traces[0]) > 5
+
+
+def test_hyperparameters_that_a_gpu_repeats_are_constants():
+    """A schedule of any of them would have to reach the graph as a tensor."""
+    config = Hyperparameters(policy_layer_sizes=(4,), critic_layer_sizes=(4,), replay_size=10)
+    with pytest.raises(ValueError, match="frozen"):
+        config.policy_lr = 1.0
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A device without numbers: it takes no tensor of another, and whoever looks at one fails."""
+    monkeypatch.setattr(
+        "mpo.algorithm.agent.torch_generator",
+        lambda seed, stream, *_: torch_generator(seed, stream),
+    )
+    # The fused optimizers know no such device.
+    monkeypatch.setattr(StackedOptimizer, "step", lambda self: self.flat.add_(self._gradient))
+    return torch.device("meta")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_learning_and_acting_happen_on_the_device_alone(mode, elsewhere):
+    sizes = {"policy_layer_sizes": (32, 32), "critic_layer_sizes": (32, 32), "replay_size": 10}
+    agent = MPOAgent(OBS, D, Hyperparameters(**sizes, **mode), range(3), elsewhere)
+    windows = {name: x.to(elsewhere) for name, x in make_windows(agent.config.window).items()}
+    metrics = agent.update(windows, 2)
+    assert len(metrics) > 10 and all(x.is_meta for x in metrics.values())
+    assert agent._heads({"obs": torch.zeros(3, OBS)})["heads"].is_meta
+    assert all(x.is_meta for x in agent.non_finite().values())
+    agent._move_targets(0.5)
+    with pytest.raises(RuntimeError, match="device|meta"):
+        agent.update(dict(make_windows(agent.config.window).items()))
+
+
+@pytest.mark.parametrize("mode", [{}, {"use_retrace": True, "retrace_steps": 3}])
+def test_what_is_stored_is_drawn_and_learnt_from_on_the_device_alone(mode, elsewhere, monkeypatch):
+    trainer = MPOTrainer("Pendulum-v1", 0, elsewhere, (32,), (32,), 100, extra_seeds=(1,), **mode)
+    # The one thing that comes back to the host.
+    actions = np.zeros((2, 1), np.float32), np.zeros(2, np.float32)
+    monkeypatch.setattr(trainer.agent, "act", lambda obs: actions)
+    recorder = Recorder(2)
+    for _ in range(20):
+        trainer.step_environments(*trainer.act(recorder))
+    windows = trainer.draw_windows(8)
+    assert windows["obs"].shape == (2, trainer.config.window, 8, 3)
+    assert all(x.is_meta for x in windows.values())
+    assert all(x.is_meta for x in trainer.agent.update(windows).values())

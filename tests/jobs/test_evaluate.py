@@ -1,0 +1,125 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from mpo.algorithm.networks import GaussianPolicy
+from mpo.environments.envs import make_env
+from mpo.jobs.evaluate import SideBySide, evaluate, random_returns, rollouts, vector_env
+from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
+from mpo.study.config import EvaluationSpec, RunSpec, Training
+from tests import probes  # noqa: F401 (registers the environments)
+
+
+def spec(env_id, interval=1):
+    training = Training(
+        policy_layer_sizes=(8,),
+        critic_layer_sizes=(8,),
+        replay_size=9,
+        update_after=1,
+        batch_size=1,
+    )
+    return RunSpec(
+        env_id=env_id, seed=0, training=training, snapshot_interval=interval, log_interval=1
+    )
+
+
+def policy(bias, obs_dim=1):
+    """A policy whose mean is `bias` everywhere."""
+    network = GaussianPolicy(obs_dim, 1, (8,), 0.5, [torch.Generator().manual_seed(0)])
+    network.head.weight.data.zero_()
+    network.head.bias.data[..., 0] = bias
+    return network.state_dict()
+
+
+def test_an_episode_is_counted_to_its_end_and_no_further():
+    envs = vector_env("probe/Terminating-v0", 4)
+    played = rollouts(envs, lambda obs: np.zeros((4, 1), np.float32), [1, 2, 3, 4])
+    assert played.returns.tolist() == [3.0] * 4 and played.lengths.tolist() == [3] * 4
+    assert played.terminated.all()
+    endless = vector_env("probe/Endless-v0", 2)
+    played = rollouts(endless, lambda obs: np.zeros((2, 1), np.float32), [1, 2])
+    assert played.lengths.tolist() == [5, 5] and not played.terminated.any()
+
+
+def test_episodes_are_those_of_gymnasiums_own_vector_environment():
+    """Some are over long before others, and the policy sees all rows at each step."""
+
+    def act(obs):
+        return np.tanh(obs[:, 1:2] + 10 * obs[:, 3:4]).astype(np.float32)
+
+    seeds = [FIRST_ONLINE_SEED + i for i in range(6)]
+    name = "InvertedDoublePendulum-v5"
+    own = rollouts(vector_env(name, 6), act, seeds)
+    plain = gym.vector.SyncVectorEnv([lambda: make_env(name) for _ in seeds])
+    theirs = rollouts(plain, act, seeds)
+    assert len(set(own.lengths)) > 1 and own.terminated.any()
+    for mine, given in zip(own, theirs, strict=True):
+        assert mine.dtype == given.dtype and (mine == given).all()
+
+
+def test_an_episode_that_is_over_is_not_stepped():
+    class Once(gym.Wrapper):
+        over = False
+
+        def step(self, action):
+            assert not self.over
+            answer = self.env.step(action)
+            self.over = answer[2] or answer[3]
+            return answer
+
+    envs = SideBySide([Once(make_env(f"probe/{name}-v0")) for name in ("Terminating", "Endless")])
+    played = rollouts(envs, lambda obs: np.zeros((2, 1), np.float32), [1, 2])
+    assert played.lengths.tolist() == [3, 5] and played.terminated.tolist() == [True, False]
+
+
+def test_every_snapshot_then_the_last_one_in_full():
+    snapshots = [(0, policy(0.0)), (10, policy(0.3))]
+    config = EvaluationSpec(online_episodes=2, final_episodes=12)
+    plan = spec("probe/Target-v0", interval=10)
+    rows = evaluate(plan, snapshots, config, 10)
+    assert len(rows) == 2 + 2 + 12 + 12
+    online = [row for row in rows if row["phase"] == "online"]
+    assert [row["env_step"] for row in online] == [0, 0, 10, 10]
+    assert [row["return"] for row in online] == pytest.approx([-0.09, -0.09, 0, 0], abs=1e-6)
+    assert {row["eval_seed"] for row in online} == {FIRST_ONLINE_SEED, FIRST_ONLINE_SEED + 1}
+    final = [row for row in rows if row["phase"] == "final"]
+    assert {row["env_step"] for row in final} == {10}
+    assert [row["eval_seed"] for row in final[:12]] == [FIRST_FINAL_SEED + i for i in range(12)]
+    mode = [row["return"] for row in final if row["policy"] == "mode"]
+    sample = [row["return"] for row in final if row["policy"] == "sample"]
+    assert mode == pytest.approx([0] * 12, abs=1e-6)
+    assert len(set(sample)) > 6 and max(sample) < 0
+
+
+def test_the_first_episodes_do_not_depend_on_how_many_follow():
+    snapshots = [(0, policy(0.1, obs_dim=3))]
+    few, many = (
+        evaluate(
+            spec("Pendulum-v1"), snapshots, EvaluationSpec(online_episodes=1, final_episodes=n), 0
+        )
+        for n in (3, 11)
+    )
+    for name in ("mode", "sample"):
+        a, b = (
+            [r for r in rows if r["policy"] == name and r["phase"] == "final"]
+            for rows in (few, many)
+        )
+        assert [r["return"] for r in a] == [r["return"] for r in b[:3]]
+
+
+def test_a_diverged_run_is_scored_by_its_last_policy_from_there_on():
+    snapshots = [(0, policy(0.0)), (10, policy(0.1))]
+    config = EvaluationSpec(online_episodes=2, final_episodes=3)
+    rows = evaluate(spec("probe/Target-v0", interval=10), snapshots, config, 40)
+    online = [(r["env_step"], r["return"]) for r in rows if r["phase"] == "online"]
+    assert [step for step, _ in online] == [0, 0, 10, 10, 20, 20, 30, 30, 40, 40]
+    assert [r for _, r in online] == pytest.approx([-0.09] * 2 + [-0.04] * 8, abs=1e-6)
+    assert {r["env_step"] for r in rows if r["phase"] == "final"} == {40}
+
+
+def test_random_returns_are_those_of_uniform_actions():
+    returns = random_returns("probe/Target-v0", 2000)
+    # The mean of -(a - 0.3)^2 over a uniform in [-1, 1].
+    assert returns.mean() == pytest.approx(-(1 / 3 + 0.09), abs=0.03)
+    assert random_returns("probe/Target-v0", 13).tolist() == returns[:13].tolist()

@@ -1,0 +1,174 @@
+"""Real `python -m mpo train` processes on small runs, and what they leave behind."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+
+from mpo.study.config import EvaluationSpec, RunSpec, Training
+from mpo.study.paths import Place
+from mpo.training.recorder import CLOCKS
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_spec(env_id, seed=0, **training):
+    """A run of small networks that updates from step 100 on."""
+    defaults = {
+        "policy_layer_sizes": (16,),
+        "critic_layer_sizes": (16,),
+        "replay_size": 500,
+        "update_after": 100,
+        "batch_size": 16,
+    }
+    return RunSpec(
+        env_id=env_id,
+        seed=seed,
+        training=Training(**defaults | training),
+        snapshot_interval=100,
+        log_interval=50,
+    )
+
+
+def place(folder, spec, steps, seed=None, study="study"):
+    """Where a run is below a folder."""
+    seed = spec.seed if seed is None else seed
+    return Place(study, "environment", "arm", seed, steps, folder / "results")
+
+
+def results(folder, *run, **names):
+    """What a run has left below a folder; see `place`."""
+    return place(folder, *run, **names).directory
+
+
+def resume(folder, spec, seed=None):
+    """What a run below a folder goes on from."""
+    return place(folder, spec, 0, seed).resume_directory(spec.cell.identity)
+
+
+def wait_for_checkpoint(process, folder):
+    """Until what Snakemake trains there has its first one."""
+    deadline = time.monotonic() + 300
+    while not list(folder.glob("results/.resume/**/checkpoint-*.pt")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def trainer(folder):
+    """The one process that trains there."""
+    (found,) = (
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (process.info["cmdline"] or [])[1:4] == ["-m", "mpo", "train"]
+        and process.cwd() == str(folder)
+    )
+    return found
+
+
+def train(
+    folder,
+    spec,
+    steps,
+    *options,
+    seeds=None,
+    study="study",
+    interval=60.0,
+    log=True,
+    output=subprocess.PIPE,
+):
+    """Starts a training of a run, or of several seeds of its cell, with all files in a folder."""
+    places = [place(folder, spec, steps, seed, study) for seed in seeds or [spec.seed]]
+    command = [sys.executable, "-m", "mpo", "train", "--cell", spec.cell.identity]
+    command += ["--device", "cpu", "--checkpoint-interval", interval, *options]
+    command += ["--out", *(place.directory / "run.json" for place in places)]
+    if log:
+        command += ["--log", *(place.log("train") for place in places)]
+    return _start(command, output)
+
+
+def evaluate(folder, spec, steps, episodes):
+    """Starts an evaluation of a run below a folder: so many online episodes of each snapshot."""
+    run = place(folder, spec, steps)
+    config = EvaluationSpec(online_episodes=episodes, final_episodes=1).identity
+    command = [sys.executable, "-m", "mpo", "evaluate", "--run", run.directory]
+    return _start([*command, "--config", config, "--log", run.log("evaluate")])
+
+
+def _start(command, output=subprocess.PIPE):
+    return subprocess.Popen(
+        [str(part) for part in command],
+        cwd=ROOT,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process, code=0):
+    """Waits for a process to exit with a code; returns what it printed."""
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == code, output
+    return output
+
+
+def wait_until_training(process, directory):
+    """Waits until a process holds the lock of a resume directory: its training begins."""
+    owner, deadline = directory / "owner", time.monotonic() + 120
+    while not (owner.exists() and owner.read_text().startswith(f"process {process.pid} ")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def newest_step(directory):
+    """The step of a resume directory's newest checkpoint, 0 without one."""
+    return max((int(path.stem[11:]) for path in directory.glob("checkpoint-*.pt")), default=0)
+
+
+def wait_for_step(process, directory, step):
+    """Waits until a process has saved a step, or a later one."""
+    deadline = time.monotonic() + 120
+    while newest_step(directory) < step:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def kill(process):
+    """As the OOM killer does it."""
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def bits(folder):
+    """A hash of each table of a run without the clocks, and of its policies; run.json's facts."""
+    table = pq.read_table(folder / "train.parquet").drop_columns(list(CLOCKS))
+    record = json.loads((folder / "run.json").read_text())
+    facts = ("status", "error", "total_steps", "env_steps", "updates", "episodes", "spec")
+    return {
+        "train": hashlib.sha256(repr(table.to_pydict()).encode()).hexdigest(),
+        "policies": hashlib.sha256((folder / "policies.pt").read_bytes()).hexdigest(),
+        **{name: record[name] for name in facts},
+    }
+
+
+def status(folder, spec, steps, seed=None):
+    """What the job said last of a run."""
+    return json.loads(place(folder, spec, steps, seed).status_file.read_text())
+
+
+def wait_for_status(process, *run):
+    """Waits until a job says something of a run; see `place`."""
+    deadline = time.monotonic() + 120
+    while not place(*run).status_file.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

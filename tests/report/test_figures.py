@@ -1,0 +1,548 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from mpo.analysis import tables
+from mpo.report import figures
+from mpo.report.figures import (
+    costs,
+    diagnostics,
+    effects,
+    final_scores,
+    learning_curves,
+    planned_runs,
+    sample_efficiency,
+    style,
+)
+from tests import synthetic
+
+TWO_OPTIMIZERS = {"retrace": [False, True], "optimizer": ["adam", "sgd"]}
+STUDIES = {
+    "usual": {},
+    "one of each": {
+        "environments": 1,
+        "seeds": 1,
+        "axes": {"retrace": [True], "optimizer": ["adam"]},
+    },
+    "two arms": {"axes": {"optimizer": ["adam", "sgd"]}},
+    "twelve arms": {"environments": 1, "axes": {**TWO_OPTIMIZERS, "gamma": [0.9, 0.95, 0.99]}},
+    "fifteen environments": {"environments": 15, "seeds": 2},
+}
+
+
+T_OF_THREE = ("95 % Student-t interval", "n = 3 seeds (exploratory)")
+CAPTIONS = {
+    "learning_curves": T_OF_THREE,
+    "final_scores": T_OF_THREE,
+    "effects": (*T_OF_THREE, "with Welch's t interval"),
+    "aggregates": ("2 environments (at least 6 runs an arm)", "of 500 resamples"),
+    "profiles": ("at least 6 runs an arm", "of 2000 resamples"),
+    "improvements": ("above one of Retrace off, adam", "500 resamples"),
+    "sample_efficiency": ("2 environments (at least 6 runs an arm, exploratory)", "of 2000"),
+    "planned_runs": ("Status of the 24 planned runs, each a cell: 24 ok.",),
+    "diagnostics": ("n = 3 seeds (exploratory); their mean (line) and their range (band).",),
+    "costs": ("n = 3 seeds (exploratory), each a dot; their mean (outlined mark).",),
+}
+ALONE = {
+    "learning_curves": "no interval",
+    "final_scores": "no interval",
+    "effects": "no factor is varied",
+    "aggregates": "at least 1 run an arm",
+    "profiles": "at least 1 run an arm",
+    "improvements": "no two arms",
+    "sample_efficiency": "at least 1 run an arm, exploratory",
+    "planned_runs": "Status of the 1 planned run, each a cell: 1 ok.",
+    "diagnostics": "one seed (exploratory, no interval). ",
+    "costs": "one seed (exploratory, no interval), each a dot. ",
+}
+"""What a caption says of one arm, one environment and one seed."""
+
+WITH_GAPS = {
+    "learning_curves": "n = 0 to 3 seeds",
+    "final_scores": "n = 0 to 3 seeds",
+    "effects": "n = 2 to 3 seeds",
+    # Of the one environment in which every arm has a run.
+    "aggregates": "over 1 environment (at least 3 runs an arm)",
+    "profiles": "at least 3 runs an arm",
+    "improvements": "at least 3 runs an arm",
+    "sample_efficiency": "over 1 environment (at least 3 runs an arm",
+    "planned_runs": "20 ok, 16 failed. ",
+    "diagnostics": "n = 0 to 3 seeds",
+    "costs": "n = 0 to 3 seeds",
+}
+"""Likewise where runs are missing."""
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    """Each study with its tables."""
+    found = {}
+    for name, settings in STUDIES.items():
+        root = tmp_path_factory.mktemp("study")
+        study = synthetic.plan(**settings)
+        synthetic.write_runs(study, root)
+        found[name] = study, synthetic.write_tables(study, root)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def arms(study):
+    return len(study.runs) // (len(study.environments) * len(study.seeds))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_learning_curves_show_every_environment_arm_and_seed(collected, name):
+    study, folder = collected[name]
+    figure = learning_curves.draw(study, folder)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == [e.id for e in study.environments]
+    curves = tables.read(folder, "curves")
+    for axes in panels:
+        lines = [line for line in axes.lines if line.get_marker() not in ("", "None", None)]
+        assert len(lines) == arms(study)
+        assert len(axes.lines) == arms(study) * (1 + len(study.seeds))
+        cell = curves[curves["env"] == axes.get_title()]
+        for line, (_, curve) in zip(lines, cell.groupby("arm", sort=False), strict=True):
+            assert np.allclose(line.get_ydata(), curve["mean"])
+            assert np.allclose(line.get_xdata(), curve["env_step"])
+    assert panels[-1].get_xlabel() == "Environment steps"
+    assert [text.get_text() for text in figure.legends[0].texts] == list(style.looks(study))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_final_scores_show_every_seed_mean_and_arm(collected, name):
+    study, folder = collected[name]
+    figure = final_scores.draw(study, folder)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == [e.id for e in study.environments]
+    scores = tables.read(folder, "scores").query("policy == 'mode'")
+    for axes in panels:
+        dots = np.concatenate([c.get_offsets() for c in axes.collections if len(c.get_offsets())])
+        assert len(dots) == arms(study) * len(study.seeds)
+        means = [line.get_xdata()[0] for line in axes.lines if line.get_zorder() == 3]
+        assert means == pytest.approx(list(scores[scores["env"] == axes.get_title()]["mean"]))
+        low, high = axes.get_xlim()
+        assert low < dots[:, 0].min() and dots[:, 0].max() < high
+        bottom, top = axes.get_ylim()  # every row whole, the first arm on top
+        assert (bottom, top) == (arms(study) - 0.5, -0.5)
+    labels = [label.get_text() for label in panels[0].get_yticklabels()]
+    assert labels == list(style.looks(study))
+
+
+def test_an_arm_looks_the_same_in_every_figure(collected):
+    study, folder = collected["usual"]
+    looks = list(style.looks(study).values())
+    curves = learning_curves.draw(study, folder).axes[0]
+    lines = [line for line in curves.lines if line.get_marker() not in ("", "None", None)]
+    marks = [
+        line for line in final_scores.draw(study, folder).axes[0].lines if line.get_zorder() == 3
+    ]
+    for drawn in (lines, marks):
+        assert [to_rgb(line.get_color()) for line in drawn] == [look.color for look in looks]
+        assert [line.get_marker() for line in drawn] == [look.marker for look in looks]
+
+
+@pytest.fixture
+def wild(tmp_path):
+    """Two seeds far apart: their interval is some thirteen times as wide as their range."""
+    study = synthetic.plan(seeds=2, axes={})
+    synthetic.write_runs(study, tmp_path, spread=0.5)
+    return study, synthetic.write_tables(study, tmp_path)
+
+
+def test_a_wide_band_leaves_the_axis_to_the_seeds(wild):
+    seeds = tables.seed_returns(wild[1], "online")
+    for axes in learning_curves.draw(*wild).axes:
+        shown = seeds[seeds["env"] == axes.get_title()]["return"]
+        low, high = axes.get_ylim()
+        assert low < shown.min() and shown.max() < high
+        assert high - low < 1.2 * (shown.max() - shown.min())
+
+
+def test_an_interval_beyond_its_axis_ends_in_arrows(wild, collected):
+    figure = final_scores.draw(*wild)
+    for axes in figure.axes:
+        arrows = [line for line in axes.lines if line.get_marker() in ("<", ">")]
+        assert [line.get_xdata()[0] for line in arrows] == pytest.approx(axes.get_xlim())
+    assert figure.legends[0].texts[-1].get_text() == "Beyond the axis"
+    assert "An arrow marks" in final_scores.caption(*wild)
+    study, folder = collected["one of each"]
+    assert len(final_scores.draw(study, folder).legends[0].texts) == 2
+    assert "arrow" not in final_scores.caption(study, folder)
+
+
+def test_an_effects_interval_beyond_its_axis_ends_in_arrows(tmp_path):
+    study = synthetic.plan(seeds=2, axes={"retrace": [False, True]})
+    synthetic.write_runs(study, tmp_path, spread=0.5)
+    folder = synthetic.write_tables(study, tmp_path)
+    axes = effects.draw(study, folder).axes[0]
+    left, right = axes.get_xlim()
+    found = tables.read(folder, "effects").query("unit == 'score'")
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    for mark, end, cut in (("<", left, found["lo"] < left), (">", right, found["hi"] > right)):
+        arrows = [line for line in axes.lines if line.get_marker() == mark]
+        assert {rows[line.get_ydata()[0]] for line in arrows} == set(found[cut]["env"]) != set()
+        assert [line.get_xdata()[0] for line in arrows] == pytest.approx([end] * len(arrows))
+
+
+@pytest.mark.parametrize("module", [learning_curves, final_scores, planned_runs])
+def test_long_titles_do_not_run_into_one_another(tmp_path, module):
+    ids = [f"dm_control/manipulator-insert_peg-v{index}" for index in range(3)]
+    study = synthetic.plan(environments=ids, seeds=1, axes={})
+    synthetic.write_runs(study, tmp_path)
+    synthetic.write_tables(study, tmp_path)
+    with plt.rc_context(style.RC):
+        figure = module.draw(study, tmp_path / "tables")
+        boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_missing_runs_leave_gaps_and_are_counted(tmp_path, name):
+    study = synthetic.plan(environments=3)
+    synthetic.write_runs(study, tmp_path)
+    # A seed of the first arm, all of the second, and the whole last environment.
+    study = synthetic.lose(study, tmp_path, [0, 3, 4, 5, *range(24, 36)])
+    synthetic.write_tables(study, tmp_path)
+    figures.draw(name, study, tmp_path / "tables", [tmp_path / f"{name}.png"])
+    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    caption = figures.caption(name, study, tmp_path / "tables")
+    assert WITH_GAPS[name] in caption, caption
+
+
+def test_retrace_is_the_colour_and_the_optimizer_the_dash():
+    looks = list(style.looks(synthetic.plan()).values())
+    assert looks[0].color == looks[1].color != looks[2].color == looks[3].color
+    assert looks[0].linestyle == looks[2].linestyle != looks[1].linestyle == looks[3].linestyle
+
+
+def test_arms_of_many_axes_can_all_be_told_apart():
+    study = synthetic.plan(axes={**TWO_OPTIMIZERS, "gamma": [0.9, 0.95, 0.99]})
+    looks = style.looks(study)
+    assert len(set(looks.values())) == len(looks) == 12
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_files_are_equal_bytes_and_captions_say_the_interval_and_n(collected, tmp_path, name):
+    study, folder = collected["usual"]
+    for run in ("a", "b"):
+        outputs = [tmp_path / run / f"{name}.{kind}" for kind in ("png", "pdf", "svg")]
+        figures.draw(name, study, folder, outputs)
+    for output in outputs:
+        assert output.read_bytes() == (tmp_path / "a" / output.name).read_bytes()
+    caption = figures.caption(name, study, folder)
+    assert all(words in caption for words in CAPTIONS[name]), caption
+    study, folder = collected["one of each"]
+    assert ALONE[name] in figures.caption(name, study, folder)
+
+
+def test_unknown_names_and_formats_list_the_choices(collected, tmp_path):
+    study, folder = collected["usual"]
+    with pytest.raises(ValueError, match="'curves'; choose from learning_curves, final_scores"):
+        figures.draw("curves", study, folder, [tmp_path / "x.png"])
+    with pytest.raises(ValueError, match="x.jpg; choose from .pdf, .svg, .png"):
+        figures.draw("final_scores", study, folder, [tmp_path / "x.jpg"])
+
+
+def change(folder, name, **columns):
+    """Gives a table other columns; returns it."""
+    table = tables.read(folder, name).assign(**columns)
+    tables.write({name: table}, folder)
+    return table
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A function that makes a study with its tables, for a test to change them."""
+
+    def make(**settings):
+        study = synthetic.plan(**settings)
+        synthetic.write_runs(study, tmp_path)
+        return study, synthetic.write_tables(study, tmp_path)
+
+    return make
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_sample_efficiency_shows_every_arm_against_steps_and_time(collected, name):
+    study, folder = collected[name]
+    figure = sample_efficiency.draw(study, folder)
+    progress, time = figure.axes
+    assert progress.get_xlabel() == "Environment steps"
+    assert time.get_xlabel() == "Training time (s)"
+    found = tables.read(folder, "sample_efficiency")
+    for axes, column in ((progress, "env_step"), (time, "wall_s")):
+        assert len(axes.lines) == len(axes.collections) == arms(study)
+        drawn = zip(axes.lines, axes.collections, style.looks(study).items(), strict=True)
+        for line, band, (arm, look) in drawn:
+            curve = found[found["arm"] == arm]
+            ends = {y for path in band.get_paths() for y in path.vertices[:, 1]}
+            assert ends == ({*curve["lo"], *curve["hi"]} if len(study.seeds) > 1 else set())
+            assert np.allclose(line.get_xdata(), curve[column].astype(float))
+            assert np.allclose(line.get_ydata(), curve["estimate"])
+            assert (line.get_color(), line.get_marker()) == (look.color, look.marker)
+    assert [text.get_text() for text in figure.legends[0].texts] == list(style.looks(study))
+
+
+@pytest.mark.parametrize(("longer", "unit"), [(10, "s"), (20, "min"), (5000, "h")])
+def test_training_time_is_in_the_unit_that_fits(made, longer, unit):
+    study, folder = made(environments=1, seeds=1)
+    wall_s = tables.read(folder, "sample_efficiency")["wall_s"]  # up to 20 s
+    change(folder, "sample_efficiency", wall_s=wall_s * longer)
+    time = sample_efficiency.draw(study, folder).axes[1]
+    seconds = {"s": 1, "min": 60, "h": 3600}[unit]
+    assert time.get_xlabel() == f"Training time ({unit})"
+    assert max(time.lines[0].get_xdata()) == pytest.approx(20 * longer / seconds)
+
+
+def test_unlike_budgets_are_compared_by_their_shares(made):
+    shorter = {"id": "Reacher-v5", "total_steps": 5000, "log_interval": 500}
+    study, folder = made(environments=["Pendulum-v1", shorter])
+    progress = sample_efficiency.draw(study, folder).axes[0]
+    assert progress.get_xlabel() == "Share of the training budget"
+    # Of the environment with five snapshots.
+    assert list(progress.lines[0].get_xdata()) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert "2 environments, whose budgets differ" in sample_efficiency.caption(study, folder)
+
+
+def test_without_a_reference_sample_efficiency_says_why_it_is_empty(made):
+    study, folder = made(environments=1)
+    tables.write({"sample_efficiency": tables.read(folder, "sample_efficiency").iloc[:0]}, folder)
+    words = "o environment has a reference and a run of every arm."
+    assert words in sample_efficiency.draw(study, folder).texts[0].get_text()
+    assert words in sample_efficiency.caption(study, folder)
+
+
+def test_planned_runs_are_told_apart_by_colour_and_sign(made):
+    study, folder = made()
+    status = ["ok"] * 24
+    status[1], status[5], status[6], status[12] = "diverged", "failed", "failed", "running"
+    status[22], status[23] = "timeout", "planned"
+    change(folder, "runs", status=status)
+    figure = planned_runs.draw(study, folder)
+    figure.canvas.draw()
+    signs = {"P": "planned", "R": "running", "\N{CHECK MARK}": "ok"}
+    signs |= {"D": "diverged", "F": "failed", "T": "timeout"}
+    colours = {}
+    for panel, axes in enumerate(figure.axes):
+        cells = axes.collections[0].get_facecolors()  # the rows are arms, each of three seeds
+        assert len(cells) == 12
+        shown = {}
+        for line in axes.lines:
+            sign = signs[line.get_marker().removeprefix(r"$\mathrm{").removesuffix("}$")]
+            for x, y in line.get_xydata():
+                shown[int(y) * 3 + int(x)] = sign
+        assert [shown[index] for index in range(12)] == status[12 * panel : 12 * panel + 12]
+        for index, colour in enumerate(cells):
+            colours.setdefault(shown[index], set()).add(tuple(colour))
+        assert axes.get_ylim() == (4, 0)  # the first arm on top
+    assert len(colours) == len(set.union(*colours.values())) == 6  # one of each, unlike the others
+    legend = {text.get_text() for text in figure.legends[0].texts}
+    assert legend == {
+        *("P planned: 1", "R running: 1", "\N{CHECK MARK} ok: 18"),
+        *("D diverged: 1", "F failed: 2", "T timeout: 1"),
+    }
+    caption = planned_runs.caption(study, folder)
+    assert "1 planned, 1 running, 18 ok, 1 diverged, 2 failed, 1 timeout" in caption
+    assert "5 runs are missing in the other figures" in caption
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_planned_runs_label_arms_and_seeds_at_the_edges(collected, name):
+    study, folder = collected[name]
+    figure = planned_runs.draw(study, folder)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == [e.id for e in study.environments]
+    assert [t.get_text() for t in panels[0].get_yticklabels()] == list(style.looks(study))
+    assert [t.get_text() for t in panels[-1].get_xticklabels()] == list(map(str, study.seeds))
+    for axes in panels:
+        assert axes.collections[0].get_array().shape == (arms(study), len(study.seeds))
+        below = [
+            other
+            for other in panels
+            if other.get_position().x0 == pytest.approx(axes.get_position().x0)
+            and other.get_position().y0 < axes.get_position().y0 - 1e-6
+        ]
+        assert axes.get_xlabel() == ("" if below else "Seed")
+
+
+@pytest.mark.parametrize("first", [0, 123_456])
+@pytest.mark.parametrize("name", STUDIES)
+def test_cells_of_planned_runs_are_large_enough_for_their_signs(made, name, first):
+    study, folder = made(**STUDIES[name])
+    study = study.model_copy(update={"seeds": tuple(first + seed for seed in study.seeds)})
+    change(folder, "runs", seed=tables.read(folder, "runs")["seed"] + first)
+    with plt.rc_context(style.RC):
+        figure = planned_runs.draw(study, folder)
+        figure.canvas.draw()
+        for axes in figure.axes:
+            side = axes.get_window_extent().height / figure.dpi / arms(study)
+            assert 0.14 < side < 0.3 or not axes.get_visible()
+        labels = [label.get_window_extent() for label in figure.axes[-1].get_xticklabels()]
+        assert all(a.x1 < b.x0 for a, b in zip(labels, labels[1:], strict=False))
+
+
+QUANTITIES = {
+    "temperature": "Temperature",
+    "kl_q_relative": "E-step KL / bound",
+    "kl_mean_relative": "KL of mean / bound",
+    "kl_stddev_relative": "KL of stddev / bound",
+    "policy_stddev": "Policy stddev",
+    "retrace_truncated_ratio": "Retrace weight",
+}
+
+
+def diagnose(study, folder, diverged=()):
+    """Gives the runs all diagnostics: 0.1 x (1 + the run's number) + step / 10 000, times a power.
+
+    Runs that diverged end halfway, after numbers of any magnitude and infinite ones.
+    """
+    number = {run.run_id: index for index, run in enumerate(study.runs)}
+    train = tables.read(folder, "train")
+    value = 0.1 * (1 + train["run_id"].map(number)) + train["env_step"] / 10_000
+    for power, name in enumerate(QUANTITIES):
+        train[name] = value * 10.0**power
+        train.loc[train["env_step"] == 0, name] = np.nan  # there has been no update yet
+    retrace = {run.run_id: run.spec.training.retrace for run in study.runs}
+    train.loc[~train["run_id"].map(retrace), "retrace_truncated_ratio"] = np.nan
+    ended = train["run_id"].isin([study.runs[index].run_id for index in diverged])
+    train.loc[ended & (train["env_step"] == 4000), list(QUANTITIES)] = 1e30
+    train.loc[ended & (train["env_step"] == 5000), list(QUANTITIES)] = np.inf
+    tables.write({"train": train[~ended | (train["env_step"] <= 5000)]}, folder)
+    runs = tables.read(folder, "runs")
+    runs.loc[list(diverged), "status"] = "diverged"
+    tables.write({"runs": runs}, folder)
+
+
+def curves_of(axes):
+    """A panel's lines but that of the bound."""
+    return [line for line in axes.lines if len(line.get_xdata()) > 2]
+
+
+def test_diagnostics_are_means_over_the_seeds_of_an_arm(made):
+    study, folder = made()
+    diagnose(study, folder)
+    figure = diagnostics.draw(study, folder)
+    rows = np.reshape(figure.axes, (2, 6))
+    looks = style.looks(study)
+    assert [a.get_title(loc="left") for a in rows[:, 0]] == [e.id for e in study.environments]
+    assert [axes.texts[0].get_text() for axes in rows[0]] == list(QUANTITIES.values())
+    for env, row in enumerate(rows):
+        for power, (name, axes) in enumerate(zip(QUANTITIES, row, strict=True)):
+            shown = [2, 3] if name == "retrace_truncated_ratio" else [0, 1, 2, 3]
+            lines = curves_of(axes)
+            assert len(lines) == len(axes.collections) == len(shown)
+            for arm, line, band in zip(shown, lines, axes.collections, strict=True):
+                assert list(line.get_xdata()) == list(range(1000, 10_001, 1000))
+                middle = 0.1 * (2 + 12 * env + 3 * arm)  # the second of three seeds
+                expected = (middle + np.arange(1, 11) / 10) * 10.0**power
+                assert np.allclose(line.get_ydata(), expected)
+                ends = band.get_paths()[0].vertices[:, 1]
+                assert ends.min() == pytest.approx((middle - 0.1 + 0.1) * 10.0**power)
+                assert ends.max() == pytest.approx((middle + 0.1 + 1) * 10.0**power)
+                look = list(looks.values())[arm]
+                assert line.get_color() == look.color
+            bounds = [line for line in axes.lines if list(line.get_ydata()) == [1, 1]]
+            assert len(bounds) == ("relative" in name)
+            low, high = axes.get_ylim()
+            assert all(low < y < high for line in bounds for y in line.get_ydata())
+            logarithmic = name == "temperature" or "relative" in name
+            assert axes.get_yscale() == ("log" if logarithmic else "linear")
+    labels = [text.get_text() for text in figure.legends[0].texts]
+    assert labels == [*looks, "Bound"]
+
+
+def test_a_diverged_run_leaves_the_axes_to_the_others(made):
+    study, folder = made(environments=3)
+    study = synthetic.lose(study, folder.parent, range(24, 36))
+    folder = synthetic.write_tables(study, folder.parent)
+    # One seed of the first environment, all runs of the second; the third has none.
+    diagnose(study, folder, diverged=[1, *range(12, 24)])
+    figure = diagnostics.draw(study, folder)
+    rows = np.reshape(figure.axes, (3, 6))
+    figure.canvas.draw()
+    for power, axes in enumerate(rows[0]):
+        low, high = axes.get_ylim()
+        assert 0 < high < 100 * 10.0**power and high > 2 * 10.0**power
+    first = curves_of(rows[0, 0])[0]
+    after = first.get_ydata()[np.asarray(first.get_xdata()) == 5000]
+    assert after == pytest.approx((0.1 + 0.3) / 2 + 0.5)  # of the two seeds that go on
+    for axes in rows[1]:
+        assert np.isfinite(axes.get_ylim()).all()
+        assert all(np.isfinite(line.get_ydata()).all() for line in axes.lines)
+    assert {axes.texts[-1].get_text() for axes in rows[2]} == {"no finished run"}
+
+
+def test_diagnostics_without_updates_or_without_retrace(made):
+    study, folder = made(environments=1, axes={"retrace": [False], "optimizer": ["adam", "sgd"]})
+    diagnose(study, folder)
+    assert len(diagnostics.draw(study, folder).axes) == 5
+    assert "Retrace weight" not in diagnostics.caption(study, folder)
+    bare = tables.read(folder, "train").drop(columns=[*QUANTITIES])
+    tables.write({"train": bare}, folder)
+    words = "Diagnostics: no network has been updated."
+    assert diagnostics.draw(study, folder).texts[0].get_text() == words
+    assert diagnostics.caption(study, folder) == words
+
+
+def test_many_arms_have_no_bands_in_the_diagnostics(made):
+    study, folder = made(environments=1, axes={**TWO_OPTIMIZERS, "gamma": [0.9, 0.95, 0.99]})
+    diagnose(study, folder)
+    figure = diagnostics.draw(study, folder)
+    assert [len(curves_of(axes)) for axes in figure.axes] == [12, 12, 12, 12, 12, 6]
+    assert not any(axes.collections for axes in figure.axes)
+    assert "band" not in diagnostics.caption(study, folder)
+
+
+COSTS = {
+    "wall_s": "Training (s a run)",
+    "updates_per_s": "Updates per second",
+    "eval_s": "Evaluation (s a run)",
+    "max_rss_mb": "Peak memory (MB)",
+}
+
+
+@pytest.mark.parametrize("name", ["usual", "one of each", "twelve arms", "fifteen environments"])
+def test_costs_show_every_seed_and_the_means(made, name):
+    study, folder = made(**STUDIES[name])
+    count = len(study.runs)
+    own = {cost: np.arange(count) ** 2 + 10.0 * (1 + k) for k, cost in enumerate(COSTS)}
+    runs = change(folder, "runs", **own)
+    figure = costs.draw(study, folder)
+    assert [axes.get_xlabel() for axes in figure.axes] == list(COSTS.values())
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    environments = [e.id for e in study.environments]
+    assert labels == environments
+    for axes, cost in zip(figure.axes, COSTS, strict=True):
+        marks = [line for line in axes.lines if line.get_linestyle() == "None"]
+        low, high = axes.get_xlim()
+        for index, (arm, look) in enumerate(style.looks(study).items()):
+            seeds, means = marks[2 * index : 2 * index + 2]
+            of_arm = runs[runs["arm"] == arm]
+            assert list(seeds.get_xdata()) == list(of_arm[cost])
+            assert [environments[round(y)] for y in seeds.get_ydata()] == list(of_arm["env"])
+            expected = of_arm.groupby("env")[cost].mean()
+            shown = {environments[round(y)]: x for x, y in means.get_xydata()}
+            assert shown == pytest.approx(expected.to_dict())
+            assert (means.get_color(), means.get_marker()) == (look.color, look.marker)
+            assert means.get_fillstyle() == "none"
+            assert low < min(seeds.get_xdata()) and max(seeds.get_xdata()) < high
+        logarithmic = own[cost].max() >= 20 * own[cost].min()
+        assert axes.get_xscale() == ("log" if logarithmic else "linear")
+        assert logarithmic or low == 0
+
+
+def test_costs_say_where_no_run_has_finished(made):
+    study, folder = made(environments=3)
+    study = synthetic.lose(study, folder.parent, [3, 4, 5, *range(24, 36)])
+    figure = costs.draw(study, synthetic.write_tables(study, folder.parent))
+    (text,) = figure.axes[0].texts
+    assert text.get_text() == "no finished run" and text.get_position()[1] == 2
+    marks = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
+    assert [len(line.get_xdata()) for line in marks[2:4]] == [3, 1]  # of the arm lost in one

@@ -1,0 +1,71 @@
+import json
+import re
+
+from mpo.analysis import tables
+from mpo.report import summary
+from tests import synthetic
+
+
+def page(tmp_path, study):
+    synthetic.write_tables(study, tmp_path)
+    figures = [tmp_path / "figures" / f"{name}.png" for name in ("learning_curves", "final_scores")]
+    summary.write(study, tmp_path / "tables", figures, tmp_path / "summary.md")
+    return (tmp_path / "summary.md").read_text()
+
+
+def test_the_page_says_what_was_run_and_found(tmp_path):
+    study = synthetic.plan()
+    synthetic.write_runs(study, tmp_path)
+    text = page(tmp_path, study)
+    assert "24 runs" in text and "Pendulum-v1 (10000)" in text
+    assert "- optimizer: adam, sgd" in text and "- seed: 0, 1, 2" in text
+    assert "(figures/learning_curves.png)" in text and "(figures/final_scores.png)" in text
+    score = tables.read(tmp_path / "tables", "scores").query("policy == 'mode'").iloc[0]
+    scores = text[text.index("## Final scores") :].splitlines()
+    row = next(line for line in scores if line.startswith(f"| {score['arm']}"))
+    minus = "\N{MINUS SIGN}"
+    assert f"{score['mean']:.0f} [{score['lo']:.0f}, {score['hi']:.0f}]".replace("-", minus) in row
+    assert synthetic.PROVENANCE["git_sha"] in text
+    assert "exploratory" in text and "differ in" not in text
+
+
+def test_five_seeds_are_not_called_exploratory(tmp_path):
+    study = synthetic.plan(environments=1, seeds=5)
+    synthetic.write_runs(study, tmp_path)
+    assert "exploratory" not in page(tmp_path, study)
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    study = synthetic.plan(environments=1, seeds=1)
+    synthetic.write_runs(study, tmp_path)
+    assert "[nan" not in page(tmp_path, study)
+
+
+def test_runs_made_unlike_are_said_aloud(tmp_path):
+    study = synthetic.plan(environments=1)
+    synthetic.write_runs(study, tmp_path)
+    path = tmp_path / study.runs[0].directory / "run.json"
+    record = json.loads(path.read_text())
+    record["provenance"]["packages"]["mujoco"] = "2.0.0"
+    record["provenance"]["git_dirty"] = True
+    path.write_text(json.dumps(record))
+    text = page(tmp_path, study)
+    assert "differ in: uncommitted changes (True, False); mujoco (2.0.0, 3.3.0)" in text
+
+
+def test_missing_and_diverged_runs_are_said_before_any_number(tmp_path):
+    study = synthetic.plan(environments=1)
+    synthetic.write_runs(study, tmp_path)
+    path = tmp_path / study.runs[1].directory / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"status": "diverged", "error": "q_mean is inf at step 3"}))
+    study = synthetic.lose(study, tmp_path, [0, 3, 4, 5])
+    text = page(tmp_path, study)
+    missing = f"**4 runs of 12 missing: {study.runs[0].run_id} (failed), "
+    assert text.index(missing) < text.index("## Final scores")
+    assert f"1 run diverged and count with their last finite policy: {study.runs[1].run_id}" in text
+    scores = text[text.index("## Final scores") :].splitlines()
+    rows = [line.split("|")[2].strip() for line in scores if line.startswith("| Retrace ")][:4]
+    assert rows[0].endswith("(n = 2, 1 div.)") and rows[1] == "missing"
+    assert not any("n =" in row for row in rows[2:])
+    assert not re.search(r"\bnan\b", text)

@@ -1,0 +1,219 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mpo.study.config import ConfigError, EvaluationSpec, RunSpec, canonical_json
+from mpo.study.plan import Study
+
+ROOT = Path(__file__).parents[2]
+DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
+SMALL = {
+    "study": "small",
+    "environments": ["Pendulum-v1", {"id": "dm_control/reacher-easy-v0", "gamma": 0.9}],
+    "seeds": [0, 1],
+    "axes": {"retrace": [False, True], "optimizer": ["adam", "sgd"]},
+    "schedule": {"total_steps": 600, "snapshot_interval": 300, "log_interval": 100},
+    "training": {
+        "policy_layer_sizes": [16],
+        "critic_layer_sizes": [16],
+        "replay_size": 1000,
+        "update_after": 100,
+        "batch_size": 16,
+    },
+    "optimizers": {"sgd": {"policy_lr": 0.02}},
+}
+
+
+def changed(path, value):
+    """SMALL with one value set, at a path like training.gamma."""
+    config = copy.deepcopy(SMALL)
+    *parents, key = path.split(".")
+    section = config
+    for name in parents:
+        section = section.setdefault(name, {})
+    section[key] = value
+    return config
+
+
+def test_the_default_study_is_whole():
+    study = Study.parse(DEFAULT)
+    assert len(study.runs) == 3 * 2 * 2 * 3
+    assert len({run.spec.identity for run in study.runs}) == len(study.runs)
+
+
+def test_every_combination_is_planned_once_at_a_readable_place():
+    runs = Study.parse(SMALL).runs
+    assert len({run.run_id for run in runs}) == len(runs) == 2 * 4 * 2
+    assert runs[0].directory == Path(
+        "results/small/runs/Pendulum-v1/retrace-off_optimizer-adam/seed0/step600"
+    )
+    assert runs[-1].run_id == "dm_control-reacher-easy-v0/retrace-on_optimizer-sgd/seed1"
+    assert runs[-1].arm == {"retrace": True, "optimizer": "sgd"}
+
+
+def test_overrides_reach_only_their_runs():
+    for run in Study.parse(SMALL).runs:
+        training = run.spec.training
+        assert training.gamma == (0.9 if "reacher" in run.run_id else 0.99)
+        assert training.policy_lr == (0.02 if training.optimizer == "sgd" else 3e-4)
+
+
+def test_an_axis_wins_over_an_optimizers_value_and_is_named_only_where_it_differs():
+    runs = Study.parse(changed("axes.policy_lr", [3e-4, 1e-3])).runs
+    variants = {run.variant for run in runs}
+    assert {v for v in variants if v.startswith("retrace-off")} == {
+        "retrace-off_optimizer-adam",
+        "retrace-off_optimizer-adam_policy_lr-0.001",
+        "retrace-off_optimizer-sgd_policy_lr-0.0003",
+        "retrace-off_optimizer-sgd_policy_lr-0.001",
+    }
+    assert all(run.spec.training.policy_lr == run.arm["policy_lr"] for run in runs)
+
+
+def test_a_new_axis_leaves_the_runs_at_the_base_value_as_they_were():
+    config = changed("environments", ["Pendulum-v1"])
+    before = {run.run_id: run.spec for run in Study.parse(config).runs}
+    config["axes"]["gamma"] = [0.99, 0.9]
+    after = {run.run_id: run.spec for run in Study.parse(config).runs}
+    assert before.items() <= after.items() and len(after) == 2 * len(before)
+
+
+def test_the_order_of_axes_moves_no_run():
+    """`study.json` keeps a config with its keys sorted, and must plan the same paths."""
+    config = changed("axes.n_step", [1, 3]) | {"seeds": [0]}
+    config["axes"] |= {"batch_size": [8, 16], "policy_lr": [3e-4, 1e-3]}
+    paths = [run.directory for run in Study.parse(config).runs]
+    assert any("n_step" in str(path) and "policy_lr" in str(path) for path in paths)
+    written = json.loads(canonical_json(config))
+    assert list(written["axes"]) != list(config["axes"])
+    assert [run.directory for run in Study.parse(written).runs] == paths
+
+
+def test_widths_can_be_an_axis():
+    runs = Study.parse(changed("axes.policy_layer_sizes", [[16], [32, 32]])).runs
+    assert "retrace-off_optimizer-adam_policy_layer_sizes-32x32" in {run.variant for run in runs}
+
+
+def test_the_budget_is_in_the_path_and_not_in_the_identity():
+    short, long = (Study.parse(changed("schedule.total_steps", n)).runs[0] for n in (600, 1200))
+    assert short.spec.identity == long.spec.identity
+    assert short.directory.parent == long.directory.parent and short.directory != long.directory
+
+
+def test_an_identity_is_canonical_and_reads_back():
+    run = Study.parse(SMALL).runs[0]
+    again = Study.parse(json.loads(json.dumps(SMALL, sort_keys=True))).runs[0]
+    assert run.spec.identity == again.spec.identity
+    assert RunSpec.parse(run.spec.identity) == run.spec
+    swapped = Study.parse(changed("training", {**SMALL["training"], "policy_lr": 1e-3})).runs[0]
+    assert swapped.spec.identity != run.spec.identity
+
+
+def test_a_spec_of_another_version_is_refused():
+    spec = json.loads(Study.parse(SMALL).runs[0].spec.identity) | {"algorithm_version": 0}
+    with pytest.raises(ConfigError, match="algorithm_version.*received 0"):
+        RunSpec.parse(json.dumps(spec))
+    with pytest.raises(ConfigError, match="evaluation_version.*received 0"):
+        EvaluationSpec.parse('{"evaluation_version": 0}')
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "training.gama",
+            0.9,
+            r"training: unknown key 'gama' with value 0.9; did you mean 'gamma'",
+        ),
+        ("sedes", [1], r"unknown key 'sedes' with value \[1\]; did you mean 'seeds'\? choose from"),
+        ("execution.gpu", 1, r"execution: unknown key 'gpu' .* choose from device, cuda_graphs"),
+        ("axes.gama", [0.9], r"axes: unknown key 'gama' with value \[0.9\]; did you mean 'gamma'"),
+        ("axes.total_steps", [1], r"axes: unknown key 'total_steps'"),
+        ("optimizers.sgd.lr", 1.0, r"optimizers: unknown key 'lr' with value 1.0"),
+        (
+            "optimizers.sdg",
+            {},
+            r"optimizers.*'adam', 'adamw', 'sgd', 'rmsprop' or 'lion', received 'sdg'",
+        ),
+        ("environments", [{"id": "A-v0", "gama": 1}], r"environments.0: unknown key 'gama'"),
+        ("training.gamma", 1.01, r"training.gamma: .*less than or equal to 1, received 1.01"),
+        ("training.gamma", -0.1, r"training.gamma: .*greater than or equal to 0, received -0.1"),
+        ("training.gamma", "high", r"training.gamma: .*valid number.* received 'high'"),
+        ("training.gamma", float("nan"), r"training.gamma: .*finite number, received nan"),
+        ("training.batch_size", True, r"training.batch_size: expected a number, received True"),
+        ("training.batch_size", 1001, r"training: batch_size .* replay_size, received 1001 > 1000"),
+        ("training.policy_lr", 0, r"training.policy_lr: .*greater than 0, received 0"),
+        ("training.policy_layer_sizes", [], r"training.policy_layer_sizes: .*received \[\]"),
+        (
+            "training.n_step",
+            101,
+            r"n_step must not exceed update_after or replay_size, received 101",
+        ),
+        ("training.optimizer", "adm", r"training.optimizer: .*'rmsprop' or 'lion', received 'adm'"),
+        (
+            "training.retrace_steps",
+            1,
+            r"retrace-on.*: retrace_steps must be at least 2.*received 1",
+        ),
+        (
+            "optimizers.sgd.policy_lr",
+            -1,
+            r"optimizers.sgd.policy_lr: .*greater than 0, received -1",
+        ),
+        ("seeds", [], r"seeds: .*at least 1 item.*received \[\]"),
+        ("seeds", [3, 3], r"seeds: duplicate seed 3"),
+        ("seeds", [-1], r"seeds.0: .*received -1"),
+        ("environments", [], r"environments: .*at least 1 item"),
+        ("environments", ["A-v0", "A-v0"], r"environments: duplicate environment 'A-v0'"),
+        ("environments", ["A-v0; rm -rf x"], r"environments.0.id: .*received 'A-v0; rm -rf x'"),
+        ("environments", ["../up-v0"], r"environments.0.id"),
+        ("environments", ["$(x)-v0"], r"environments.0.id"),
+        (
+            "environments",
+            [{"id": "A-v0", "gamma": 2}],
+            r"environments \(A-v0\).gamma: .*received 2",
+        ),
+        (
+            "environments",
+            [{"id": "A-v0", "retrace": True}],
+            r"retrace: it is an axis.*\[False, True\]",
+        ),
+        ("optimizers.sgd.retrace", True, r"optimizers: unknown key 'retrace' with value True"),
+        ("environments", [{"id": "A-v0", "policy_lr": 1}], r"optimizers.sgd sets it too.*keep one"),
+        (
+            "schedule.total_steps",
+            50,
+            r"snapshot_interval must divide total_steps, received 300 and 50",
+        ),
+        ("training.update_after", 601, r"total_steps must be at least update_after.*600 < 601"),
+        ("schedule.log_interval", 0, r"schedule.log_interval: .*received 0"),
+        ("schedule.snapshot_interval", 0, r"schedule.snapshot_interval: .*received 0"),
+        ("schedule.snapshot_interval", 250, r"snapshot_interval must divide total_steps"),
+        (
+            "axes.optimizer",
+            ["adam", "adm"],
+            r"axes.optimizer: .*'rmsprop' or 'lion', received 'adm'",
+        ),
+        ("axes.gamma", [0.9, 0.9], r"duplicate value of axes.gamma 0.9"),
+        ("axes.gamma", [0.9, "0.9"], r"duplicate value of axes.gamma 0.9"),
+        ("axes.gamma", [], r"axes: axis 'gamma' has no values"),
+        ("axes.gamma", 0.9, r"axes.gamma: .*list, received 0.9"),
+        ("evaluation.final_episodes", 0, r"evaluation.final_episodes: .*received 0"),
+        ("execution.device", "gpu", r"execution.device: .*'auto', 'cpu' or 'cuda', received 'gpu'"),
+        ("study", "a/b", r"study: .*received 'a/b'"),
+        ("study", None, r"study: .*received None"),
+        ("training", None, r"training: .*received None"),
+    ],
+)
+def test_bad_input_names_the_key_the_value_and_the_choices(path, value, message):
+    with pytest.raises(ConfigError, match=message):
+        Study.parse(changed(path, value))
+
+
+def test_one_problem_is_one_line():
+    with pytest.raises(ConfigError) as caught:
+        Study.parse(changed("seeds", [0, -1]))
+    assert str(caught.value).count("\n") == 0

@@ -1,0 +1,201 @@
+"""What a resume directory gives back after crashes, damage and mix-ups."""
+
+import json
+import logging
+import os
+import pickle
+
+import pytest
+import torch
+
+from mpo.study.config import ConfigError
+from mpo.training import checkpoint
+from mpo.training.checkpoint import ResumeDirectory
+from mpo.training.signals import Interrupted, Signals, StopRequest
+
+IDENTITY = json.dumps({"algorithm_version": 1, "seeds": [0], "training": {"gamma": 0.99}})
+
+
+def directory(path, identity=IDENTITY):
+    return ResumeDirectory(path, identity, StopRequest())
+
+
+def save(resume, step, before=0, capacity=25):
+    """Saves a state of so many steps, with a transition a step."""
+    transitions = torch.arange(max(before, step - capacity), step)
+    resume.save(step, {"step": step}, transitions, [f"row {step}"], step - before, capacity)
+
+
+def load(path, identity=IDENTITY):
+    """The state found, and the transitions it comes with."""
+    with directory(path, identity) as resume:
+        found = resume.load()
+    if found is None:
+        return None
+    return found.state["step"], torch.cat(found.transitions).tolist(), found.records
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A directory with the checkpoints of steps 10 and 20."""
+    with directory(tmp_path) as resume:
+        assert resume.load() is None
+        save(resume, 10)
+        save(resume, 20, before=10)
+    return tmp_path
+
+
+AFTER_10 = 10, list(range(10)), [["row 10"]]
+AFTER_20 = 20, list(range(20)), [["row 10"], ["row 20"]]
+
+
+def test_the_newest_state_comes_back_with_its_journal(two):
+    assert load(two) == AFTER_20
+
+
+def test_transitions_that_the_replay_forgot_are_dropped_and_records_are_not(tmp_path):
+    with directory(tmp_path) as resume:
+        for step in range(10, 101, 10):
+            save(resume, step, before=step - 10)
+    step, transitions, records = load(tmp_path)
+    assert (step, len(records)) == (100, 10)
+    assert transitions == list(range(70, 100))  # whole pieces that hold the last 25
+    pieces = sorted(path.name for path in tmp_path.glob("transitions-*"))
+    assert len(pieces) == 4  # the previous checkpoint's are kept too
+
+
+def damage(kind):
+    def truncate(path):
+        path.write_bytes(path.read_bytes()[:-7])
+
+    def flip(path):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    def empty(path):
+        path.write_bytes(b"")
+
+    def other(path):
+        torch.save({"step": 20}, path)
+
+    def newer(path):
+        magic, _, rest = path.read_bytes().split(b" ", 2)
+        path.write_bytes(b" ".join([magic, b"99", rest]))
+
+    return locals()[kind]
+
+
+@pytest.mark.parametrize("kind", ["truncate", "flip", "empty", "other", "newer"])
+@pytest.mark.parametrize("file", ["checkpoint", "transitions", "records"])
+def test_damage_is_reported_and_the_state_before_is_used(two, caplog, kind, file):
+    path = two / f"{file}-000000000020.pt"
+    damage(kind)(path)
+    assert load(two) == AFTER_10
+    assert path.name in caplog.text and "checkpoint-000000000020.pt is left out" in caplog.text
+    caplog.clear()
+    assert load(two) == AFTER_10 and not caplog.text  # once is enough
+    with directory(two) as resume:
+        resume.load()
+        save(resume, 15, before=10)
+    assert load(two)[0] == 15
+
+
+def test_a_missing_piece_is_damage(two, caplog):
+    (two / "transitions-000000000020.pt").unlink()
+    assert load(two) == AFTER_10
+    assert "transitions-000000000020.pt is missing" in caplog.text
+
+
+def test_where_nothing_can_be_used_training_starts_afresh_with_a_warning(two, caplog):
+    for path in two.glob("checkpoint-*"):
+        path.write_bytes(b"")
+    assert load(two) is None
+    assert "training starts afresh" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training": {"gamma": 0.5}}, "training.gamma is 0.5 there and 0.99 here"),
+        ({"seeds": [7]}, "seeds.0 is 7 there and 0 here"),
+        ({"algorithm_version": 2}, "algorithm_version is 2 there and 1 here"),
+    ],
+)
+def test_another_trainings_state_is_refused_by_name_and_left_alone(tmp_path, change, message):
+    other = json.dumps(json.loads(IDENTITY) | change)
+    with directory(tmp_path, other) as resume:
+        save(resume, 10)
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path)
+    assert load(tmp_path, other) == AFTER_10
+
+
+def test_reading_runs_no_code(two, caplog):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(two / "sprung"),)
+
+    body = pickle.dumps(Trap())
+    import hashlib
+
+    header = f"mpo-checkpoint 2 {hashlib.sha256(body).hexdigest()}\n".encode()
+    (two / "checkpoint-000000000030.pt").write_bytes(header + body)
+    assert load(two) == AFTER_20
+    assert "checkpoint-000000000030.pt" in caplog.text
+    assert not (two / "sprung").exists()
+
+
+class Crash(BaseException):
+    """As if the process were gone."""
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync", "open"])
+def test_a_crash_at_any_moment_of_a_save_leaves_a_whole_state(tmp_path, monkeypatch, call):
+    """Every system call of a save is, in turn, the last one."""
+    outcomes = []
+    for last in range(100):
+        path = tmp_path / f"{call}{last}"
+        with directory(path) as resume:
+            save(resume, 10)
+            left = last
+            real = getattr(os, call)
+
+            def crash(*args, real=real, **kwargs):
+                nonlocal left
+                if left == 0:
+                    raise Crash
+                left -= 1
+                return real(*args, **kwargs)
+
+            monkeypatch.setattr(os, call, crash)
+            try:
+                save(resume, 20, before=10)
+                crashed = False
+            except Crash:
+                crashed = True
+            monkeypatch.undo()
+        outcomes.append(load(path))
+        if not crashed:
+            break
+    assert not crashed and outcomes[-1] == AFTER_20
+    assert len(outcomes) > 3 and outcomes[0] == AFTER_10
+    assert all(outcome in (AFTER_10, AFTER_20) for outcome in outcomes)
+
+
+def test_a_second_process_waits_and_a_signal_ends_the_waiting(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    stop = StopRequest()
+    stop.signal = Signals.SIGTERM
+    with directory(tmp_path):
+        second = ResumeDirectory(tmp_path, IDENTITY, stop)
+        with pytest.raises(Interrupted, match="SIGTERM"), second:
+            pass
+    assert f"waiting for process {os.getpid()} on " in caplog.text
+    with second:
+        pass
+
+
+def test_the_files_are_where_the_format_says(two):
+    assert (two / "checkpoint-000000000020.pt").read_bytes().startswith(b"mpo-checkpoint 4 ")
+    assert checkpoint.SCHEMA_VERSION == 4

@@ -1,0 +1,261 @@
+"""Trainings that are killed, stopped, cut short or extended, against undisturbed ones."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+
+from mpo.jobs.train import make_trainer
+from mpo.training import loop
+from mpo.training.artifacts import read_policies
+from tests import processes
+
+CASES = {
+    # Episodes of 200 steps, so nearly every kill is in mid-episode; a replay that wraps around.
+    "td": processes.run_spec("Pendulum-v1", replay_size=300),
+    # Episodes of unequal length, and windows of three.
+    "retrace": processes.run_spec(
+        "InvertedDoublePendulum-v5", seed=1, retrace=True, retrace_steps=3, optimizer="sgd"
+    ),
+}
+STEPS = 1500
+KILLS = 11  # of each case
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_any_number_of_kills_changes_no_bit(tmp_path, case):
+    spec, chance = CASES[case], random.Random(case)
+    processes.finish(processes.train(tmp_path / "calm", spec, STEPS))
+    folder, steps = tmp_path / "killed", []
+    for number in range(KILLS):
+        # Saving all the time, so that many a kill is inside the writing of a checkpoint.
+        process = processes.train(folder, spec, STEPS, interval=0.01)
+        if number < 2:
+            time.sleep(chance.uniform(0, 3))  # while it starts
+        else:
+            processes.wait_until_training(process, processes.resume(folder, spec))
+            if number >= 4:
+                processes.wait_for_step(process, processes.resume(folder, spec), steps[-1] + 1)
+            time.sleep(chance.uniform(0, 0.15))
+        assert process.poll() is None, "it ended before it was killed"
+        processes.kill(process)
+        steps.append(processes.newest_step(processes.resume(folder, spec)))
+    print(f"{case}: killed {KILLS} times, with checkpoints of steps {steps}")
+    assert steps == sorted(steps) and len(set(steps)) > KILLS // 2
+    processes.finish(processes.train(folder, spec, STEPS))
+    calm = processes.results(tmp_path / "calm", spec, STEPS)
+    assert processes.bits(processes.results(folder, spec, STEPS)) == processes.bits(calm)
+    record = json.loads((processes.results(folder, spec, STEPS) / "run.json").read_text())
+    assert record["provenance"]["resumed"][-1]["env_step"] == steps[-1] < STEPS
+
+
+STACK = """
+import sys, torch
+from mpo.trainer import MPOTrainer
+torch.set_num_threads(1)
+MPOTrainer(
+    "InvertedDoublePendulum-v5", 3, torch.device("cpu"), (32,), (32,), 300,
+    use_retrace=True, extra_seeds=(4, 5),
+).train(600, 100, 16, sys.argv[1], 1, 100, 50, sys.argv[2], 0.01)
+"""
+
+
+def test_a_stack_of_seeds_resumes_too(tmp_path):
+    def start(name):
+        arguments = [str(tmp_path / name / part) for part in ("out", "resume")]
+        return subprocess.Popen(
+            [processes.sys.executable, "-c", STACK, *arguments], cwd=processes.ROOT
+        )
+
+    assert start("calm").wait() == 0
+    for pause in (0.1, 0.4, 0.7, 0.3):
+        process = start("killed")
+        processes.wait_until_training(process, tmp_path / "killed" / "resume" / "seed5")
+        time.sleep(pause)
+        processes.kill(process)
+    assert start("killed").wait() == 0
+    for seed in ("seed3", "seed4", "seed5"):
+        calm, killed = (
+            processes.bits(tmp_path / name / "out" / seed) for name in ("calm", "killed")
+        )
+        assert killed == calm
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_stops_with_a_checkpoint_and_the_next_attempt_goes_on(tmp_path, name):
+    spec = CASES["retrace"]
+    process = processes.train(tmp_path, spec, 100_000)
+    processes.wait_until_training(process, processes.resume(tmp_path, spec))
+    time.sleep(0.7)
+    process.send_signal(getattr(signal, name))
+    output = processes.finish(process, code=75)
+    step = int(re.search(rf"stopped by {name}: its state at step (\d+) is kept", output)[1])
+    assert step > 0 and "Traceback" not in output
+    said = processes.status(tmp_path, spec, 100_000)
+    assert said["status"] == ("planned" if name == "SIGINT" else "timeout")
+    assert f"stopped by {name}" in said["error"] and said["count"] == step
+    steps = step // 100 * 100 + 200
+    assert f"resumed at step {step}" in processes.finish(processes.train(tmp_path, spec, steps))
+    calm = train_here(tmp_path / "calm", spec, steps, resume=None)
+    assert processes.bits(processes.results(tmp_path, spec, steps)) == processes.bits(calm)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_stops_an_evaluation_which_can_be_made_again(tmp_path, name):
+    spec = CASES["td"]
+    run = train_here(processes.results(tmp_path, spec, 200), spec, 200, resume=None)
+    process = processes.evaluate(tmp_path, spec, 200, episodes=1000)
+    processes.wait_for_status(process, tmp_path, spec, 200)
+    time.sleep(0.7)
+    process.send_signal(getattr(signal, name))
+    output = processes.finish(process, code=75)
+    assert f"stopped by {name}: it starts over" in output and "Traceback" not in output
+    said = processes.status(tmp_path, spec, 200)
+    assert said["status"] == ("planned" if name == "SIGINT" else "timeout")
+    assert f"stopped by {name}" in said["error"] and said["phase"] == "evaluate"
+    assert not list(run.glob("evals*"))
+    processes.finish(processes.evaluate(tmp_path, spec, 200, episodes=1))
+    assert processes.status(tmp_path, spec, 200)["status"] == "ok" and list(run.glob("evals*"))
+
+
+def train_here(folder, spec, steps, resume):
+    """Trains in this process; returns the folder of its results."""
+    trainer = make_trainer(spec, torch.device("cpu"))
+    loop.train(trainer, spec.cell, steps, [folder], [resume] if resume else [])
+    train_here.last = trainer
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_budgets_can_be_raised_and_lowered_in_any_order(tmp_path, case):
+    for steps in (300, 700, 200, 400, 80):
+        if steps == 80:
+            steps = 700  # again, with nothing left to do
+        short = train_here(tmp_path / f"one{steps}", CASES[case], steps, tmp_path / "resume")
+        trained = train_here.last.env_steps
+        calm = train_here(tmp_path / f"all{steps}", CASES[case], steps, None)
+        assert processes.bits(short) == processes.bits(calm)
+        assert trained == max(steps, 300 if steps == 300 else 700)
+        assert [step for step, _ in read_policies(short / "policies.pt")][-1] == steps
+
+
+def test_a_budget_between_two_rows_is_extended_as_if_it_had_not_been(tmp_path):
+    spec, resume = CASES["td"], tmp_path / "resume"
+    for steps in (130, 271, 333):
+        short = train_here(tmp_path / f"one{steps}", spec, steps, resume)
+        assert processes.bits(short) == processes.bits(
+            train_here(tmp_path / f"all{steps}", spec, steps, None)
+        )
+    with pytest.raises(ValueError, match=r"total_steps: .*multiples of snapshot_interval.*271"):
+        train_here(tmp_path / "one271", spec, 271, resume)
+
+
+def test_a_diverged_run_is_extended_and_cut_as_any_other(tmp_path):
+    spec = processes.run_spec("Pendulum-v1", q_lr=1e38, optimizer="sgd")
+    for steps, status in ((200, "diverged"), (400, "diverged"), (100, "ok")):
+        short = train_here(tmp_path / f"one{steps}", spec, steps, tmp_path / "resume")
+        found = processes.bits(short)
+        assert found == processes.bits(train_here(tmp_path / f"all{steps}", spec, steps, None))
+        assert found["status"] == status
+
+
+def test_the_resume_state_can_be_discarded_at_the_end(tmp_path):
+    spec = CASES["td"]
+    processes.finish(processes.train(tmp_path, spec, 200, "--discard-resume-state"))
+    assert not list(processes.resume(tmp_path, spec).glob("*.pt"))
+    assert "resumed" not in processes.finish(processes.train(tmp_path, spec, 300))
+
+
+def test_two_processes_never_train_the_same_run_together(tmp_path):
+    spec = CASES["td"]
+    first = processes.train(tmp_path, spec, 1200, interval=0.1)
+    processes.wait_until_training(first, processes.resume(tmp_path, spec))
+    second = processes.train(tmp_path, spec, 1200, study="other")
+    outputs = [processes.finish(process) for process in (first, second)]
+    assert f"waiting for process {first.pid} on {os.uname().nodename}" in outputs[1]
+    assert "resumed at step 1200" in outputs[1]
+    first, second = (
+        processes.results(tmp_path, spec, 1200, study=name) for name in ("study", "other")
+    )
+    assert processes.bits(first) == processes.bits(second)
+
+
+def test_a_hanging_environment_is_ended_and_named(tmp_path):
+    spec = processes.run_spec("tests.probes:probe/Hanging-v0")
+    output = processes.finish(
+        processes.train(tmp_path, spec, 200, "--environment-timeout", 1), code=1
+    )
+    message = (
+        "environment 'tests.probes:probe/Hanging-v0', step 9 of an episode (step) has not answered "
+        "for 1 s"
+    )
+    assert message in output and "time.sleep" in output
+    said = processes.status(tmp_path, spec, 200)
+    assert (said["status"], said["error"], said["count"]) == ("timeout", message, 18)
+
+
+def test_an_environment_that_hangs_without_letting_go_is_ended_too(tmp_path):
+    spec = processes.run_spec("tests.probes:probe/Seized-v0")
+    process = processes.train(tmp_path, spec, 200, "--environment-timeout", 1)
+    processes.finish(process, code=1)
+    log = processes.place(tmp_path, spec, 200).log("train").read_text()
+    assert "Timeout" in log and "probes.py" in log
+    assert processes.status(tmp_path, spec, 200)["status"] == "running"  # and its process is gone
+
+
+def test_an_environment_that_raises_is_named_and_what_came_before_is_kept(tmp_path):
+    spec = processes.run_spec("tests.probes:probe/Raising-v0")
+    output = processes.finish(processes.train(tmp_path, spec, 200, interval=0.001), code=1)
+    message = "step 3 of an episode: step raised ZeroDivisionError: a sensor is gone"
+    assert message in output and "Traceback" not in output
+    said = processes.status(tmp_path, spec, 200)
+    assert said["status"] == "failed" and message in said["error"] and said["count"] == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 400 kB, which can be remounted with other options."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(options):
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], check=True, capture_output=True
+        )
+
+    if os.getuid() != 0:
+        pytest.skip("only root may mount a file system")
+    mount("size=400k")
+    yield disk, lambda options: mount(f"remount,{options}")
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_ends_a_run_clearly_and_with_space_it_goes_on(tmp_path, small_disk):
+    disk, remount = small_disk
+    spec = processes.run_spec("Pendulum-v1", policy_layer_sizes=(64,))
+    output = processes.finish(processes.train(disk, spec, 1500, interval=0.02), code=1)
+    error = r"the checkpoint of step \d+ cannot be written: .*No space left on device.*"
+    kept = int(re.search(error + r"that of step (\d+) is kept", output)[1])
+    assert "Traceback" not in output and not processes.results(disk, spec, 1500).exists()
+    remount("size=50m")
+    assert f"resumed at step {kept}" in processes.finish(processes.train(disk, spec, 1500))
+    calm = train_here(tmp_path / "calm", spec, 1500, None)
+    assert processes.bits(processes.results(disk, spec, 1500)) == processes.bits(calm)
+
+
+def test_a_disk_that_turns_read_only_ends_a_run_clearly(tmp_path, small_disk):
+    disk, remount = small_disk
+    spec = CASES["td"]
+    remount("size=50m")
+    processes.finish(processes.train(disk, spec, 200))
+    remount("ro")
+    output = processes.finish(processes.train(disk, spec, 300, log=False), code=1)
+    assert "Read-only file system" in output and "Traceback" not in output
+    remount("rw")
+    assert "resumed at step 200" in processes.finish(processes.train(disk, spec, 300))
