@@ -12,11 +12,11 @@ import torch
 
 from benchmarks.findings import Finding
 from benchmarks.sizes import SIZES, hyperparameters
-from mpo.trainer import MPOTrainer
 from mpo.training.checkpoint import ResumeDirectory
 from mpo.training.recorder import Recorder
 from mpo.training.session import Session
 from mpo.training.signals import StopRequest
+from mpo.training.stack import Stack
 
 CAPACITY = 1_000_000
 EPISODE = 1_000
@@ -25,33 +25,33 @@ INTERVAL_S = 60.0
 GOAL = 0.02
 
 
-def make_trainer(capacity: int) -> MPOTrainer:
-    """The trainer that is saved and resumed."""
+def make_stack(capacity: int) -> Stack:
+    """The stack that is saved and resumed."""
     size = SIZES["HalfCheetah"]
     settings = hyperparameters(size, 0, replay_size=capacity)
-    return MPOTrainer.of(size.env_id, settings, [0], torch.device("cpu"))
+    return Stack(size.env_id, settings, [0], torch.device("cpu"))
 
 
-def fill(trainer: MPOTrainer, count: int) -> None:
+def fill(stack: Stack, count: int) -> None:
     """Stores made-up transitions."""
-    rng = np.random.default_rng(trainer.env_steps)
-    obs = rng.standard_normal(trainer.obs_dim, dtype=np.float32)
+    rng = np.random.default_rng(stack.env_steps)
+    obs = rng.standard_normal(stack.obs_dim, dtype=np.float32)
     for _ in range(count):
-        after = rng.standard_normal(trainer.obs_dim, dtype=np.float32)
-        action = rng.uniform(-1, 1, trainer.action_dim).astype(np.float32)
-        trainer.env_steps += 1
-        over = trainer.env_steps % EPISODE == 0
-        trainer._add_transition(obs, action, action, -3.0, 1.0, after, 0.0, float(over))
-        obs = rng.standard_normal(trainer.obs_dim, dtype=np.float32) if over else after
+        after = rng.standard_normal(stack.obs_dim, dtype=np.float32)
+        action = rng.uniform(-1, 1, stack.action_dim).astype(np.float32)
+        stack.env_steps += 1
+        over = stack.env_steps % EPISODE == 0
+        stack.add_transition(obs, action, action, -3.0, 1.0, after, 0.0, float(over))
+        obs = rng.standard_normal(stack.obs_dim, dtype=np.float32) if over else after
 
 
-def train(trainer: MPOTrainer, recorder: Recorder, steps: int) -> float:
+def train(stack: Stack, recorder: Recorder, steps: int) -> float:
     """Real steps, an update each; returns the seconds of one."""
     start = time.perf_counter()
     for _ in range(steps):
-        trainer.step_environments(*trainer.act(recorder))
-        windows = trainer.draw_windows(SIZES["HalfCheetah"].batch)
-        recorder.add(trainer.agent.update(windows))
+        stack.step_environments(*stack.act(recorder))
+        windows = stack.draw_windows(SIZES["HalfCheetah"].batch)
+        recorder.add(stack.agent.update(windows))
     return (time.perf_counter() - start) / steps
 
 
@@ -63,25 +63,25 @@ def measure(capacity: int = CAPACITY, steps: int = TRAINED_STEPS) -> list[Findin
 
 def measure_in(folder: Path, capacity: int, steps: int) -> list[Finding]:
     """As `measure`, in an empty folder."""
-    trainer, recorder = make_trainer(capacity), Recorder(1)
+    stack, recorder = make_stack(capacity), Recorder(1)
     with ResumeDirectory(folder, "{}", StopRequest()) as directory:
-        session = Session(trainer, recorder, [directory])
-        fill(trainer, capacity)
+        session = Session(stack, recorder, [directory])
+        fill(stack, capacity)
         session.save()
-        step = train(trainer, recorder, steps)
+        step = train(stack, recorder, steps)
         # As many new transitions as an interval brings.
-        fill(trainer, max(0, int(INTERVAL_S / step) - steps))
+        fill(stack, max(0, int(INTERVAL_S / step) - steps))
         start = time.perf_counter()
         session.save()
         saving = time.perf_counter() - start
-    fresh = make_trainer(capacity)
+    fresh = make_stack(capacity)
     with ResumeDirectory(folder, "{}", StopRequest()) as directory:
         start = time.perf_counter()
         Session(fresh, Recorder(1), [directory], [directory.load()])
         resuming = time.perf_counter() - start
     assert fresh.replay_size() == capacity
     start = time.perf_counter()
-    torch.save(trainer.newest_transitions(0, capacity), folder / "whole.pt")
+    torch.save(stack.newest_transitions(0, capacity), folder / "whole.pt")
     whole = time.perf_counter() - start
     part, size = "checkpoint", f"HalfCheetah, {capacity} transitions"
     return [

@@ -81,16 +81,16 @@ def time_steps(trainer: MPOTrainer, batch: int, steps: int) -> tuple[list[float]
     recorder = Recorder(len(trainer.seeds))
 
     def move() -> None:
-        trainer.step_environments(*trainer.act(recorder))
+        trainer.stack.step_environments(*trainer.stack.act(recorder))
 
     def learn() -> None:
-        recorder.add(trainer.agent.update(trainer.draw_windows(batch)))
+        recorder.add(trainer.agent.update(trainer.stack.draw_windows(batch)))
 
     def step() -> None:
-        windows = trainer.draw_windows(batch)
-        chosen = trainer.act(recorder)
+        windows = trainer.stack.draw_windows(batch)
+        chosen = trainer.stack.act(recorder)
         recorder.add(trainer.agent.update(windows))
-        trainer.step_environments(*chosen)
+        trainer.stack.step_environments(*chosen)
 
     parts = [seconds_each(part, steps, trainer.device) for part in (move, learn)]
     return parts, seconds_each(step, steps, trainer.device)
@@ -103,7 +103,7 @@ def time_training(seeds: int, steps: int, device: torch.device) -> dict[str, Any
         "HalfCheetah-v5", 0, device, widths, widths, 100_000, extra_seeds=range(1, seeds)
     )
     for _ in range(2 * batch):
-        trainer.step_environments(*trainer.act(Recorder(seeds)))
+        trainer.stack.step_environments(*trainer.stack.act(Recorder(seeds)))
     parts, whole = time_steps(trainer, batch, steps)
     return {
         "seeds": seeds,

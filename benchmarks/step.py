@@ -13,10 +13,10 @@ import torch
 from benchmarks.findings import Finding
 from benchmarks.sizes import SIZES, hyperparameters
 from mpo.study.config import CellSpec, Training
-from mpo.trainer import MPOTrainer
 from mpo.training import loop
 from mpo.training.recorder import Recorder
 from mpo.training.session import Session
+from mpo.training.stack import Stack
 
 CASES = [
     ("Pendulum", 0, 1),
@@ -54,24 +54,24 @@ class Stopwatch:
         setattr(owner, method, timed)
 
 
-def watched(trainer: MPOTrainer) -> Stopwatch:
-    """A stopwatch at all that a trainer does in a step."""
+def watched(stack: Stack) -> Stopwatch:
+    """A stopwatch at all that a stack does in a step."""
     watch = Stopwatch()
-    for stream in trainer._streams:
+    for stream in stack.streams:
         watch.watch(stream._env.unwrapped, "step", "physics")
         watch.watch(stream._env.unwrapped, "reset", "physics")
         watch.watch(stream, "step", "environment")
         watch.watch(stream, "advance", "environment")
-    watch.watch(trainer, "act", "act")
-    watch.watch(trainer, "_add_transition", "store")
-    watch.watch(trainer._replay, "sample", "sample")
-    watch.watch(trainer.agent._targets, "_td", "target pass")
-    watch.watch(trainer.agent._targets, "_retrace", "target pass")
-    watch.watch(trainer.agent, "_fit_critic", "critic")
-    watch.watch(trainer.agent._critic_optimizer, "step", "critic")
-    watch.watch(trainer.agent, "_e_step", "policy")
-    watch.watch(trainer.agent, "_m_step", "policy")
-    watch.watch(trainer.agent, "update", "update")
+    watch.watch(stack, "act", "act")
+    watch.watch(stack, "add_transition", "store")
+    watch.watch(stack.replay, "sample", "sample")
+    watch.watch(stack.agent._targets, "_td", "target pass")
+    watch.watch(stack.agent._targets, "_retrace", "target pass")
+    watch.watch(stack.agent, "_fit_critic", "critic")
+    watch.watch(stack.agent._critic_optimizer, "step", "critic")
+    watch.watch(stack.agent, "_e_step", "policy")
+    watch.watch(stack.agent, "_m_step", "policy")
+    watch.watch(stack.agent, "update", "update")
     return watch
 
 
@@ -110,12 +110,12 @@ def train(name: str, retrace_steps: int, seeds: int, steps: int) -> Counter[str]
     spec = CellSpec(
         env_id=size.env_id, training=training, snapshot_interval=10_000, log_interval=200
     )
-    trainer = MPOTrainer.of(size.env_id, settings, range(seeds), torch.device("cpu"))
+    stack = Stack(size.env_id, settings, range(seeds), torch.device("cpu"))
     recorder = Recorder(seeds)
-    session = Session(trainer, recorder)
-    loop.advance(trainer, warm_up, spec, recorder, session)
-    watch = watched(trainer)
+    session = Session(stack, recorder)
+    loop.advance(stack, warm_up, spec, recorder, session)
+    watch = watched(stack)
     start = time.perf_counter()
-    loop.advance(trainer, warm_up + steps, spec, recorder, session)
+    loop.advance(stack, warm_up + steps, spec, recorder, session)
     watch.seconds["whole"] = time.perf_counter() - start
     return watch.seconds

@@ -1,7 +1,7 @@
-"""The core trainer: S seeds of one environment, with their replay and their agent.
+"""The public API: trains MPO on one environment, for one seed or for several stacked ones.
 
-The public names, parameters and defaults of this file are fixed; the learning is in `agent.py`, the
-training loop in `loop.py`.
+The names, parameters and defaults of this file are fixed. The seeds at work are in
+`training/stack.py`, the training loop in `training/loop.py`, the learning in `algorithm/`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,12 @@ import torch
 from pydantic import ValidationError
 
 from mpo.algorithm.agent import MPOAgent
-from mpo.compute.malloc import keep_freed
-from mpo.environments.envs import dimensions, make_env
-from mpo.environments.episodes import EpisodeStream
-from mpo.jobs.evaluate import rollouts
-from mpo.replay.replay import Replay
-from mpo.seeding import torch_generator
+from mpo.environments.envs import make_env
+from mpo.environments.rollouts import rollouts
 from mpo.study.config import CellSpec, ConfigError, Hyperparameters, Training, explain
 from mpo.training import loop
 from mpo.training.progress import format_metrics
-from mpo.training.recorder import Recorder
+from mpo.training.stack import Stack
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -80,6 +76,19 @@ def _evaluate_vectorized(
         "return_max": float(np.max(returns)),
         "length_mean": float(np.mean(lengths)),
     }
+
+
+def _hyperparameters(given: Mapping[str, Any]) -> Hyperparameters:
+    """The hyperparameters among the constructor's arguments, checked.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    given = {**given, "retrace": given["use_retrace"], "optimizer": given["optimizer_type"]}
+    try:
+        return Hyperparameters(**{name: given[name] for name in Hyperparameters.model_fields})
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
 
 
 class MPOTrainer:
@@ -186,80 +195,31 @@ class MPOTrainer:
         compile_on_cpu: bool = False,
     ) -> None:
         """Makes the environments, the agent and an empty replay; see the class."""
-        given = {**locals(), "retrace": use_retrace, "optimizer": optimizer_type}
-        try:
-            self.config = Hyperparameters(**{k: given[k] for k in Hyperparameters.model_fields})
-        except ValidationError as error:
-            raise ConfigError(explain(error)) from None
+        self.config = _hyperparameters(locals())
         self.device = torch.device(device)
-        if compile_on_cpu and extra_seeds and self.device.type == "cpu":
-            # What the compiler makes rounds an odd element by its place, and so by the seed's.
-            raise ConfigError(
-                f"compile_on_cpu: takes one seed a trainer, received {1 + len(extra_seeds)}"
-            )
-        # Denormal numbers are many times slower on a CPU and carry no information here.
-        torch.set_flush_denormal(True)
-        keep_freed()
-        self.env_id = env_id
-        retrace = "on" if self.config.retrace else "off"
-        self.name = f"{env_id} retrace {retrace} {self.config.optimizer}"
-        """What its progress is shown under, before the seeds."""
-        self.seeds = (seed, *extra_seeds)
-        envs = [_make_env(env_id) for _ in self.seeds]
-        self.obs_dim, self.action_dim = dimensions(envs[0].observation_space, envs[0].action_space)
-        self._execution = {"cuda_graphs": cuda_graphs, "compile_on_cpu": compile_on_cpu}
-        self.agent = MPOAgent(
-            self.obs_dim, self.action_dim, self.config, self.seeds, self.device, **self._execution
-        )
-        self._replay = Replay(
-            self.obs_dim,
-            self.action_dim,
-            replay_size,
-            [torch_generator(s, "sample") for s in self.seeds],
+        self.env_id, self.seeds = env_id, (seed, *extra_seeds)
+        self.stack = Stack(
+            env_id,
+            self.config,
+            self.seeds,
             self.device,
             cuda_graphs=cuda_graphs,
+            compile_on_cpu=compile_on_cpu,
         )
-        self._offsets: dict[int, torch.Tensor] = {}
-        self.env_steps = 0
-        self.refused_transitions = [0] * len(self.seeds)
-        self._streams = [EpisodeStream(env, s) for env, s in zip(envs, self.seeds, strict=True)]
+        """The seeds at work: their agent, replay and episodes."""
 
-    @classmethod
-    def of(
-        cls,
-        env_id: str,
-        settings: Hyperparameters,
-        seeds: Sequence[int],
-        device: torch.device,
-        **execution: bool,
-    ) -> MPOTrainer:
-        """A trainer of hyperparameters that are one object already.
-
-        Args:
-            env_id: see the class.
-            settings: the hyperparameters.
-            seeds: of the trainer, the extra ones included.
-            device: see the class.
-            execution: cuda_graphs and compile_on_cpu, see the class.
-        """
-        given = {name: getattr(settings, name) for name in Hyperparameters.model_fields}
-        names = {"use_retrace": given.pop("retrace"), "optimizer_type": given.pop("optimizer")}
-        given |= names | {"extra_seeds": seeds[1:], **execution}
-        return cls(env_id, seeds[0], device, **given)
-
-    def of_some(self, seeds: Sequence[int]) -> MPOTrainer:
-        """Another one, at its beginning, of some of its seeds."""
-        other = MPOTrainer.of(self.env_id, self.config, seeds, self.device, **self._execution)
-        other.name = self.name
-        return other
+    @property
+    def agent(self) -> MPOAgent:
+        """The stacked learners."""
+        return self.stack.agent
 
     def replay_size(self) -> int:
         """Transitions that the replay holds for the first seed."""
-        return self._replay.size()
+        return self.stack.replay.size()
 
     def replay_ptr(self) -> int:
         """The slot of the replay that the first seed's next transition takes."""
-        return self._replay.pointer()
+        return self.stack.replay.pointer()
 
     @staticmethod
     def _as_cpu_float_tensor(value: np.ndarray | float, shape: tuple[int, ...]) -> torch.Tensor:
@@ -283,52 +243,29 @@ class MPOTrainer:
         truncated: float = 0.0,
         seed_index: int = 0,
     ) -> bool:
-        """Stores a transition, unless a number in it is not finite.
-
-        Args:
-            obs: [O].
-            action_exec: the canonical action that the environment received, [D].
-            action_raw: the sample before clipping, [D].
-            behaviour_logp: log-density of the raw action under the policy that acted, in nats.
-            reward: of this step.
-            next_obs: the true successor, before any reset, [O].
-            done: 1 where the episode terminated, which ends the bootstrap.
-            truncated: 1 where a time limit ended it, which does not.
-            seed_index: whose replay.
-
-        Returns:
-            False for a refused transition; it is counted, and no window spans the gap it leaves.
-        """
-        parts: list[np.ndarray | float] = [obs, action_exec, action_raw, behaviour_logp, reward]
-        parts += [done, truncated, next_obs]
-        packed = np.empty(sum(self._replay.widths), dtype=np.float32)
-        start = 0
-        for part, width in zip(parts, self._replay.widths, strict=True):
-            packed[start : start + width] = part
-            start += width
-        if not self._is_finite_value(packed):
-            self.refused_transitions[seed_index] += 1
-            self._replay.break_segment(seed_index)
-            return False
-        self._replay.add(seed_index, self._as_cpu_float_tensor(packed, packed.shape))
-        return True
+        """Stores a transition, see `Stack.add_transition`."""
+        return self.stack.add_transition(
+            obs,
+            action_exec,
+            action_raw,
+            behaviour_logp,
+            reward,
+            next_obs,
+            done,
+            truncated,
+            seed_index,
+        )
 
     def _get_sequence_offsets(self, seq_len: int) -> torch.Tensor:
-        """0 ... seq_len - 1 on the CPU, where windows are drawn; made once, [T]."""
-        if seq_len not in self._offsets:
-            self._offsets[seq_len] = torch.arange(seq_len)
-        return self._offsets[seq_len]
-
-    def draw_windows(self, batch_size: int) -> dict[str, torch.Tensor]:
-        """As many windows as an update takes, of its length; see `Replay.sample`."""
-        return self._replay.sample(batch_size, self._get_sequence_offsets(self.config.window))
+        """0 ... seq_len - 1, see `Stack.offsets`."""
+        return self.stack.offsets(seq_len)
 
     def _sample_sequences(self, batch_size: int, seq_len: int) -> TensorDict:
         """Windows of consecutive transitions, [S, T, B]; see `Replay.sample`."""
         # Imported for who asks for it: it takes a second, in every job.
         from tensordict import TensorDict
 
-        windows = self._replay.sample(batch_size, self._get_sequence_offsets(seq_len))
+        windows = self.stack.replay.sample(batch_size, self._get_sequence_offsets(seq_len))
         return TensorDict(windows, batch_size=windows["reward"].shape).clone()
 
     def train(
@@ -375,7 +312,7 @@ class MPOTrainer:
             intervals, update_after=update_after, batch_size=batch_size, m_steps=m_steps
         )
         loop.train(
-            self,
+            self.stack,
             spec,
             total_steps,
             self._folders(out_dir),
@@ -396,66 +333,3 @@ class MPOTrainer:
             return CellSpec(env_id=self.env_id, training=settings, **intervals)
         except ValidationError as error:
             raise ConfigError(explain(error)) from None
-
-    def act(self, recorder: Recorder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Each seed's observation, sampled action before clipping and log-density of that."""
-        obs = np.stack([stream.obs for stream in self._streams])
-        raw, log_prob = self.agent.act(obs)
-        finite = np.isfinite(raw).all(-1) & np.isfinite(log_prob)
-        if not finite.all():
-            for index in np.flatnonzero(~finite):
-                recorder.of[index].diverge(self.env_steps, "an action is not finite")
-            # The other seeds of the stack go on, and so must its environment.
-            raw, log_prob = np.nan_to_num(raw, posinf=0, neginf=0), np.nan_to_num(log_prob)
-        return obs, raw, log_prob
-
-    def step_environments(self, obs: np.ndarray, raw: np.ndarray, log_prob: np.ndarray) -> None:
-        """One step of every seed's environment, stored in its replay; see `act`."""
-        executed = raw.clip(-1, 1)
-        for i, stream in enumerate(self._streams):
-            step = stream.step(executed[i])
-            self._add_transition(
-                obs[i],
-                executed[i],
-                raw[i],
-                log_prob[i],
-                step.reward,
-                step.next_obs,
-                step.terminated,
-                step.truncated,
-                seed_index=i,
-            )
-            stream.advance(step)
-        self.env_steps += 1
-
-    def take_finished(self, index: int) -> list[tuple[float, int]]:
-        """Of a seed, see `EpisodeStream.take_finished`."""
-        return self._streams[index].take_finished()
-
-    def state_dict(self, index: int) -> dict[str, Any]:
-        """All that a seed's training goes on from but its transitions, as if it were alone."""
-        return {
-            "env_steps": self.env_steps,
-            "agent": self.agent.state_dict(index),
-            "replay": self._replay.state_dict(index),
-            "stream": self._streams[index].state_dict(),
-        }
-
-    def load_state_dict(
-        self, states: Sequence[Mapping[str, Any]], transitions: Sequence[Sequence[Any]]
-    ) -> None:
-        """Becomes the trainer of seeds that stand at one step.
-
-        Args:
-            states: of each seed, see `state_dict`.
-            transitions: of each seed, all that its `newest_transitions` returned.
-        """
-        self.env_steps = states[0]["env_steps"]
-        self.agent.load_state_dict([state["agent"] for state in states])
-        for index, (state, newest) in enumerate(zip(states, transitions, strict=True)):
-            self._replay.load_state_dict(index, state["replay"], newest)
-            self._streams[index].load_state_dict(state["stream"])
-
-    def newest_transitions(self, index: int, count: int) -> dict[str, torch.Tensor]:
-        """Of a seed, see `Replay.newest`."""
-        return self._replay.newest(index, count)

@@ -10,7 +10,7 @@ import torch
 
 from mpo import trainer as module
 from mpo.environments.envs import EnvironmentFailed
-from mpo.jobs.evaluate import vector_env
+from mpo.environments.rollouts import vector_env
 from mpo.study.config import ConfigError, Hyperparameters, RunSpec
 from mpo.trainer import MPOTrainer
 from mpo.training.artifacts import read_policies
@@ -122,7 +122,7 @@ def test_a_transition_that_is_not_finite_is_refused_counted_and_never_spanned():
     for reward in (0.0, 1.0, 2.0, float("nan"), 3.0, 4.0, 5.0):
         stored = trainer._add_transition(obs, action, action, 0.0, reward, obs, 0.0)
         assert stored == np.isfinite(reward)
-    assert trainer.refused_transitions == [1]
+    assert trainer.stack.refused_transitions == [1]
     assert (trainer.replay_size(), trainer.replay_ptr()) == (6, 6)
     assert trainer._get_sequence_offsets(2).tolist() == [0, 1]
     pairs = trainer._sample_sequences(200, 2)["reward"][0].T.tolist()

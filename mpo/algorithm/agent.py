@@ -71,63 +71,80 @@ class MPOAgent:
         self.device = device
         self.action_dim = action_dim
         self.num_seeds = len(seeds)
-        init = [torch_generator(seed, "init") for seed in seeds]
         self._seen = [RunningMoments(obs_dim) for _ in seeds]
+        self._act_noise = [numpy_generator(seed, "act") for seed in seeds]
+        self._noise = [torch_generator(seed, "noise", device) for seed in seeds]
+        self._make_networks(obs_dim, seeds)
+        self._make_duals()
+        self._make_optimizers()
+        self._make_programs(cuda_graphs, compile_on_cpu)
+        self.updates = 0
+
+    def _make_networks(self, obs_dim: int, seeds: Sequence[int]) -> None:
+        """Draws policy and critic from each seed's own stream, and copies them to the targets."""
+        config, init = self.config, [torch_generator(seed, "init") for seed in seeds]
         normalizer = Normalizer(len(seeds), obs_dim) if config.normalize_observations else None
         self._normalizer = normalizer
         widths, scale = config.policy_layer_sizes, config.policy_init_scale
-        self.policy = GaussianPolicy(obs_dim, action_dim, widths, scale, init, normalizer)
-        self.critic = _make_critic(obs_dim, action_dim, config, init, normalizer)
-        self.policy.to(device)
-        self.critic.to(device)
-        # One normaliser for all four networks: they are frozen and change together.
+        self.policy = GaussianPolicy(obs_dim, self.action_dim, widths, scale, init, normalizer)
+        self.critic = _make_critic(obs_dim, self.action_dim, config, init, normalizer)
+        self.policy.to(self.device)
+        self.critic.to(self.device)
+        # The four networks share one normaliser: it is not trained, and changes for all at once.
         self.target_policy = copy.deepcopy(self.policy, {id(normalizer): normalizer})
         self.target_critic = copy.deepcopy(self.critic, {id(normalizer): normalizer})
+        self._targets = TargetPass(config, self.target_policy, self.target_critic)
+        behaves = {"online": self.policy, "target": self.target_policy}
+        self._behaviour = behaves[config.behaviour_policy]
+
+    def _make_duals(self) -> None:
+        """The temperatures and the KL multipliers, each beside the bounds it enforces."""
+        config, device = self.config, self.device
         penalties = int(config.action_penalty)
         self.temperatures = Duals(
             torch.full((self.num_seeds, 1 + penalties), config.temperature_init)
         ).to(device)
-        """Of the E-step over action values, and, where there is one, over the penalty, [S, K]."""
+        """Of the E-step over action values and, if there is one, over the penalty, [S, K]."""
+        bounds = [config.kl_epsilon, config.epsilon_penalty][: 1 + penalties]
+        self._estep_epsilons = torch.tensor(bounds, device=device)  # [K]
         multipliers = [config.init_log_alpha_mean, config.init_log_alpha_stddev]
         alphas = torch.tensor([config.lambda_init * softplus(x) for x in multipliers])
-        dims = action_dim if config.per_dimension_kl else 1
+        dims = self.action_dim if config.per_dimension_kl else 1
         self.alphas = Duals(alphas[:, None].expand(self.num_seeds, 2, dims)).to(device)
-        """Of the KL bounds on means and on standard deviations, [S, 2, D]; [S, 2, 1] where one
-        bound is on the sum over D."""
+        """Of the KL bounds on means and on standard deviations, [S, 2, D]; [S, 2, 1] if one bound
+        holds for the sum over D."""
         epsilon_mean = config.mstep_kl_epsilon
         epsilons = [epsilon_mean, config.mstep_kl_epsilon_stddev or epsilon_mean]
         self._mstep_epsilons = torch.tensor(epsilons, device=device).unsqueeze(-1)  # [2, 1]
-        bounds = [config.kl_epsilon, config.epsilon_penalty][: 1 + penalties]
-        self._estep_epsilons = torch.tensor(bounds, device=device)  # [K]
-        momentum = config.sgd_momentum
+
+    def _make_optimizers(self) -> None:
+        """The four optimizers, and the targets' parameters as one flat tensor a network."""
+        config = self.config
         self._policy_optimizer, self._critic_optimizer = (
-            StackedOptimizer(config.optimizer, network.parameters(), lr, momentum)
+            StackedOptimizer(config.optimizer, network.parameters(), lr, config.sgd_momentum)
             for network, lr in ((self.policy, config.policy_lr), (self.critic, config.q_lr))
         )
         self._temperature_optimizer, self._alpha_optimizer = (
-            StackedOptimizer(config.dual_optimizer, group, lr, momentum)
-            for group, lr in (
-                (self.temperatures.parameters(), config.temperature_lr),
-                (self.alphas.parameters(), config.lambda_lr),
+            StackedOptimizer(config.dual_optimizer, duals.parameters(), lr, config.sgd_momentum)
+            for duals, lr in (
+                (self.temperatures, config.temperature_lr),
+                (self.alphas, config.lambda_lr),
             )
         )
         self._flat_target_policy = flatten_(self.target_policy.parameters())
         self._flat_target_critic = flatten_(self.target_critic.parameters())
-        self._act_noise = [numpy_generator(seed, "act") for seed in seeds]
-        self._noise = [torch_generator(seed, "noise", device) for seed in seeds]
-        self._targets = TargetPass(config, self.target_policy, self.target_critic)
-        self.compiled = compiles(device, compile_on_cpu)
+
+    def _make_programs(self, cuda_graphs: bool, compile_on_cpu: bool) -> None:
+        """What acts and learns: plain, compiled, or as CUDA graphs."""
+        self.compiled = compiles(self.device, compile_on_cpu)
         """Whether torch's compiler makes the code of acting and learning."""
-        fast = partial(compiled, device=device, on_cpu=compile_on_cpu)
+        fast = partial(compiled, device=self.device, on_cpu=compile_on_cpu)
         self._evaluation = fast(self._evaluate)
         self._policy_gradients = fast(self._fit_policy)
-        behaves = {"online": self.policy, "target": self.target_policy}
-        self._behaviour = behaves[config.behaviour_policy]
-        self._graphs = cuda_graphs and device.type == "cuda"
+        self._graphs = cuda_graphs and self.device.type == "cuda"
         self._heads = self._graphed(fast(self._policy_heads))
         self._learners: dict[int, Callable[[Tensors], Tensors]] = {}
         """By M-steps an update."""
-        self.updates = 0
 
     @torch.inference_mode()
     def mode(self, obs: np.ndarray, seed_index: int = 0) -> np.ndarray:
@@ -206,10 +223,10 @@ class MPOAgent:
         }
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Becomes the agent of the same settings whose seeds' `state_dict`s these are.
+        """Loads one state per seed, from agents with the same settings.
 
         Args:
-            states: after equally many updates.
+            states: of each seed, see `state_dict`; all after the same number of updates.
         """
         self.updates = states[0]["updates"]
         for i, optimizer in enumerate(self._optimizers):
@@ -227,7 +244,7 @@ class MPOAgent:
 
     @property
     def _optimizers(self) -> tuple[StackedOptimizer, ...]:
-        """Between them they hold all parameters of the online networks and the duals."""
+        """The four optimizers; together they own every online parameter and dual."""
         return (
             self._policy_optimizer,
             self._critic_optimizer,
@@ -238,7 +255,7 @@ class MPOAgent:
     def _graphed(
         self, function: Callable[[Tensors], Tensors], generators: Sequence[torch.Generator] = ()
     ) -> Callable[[Tensors], Tensors]:
-        """The function, as a graph where that is wanted."""
+        """Wraps `function` in a CUDA graph if graphs are enabled."""
         return Graphed(function, self.device, generators) if self._graphs else function
 
     def _policy_heads(self, inputs: Tensors) -> Tensors:

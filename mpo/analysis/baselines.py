@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from mpo.report.typeset import MINUS
+from mpo.analysis.intervals import MINUS
 from mpo.study.config import ConfigError, Count, Float, Section, explain
 from mpo.study.plan import Study
 

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit  # the quantile of Student's t: of (degrees of freedom, level)
 
+MINUS = "\N{MINUS SIGN}"
+"""Of numbers in text."""
+
 EXPLORATORY = 5
 """Fewer seeds than these explore; they settle nothing."""
 

@@ -14,20 +14,13 @@ import torch
 
 from mpo.environments.envs import EnvironmentFailed
 from mpo.jobs.heartbeat import Heartbeat
-from mpo.study.config import CellSpec, JobFailed, RunSpec
+from mpo.study.config import CellSpec, JobFailed
 from mpo.study.paths import Place
-from mpo.trainer import MPOTrainer
 from mpo.training import loop
 from mpo.training.checkpoint import peek
+from mpo.training.stack import Stack
 
 logger = logging.getLogger(__name__)
-
-
-def make_trainer(spec: RunSpec, device: torch.device, compile_on_cpu: bool = False) -> MPOTrainer:
-    """The trainer of a run, at its beginning."""
-    return MPOTrainer.of(
-        spec.env_id, spec.training, [spec.seed], device, compile_on_cpu=compile_on_cpu
-    )
 
 
 def train(
@@ -55,15 +48,15 @@ def train(
     """
     failed: dict[Place, EnvironmentFailed] = {}
     make = partial(
-        MPOTrainer.of,
+        Stack,
         spec.env_id,
         spec.training,
         device=device,
         cuda_graphs=cuda_graphs,
         compile_on_cpu=compile_on_cpu,
     )
-    for stack in _stacks(spec, places):
-        failed |= _train_stack(spec, stack, make, beat, options)
+    for together in _stacks(spec, places):
+        failed |= _train_stack(spec, together, make, beat, options)
     if failed and len(places) == 1:
         raise failed[places[0]]
     if failed:
@@ -85,18 +78,18 @@ def _stacks(spec: CellSpec, places: Sequence[Place]) -> list[list[Place]]:
 def _train_stack(
     spec: CellSpec,
     places: Sequence[Place],
-    make: Callable[[list[int]], MPOTrainer],
+    make: Callable[[list[int]], Stack],
     beat: Heartbeat,
     options: dict[str, Any],
 ) -> dict[Place, EnvironmentFailed]:
     """Trains runs together, or each alone once an environment has failed; returns who failed."""
-    trainer = make([place.seed for place in places])
-    trainer.name = places[0].cell_id
+    stack = make([place.seed for place in places])
+    stack.name = places[0].cell_id
     files = [place.status_file for place in places]
-    beat.watch(files, lambda: trainer.env_steps)
+    beat.watch(files, lambda: stack.env_steps)
     try:
         loop.train(
-            trainer,
+            stack,
             spec,
             places[0].total_steps,
             [place.directory for place in places],

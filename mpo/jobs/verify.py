@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mpo.jobs.train import make_trainer
 from mpo.provenance import machine
 from mpo.study.config import RunSpec
 from mpo.study.files import METRICS, RUN, replacing
 from mpo.training import loop
 from mpo.training.recorder import CLOCKS
+from mpo.training.stack import Stack
 
 
 def verify(
@@ -39,12 +39,12 @@ def verify(
     spec = RunSpec.model_validate(record["spec"])
     intervals = max(1, min(steps, record["env_steps"]) // spec.log_interval)
     compared = intervals * spec.log_interval
-    trainer = make_trainer(spec, device, compile_on_cpu)
+    stack = Stack(spec.env_id, spec.training, [spec.seed], device, compile_on_cpu=compile_on_cpu)
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(trainer, spec.cell, compared, [Path(folder)])
+        loop.train(stack, spec.cell, compared, [Path(folder)])
         again = _metrics(Path(folder), compared)
     recorded = _metrics(run_directory, compared)
-    was, now = record["provenance"], machine(device, trainer.agent.compiled)
+    was, now = record["provenance"], machine(device, stack.agent.compiled)
     return {
         "run": "/".join(run_directory.parts[-4:-1]),
         "env_steps": compared,

@@ -20,7 +20,8 @@ from av.container import OutputContainer
 from av.video.frame import PictureType
 
 from mpo.environments.envs import make_env
-from mpo.jobs.evaluate import MAX_PARALLEL, SideBySide, actor, rollouts
+from mpo.environments.rollouts import MAX_PARALLEL, SideBySide, rollouts
+from mpo.jobs.evaluate import actor
 from mpo.seeding import FIRST_FINAL_SEED
 from mpo.study.config import ConfigError, JobFailed, RunSpec
 from mpo.study.files import EVALUATIONS, POLICIES, RUN, replacing

@@ -14,9 +14,9 @@ import pandas as pd
 
 from mpo.analysis.answers import POOLED, SUM
 from mpo.analysis.baselines import comparable, in_words
-from mpo.analysis.intervals import EXPLORATORY, t_interval
+from mpo.analysis.intervals import EXPLORATORY, MINUS, t_interval
 from mpo.analysis.tables import CONFIDENCE, read
-from mpo.report.typeset import MINUS, NONE, Table, latex, markdown
+from mpo.report.typeset import NONE, Table, latex, markdown
 from mpo.study.files import TYPESET, replacing
 from mpo.study.plan import Study
 from mpo.study.status import FINISHED

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mpo.analysis.answers import POOLED, SUM
 from mpo.analysis.baselines import in_words
-from mpo.analysis.intervals import EXPLORATORY
+from mpo.analysis.intervals import EXPLORATORY, MINUS
 from mpo.analysis.tables import flat, read
 from mpo.provenance import commit, packages
 from mpo.report import figures as drawings
@@ -132,7 +132,7 @@ def _sentence(row: Mapping[Hashable, Any], power: pd.DataFrame) -> str:
     seeds = row["n"] / row["environments"]
     words = plural(int(seeds), "seed") if seeds == int(seeds) else f"{seeds:.1f} seeds"
     pool = f"pooled over {plural(int(row['environments']), 'environment')}, {words} each"
-    sign = ", beyond" if row["against"] == SUM else " \N{MINUS SIGN}"
+    sign = ", beyond" if row["against"] == SUM else f" {MINUS}"
     start = f"**{row['level']}{sign} {row['against']}**: {row['estimate']:+.2f}"
     if math.isnan(row["lo"]):
         return f"{start} in normalised score, {pool}: no spread, so nothing to conclude."

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
+from mpo.analysis.intervals import MINUS
+
+NONE = "\N{EN DASH}"
 
 # At \footnotesize, what fits a text 5.5 inches wide, in points, and a page, in lines: of a float,
 # and of the rows of one part of it.

@@ -1,11 +1,10 @@
-"""The training loop: from a trainer and what it finds on disk to each seed's files."""
+"""The training loop: from a stack and what it finds on disk to each seed's files."""
 
 import itertools
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -19,15 +18,13 @@ from mpo.training.progress import format_metrics, progress
 from mpo.training.recorder import Recorder
 from mpo.training.session import Session, open_directories
 from mpo.training.signals import StopRequest
-
-if TYPE_CHECKING:
-    from mpo.trainer import MPOTrainer
+from mpo.training.stack import Stack
 
 logger = logging.getLogger(__name__)
 
 
 def train(
-    trainer: "MPOTrainer",
+    stack: Stack,
     spec: CellSpec,
     total_steps: int,
     out_dirs: Sequence[Path],
@@ -38,7 +35,7 @@ def train(
     """Trains until a budget is spent, as a spec says; see `MPOTrainer.train`.
 
     Args:
-        trainer: of the spec's environment and hyperparameters.
+        stack: of the spec's environment and hyperparameters.
         spec: what shapes the training.
         total_steps: environment steps in all.
         out_dirs: of each seed.
@@ -46,26 +43,26 @@ def train(
         checkpoint_interval_s: seconds between checkpoints.
         keep_resume_state: whether a later call with more steps can go on from the end.
     """
-    recorder = Recorder(len(trainer.seeds))
-    identities = [_identity(spec, seed) for seed in trainer.seeds[: len(resume_dirs)]]
+    recorder = Recorder(len(stack.seeds))
+    identities = [_identity(spec, seed) for seed in stack.seeds[: len(resume_dirs)]]
     with open_directories(resume_dirs, identities) as (directories, stop):
-        together = _together(trainer, spec, directories, stop, checkpoint_interval_s)
-        session = Session(trainer, recorder, directories, together, stop, checkpoint_interval_s)
-        _refuse_off_grid(trainer.env_steps, total_steps, spec)
-        advance(trainer, total_steps, spec, recorder, session)
+        together = _together(stack, spec, directories, stop, checkpoint_interval_s)
+        session = Session(stack, recorder, directories, together, stop, checkpoint_interval_s)
+        _refuse_off_grid(stack.env_steps, total_steps, spec)
+        advance(stack, total_steps, spec, recorder, session)
         # Before the rows that only this budget has.
         session.save()
-        if recorder.logged != trainer.env_steps:
-            _log(trainer, recorder)
-        if trainer.env_steps % spec.snapshot_interval:
-            recorder.snapshot(trainer.env_steps, trainer.agent.policy)
-        _write(trainer, out_dirs, recorder, spec, total_steps)
+        if recorder.logged != stack.env_steps:
+            _log(stack, recorder)
+        if stack.env_steps % spec.snapshot_interval:
+            recorder.snapshot(stack.env_steps, stack.agent.policy)
+        _write(stack, out_dirs, recorder, spec, total_steps)
         if not keep_resume_state:
             session.delete()
 
 
 def advance(
-    trainer: "MPOTrainer",
+    stack: Stack,
     until: int,
     spec: CellSpec,
     recorder: Recorder,
@@ -75,34 +72,34 @@ def advance(
     """Trains until so many environment steps, or until no seed is left that could learn."""
     training = spec.training
     if not recorder.of[0].snapshots:
-        recorder.snapshot(trainer.env_steps, trainer.agent.policy)
-    bar = progress(_label(trainer), until, min(trainer.env_steps, until))
-    while trainer.env_steps < until and (diverged_too or not recorder.all_diverged):
+        recorder.snapshot(stack.env_steps, stack.agent.policy)
+    bar = progress(_label(stack), until, min(stack.env_steps, until))
+    while stack.env_steps < until and (diverged_too or not recorder.all_diverged):
         # The first windows are drawn before an action is chosen, for which a GPU must be waited
         # for; the others once those before them are learnt from, for they take their place. The
         # action is executed after the updates: what a GPU has been asked to learn, it learns while
         # the environments move.
-        steps = max(0, trainer.env_steps + 1 - training.update_after)
-        due = int(training.updates_per_step * steps) - trainer.agent.updates
-        drawn = (trainer.draw_windows(training.batch_size) for _ in range(due))
+        steps = max(0, stack.env_steps + 1 - training.update_after)
+        due = int(training.updates_per_step * steps) - stack.agent.updates
+        drawn = (stack.draw_windows(training.batch_size) for _ in range(due))
         first = [*itertools.islice(drawn, 1)]
-        chosen = trainer.act(recorder)
+        chosen = stack.act(recorder)
         for windows in itertools.chain(first, drawn):
-            recorder.add(trainer.agent.update(windows, training.m_steps))
-        trainer.step_environments(*chosen)
-        if trainer.env_steps % spec.log_interval == 0:
-            _log(trainer, recorder, bar)
+            recorder.add(stack.agent.update(windows, training.m_steps))
+        stack.step_environments(*chosen)
+        if stack.env_steps % spec.log_interval == 0:
+            _log(stack, recorder, bar)
         elif ended := recorder.open_divergences:
-            _log(trainer, recorder, indices=ended)
-        if trainer.env_steps % spec.snapshot_interval == 0:
-            recorder.snapshot(trainer.env_steps, trainer.agent.policy)
+            _log(stack, recorder, indices=ended)
+        if stack.env_steps % spec.snapshot_interval == 0:
+            recorder.snapshot(stack.env_steps, stack.agent.policy)
         bar.update()
         session.tick()
     bar.close()
 
 
 def _together(
-    trainer: "MPOTrainer",
+    stack: Stack,
     spec: CellSpec,
     directories: Sequence[ResumeDirectory],
     stop: StopRequest,
@@ -118,7 +115,7 @@ def _together(
     ahead = max(steps, default=0)
     for step in sorted(set(steps) - {ahead}):
         behind = [i for i, reached in enumerate(steps) if reached == step]
-        some = trainer.of_some([trainer.seeds[i] for i in behind])
+        some = stack.of_some([stack.seeds[i] for i in behind])
         recorder = Recorder(len(behind))
         own = [directories[i] for i in behind]
         states = [found[i] for i in behind]
@@ -146,16 +143,16 @@ def _refuse_off_grid(reached: int, total_steps: int, spec: CellSpec) -> None:
 
 
 def _log(
-    trainer: "MPOTrainer",
+    stack: Stack,
     recorder: Recorder,
     bar: tqdm | None = None,
     indices: Sequence[int] | None = None,
 ) -> None:
     """Closes a logging interval, of all seeds or of some."""
-    which = range(len(trainer.seeds)) if indices is None else indices
-    finished = {i: trainer.take_finished(i) for i in which}
-    agent = trainer.agent
-    recorder.log(trainer.env_steps, agent.updates, finished, agent.non_finite())
+    which = range(len(stack.seeds)) if indices is None else indices
+    finished = {i: stack.take_finished(i) for i in which}
+    agent = stack.agent
+    recorder.log(stack.env_steps, agent.updates, finished, agent.non_finite())
     returns = [r for episodes in finished.values() for r, _ in episodes]
     if returns and bar is not None:
         text = format_metrics({"return": float(np.mean(returns))})
@@ -163,15 +160,15 @@ def _log(
 
 
 def _write(
-    trainer: "MPOTrainer",
+    stack: Stack,
     out_dirs: Sequence[Path],
     recorder: Recorder,
     spec: CellSpec,
     total_steps: int,
 ) -> None:
     """Writes each seed's files."""
-    origin = provenance.of_training(trainer.device, trainer.agent.compiled)
-    for seed, directory, own in zip(trainer.seeds, out_dirs, recorder.of, strict=True):
+    origin = provenance.of_training(stack.device, stack.agent.compiled)
+    for seed, directory, own in zip(stack.seeds, out_dirs, recorder.of, strict=True):
         record = own.write(total_steps, directory)
         if record["error"]:
             logger.warning("seed %d diverged: %s", seed, record["error"])
@@ -179,7 +176,7 @@ def _write(
             directory / RUN,
             record
             | {
-                "env_id": trainer.env_id,
+                "env_id": stack.env_id,
                 "seed": seed,
                 "spec": spec.of_seed(seed).model_dump(mode="json"),
                 "provenance": {
@@ -192,5 +189,5 @@ def _write(
         )
 
 
-def _label(trainer: "MPOTrainer") -> str:
-    return f"{trainer.name} seed {'+'.join(map(str, trainer.seeds))}"
+def _label(stack: Stack) -> str:
+    return f"{stack.name} seed {'+'.join(map(str, stack.seeds))}"

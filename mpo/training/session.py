@@ -7,15 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mpo.study.config import JobFailed
 from mpo.training.checkpoint import Resumed, ResumeDirectory
 from mpo.training.recorder import Recorder
 from mpo.training.signals import Interrupted, StopRequest, stop_request
-
-if TYPE_CHECKING:
-    from mpo.trainer import MPOTrainer
+from mpo.training.stack import Stack
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +22,14 @@ class CheckpointFailed(JobFailed):
 
 
 class Session:
-    """Brings a trainer, its recorder and each seed's state on disk together.
+    """Brings a stack, its recorder and each seed's state on disk together.
 
     A seed's state is the one that it would have alone, so whatever stack comes next can take it up.
     """
 
     def __init__(
         self,
-        trainer: "MPOTrainer",
+        stack: Stack,
         recorder: Recorder,
         directories: Sequence[ResumeDirectory] = (),
         resumed: Sequence[Resumed | None] = (),
@@ -42,14 +39,14 @@ class Session:
         """Takes up what was found, all of one step; without directories nothing is kept.
 
         Args:
-            trainer: becomes what it was when it was saved last.
+            stack: becomes what it was when it was saved last.
             recorder: likewise.
             directories: of each seed, their locks held.
             resumed: what each of them holds.
             stop: ends the training between two steps.
             interval_s: seconds between checkpoints.
         """
-        self._trainer = trainer
+        self._stack = stack
         self._recorder = recorder
         self._directories = directories
         self._stop = stop
@@ -59,22 +56,22 @@ class Session:
         found = [state for state in resumed if state is not None]
         if not found:
             return
-        trainer.load_state_dict(
+        stack.load_state_dict(
             [state.state["trainer"] for state in found], [state.transitions for state in found]
         )
         recorder.load_state_dict(
             [state.state["recorder"] for state in found], [state.records for state in found]
         )
-        self._saved_step = trainer.env_steps
+        self._saved_step = stack.env_steps
         for record in recorder.of:
             record.resumed.append(
                 {
-                    "env_step": trainer.env_steps,
+                    "env_step": stack.env_steps,
                     "host": socket.gethostname(),
                     "at": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
             )
-        logger.info("resumed at step %d", trainer.env_steps)
+        logger.info("resumed at step %d", stack.env_steps)
 
     def tick(self) -> None:
         """To be called between two steps: saves when it is time to.
@@ -96,7 +93,7 @@ class Session:
         Raises:
             CheckpointFailed: with the reason, and which state is kept.
         """
-        step, before = self._trainer.env_steps, self._saved_step
+        step, before = self._stack.env_steps, self._saved_step
         if not self._directories or step == before:
             return
         try:
@@ -111,12 +108,12 @@ class Session:
         self._saved_step, self._saved_at = step, time.monotonic()
 
     def _save_seed(self, index: int, directory: ResumeDirectory, before: int | None) -> None:
-        step, capacity = self._trainer.env_steps, self._trainer.config.replay_size
-        new = self._trainer.newest_transitions(index, capacity if before is None else step - before)
+        step, capacity = self._stack.env_steps, self._stack.config.replay_size
+        new = self._stack.newest_transitions(index, capacity if before is None else step - before)
         directory.save(
             step,
             {
-                "trainer": self._trainer.state_dict(index),
+                "trainer": self._stack.state_dict(index),
                 "recorder": self._recorder.state_dict(index),
             },
             transitions=new,

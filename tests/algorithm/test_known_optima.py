@@ -181,7 +181,7 @@ def test_before_the_first_target_copy_retrace_reaches_as_far_as_its_window(setti
                 states[t], action, action, behaviour, float(over), after, float(over)
             )
     for _ in range(1500):
-        trainer.agent.update(trainer.draw_windows(512))
+        trainer.agent.update(trainer.stack.draw_windows(512))
     with torch.no_grad():
         found = trainer.agent.critic.vjp(torch.from_numpy(states)[None], torch.zeros(1, length, 1))
     values = trainer.agent.critic.values(found[0])[0].numpy()

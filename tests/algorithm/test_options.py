@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from mpo.algorithm.agent import MPOAgent
 from mpo.algorithm.running_moments import RunningMoments
-from mpo.jobs.evaluate import actor, vector_env
+from mpo.environments.rollouts import vector_env
+from mpo.jobs.evaluate import actor
 from mpo.seeding import torch_generator
 from mpo.study.config import ConfigError, Hyperparameters
 from mpo.trainer import MPOTrainer

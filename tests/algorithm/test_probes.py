@@ -40,7 +40,7 @@ def trained(tmp_path, env_id, steps=900, extra_seeds=(), **settings):
 
 def values(trainer, observation):
     """The critic's expected value of the online mean action at an observation, a seed each."""
-    obs = np.full((1, trainer.obs_dim), observation, np.float32)
+    obs = np.full((1, trainer.stack.obs_dim), observation, np.float32)
     rows = torch.from_numpy(obs).expand(len(trainer.seeds), -1, -1)
     with torch.no_grad():
         action = trainer.agent.policy(rows)[0]

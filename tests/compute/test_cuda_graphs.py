@@ -111,7 +111,7 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> Tapes:
         found[getattr(function, "func", function).__name__].append(tape)
         return Graphed(function, device, generators, tape)
 
-    for module in ("agent", "rows"):
+    for module in ("algorithm.agent", "replay.storage"):
         monkeypatch.setattr(f"mpo.{module}.Graphed", taped)
     return found
 
@@ -129,7 +129,7 @@ def graphed_trainer(**settings) -> MPOTrainer:
     trainer = plain_trainer(**settings)
     trainer.agent._graphs = True
     trainer.agent._heads = trainer.agent._graphed(trainer.agent._policy_heads)
-    trainer._replay = graphed_replay(3, 100, trainer.seeds)
+    trainer.stack.replay = graphed_replay(3, 100, trainer.seeds)
     return trainer
 
 
@@ -335,8 +335,8 @@ def test_what_is_stored_is_drawn_and_learnt_from_on_the_device_alone(mode, elsew
     monkeypatch.setattr(trainer.agent, "act", lambda obs: actions)
     recorder = Recorder(2)
     for _ in range(20):
-        trainer.step_environments(*trainer.act(recorder))
-    windows = trainer.draw_windows(8)
+        trainer.stack.step_environments(*trainer.stack.act(recorder))
+    windows = trainer.stack.draw_windows(8)
     assert windows["obs"].shape == (2, trainer.config.window, 8, 3)
     assert all(x.is_meta for x in windows.values())
     assert all(x.is_meta for x in trainer.agent.update(windows).values())

@@ -5,7 +5,8 @@ import torch
 
 from mpo.algorithm.networks import GaussianPolicy
 from mpo.environments.envs import make_env
-from mpo.jobs.evaluate import SideBySide, evaluate, random_returns, rollouts, vector_env
+from mpo.environments.rollouts import SideBySide, rollouts, vector_env
+from mpo.jobs.evaluate import evaluate, random_returns
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
 from mpo.study.config import EvaluationSpec, RunSpec, Training
 from tests import probes  # noqa: F401 (registers the environments)

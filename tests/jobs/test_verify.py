@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 import torch
 
-from mpo.jobs.train import make_trainer
 from mpo.jobs.verify import verify, write
 from mpo.training import loop
+from mpo.training.stack import Stack
 from tests.processes import run_spec
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ def run(tmp_path):
     """A finished run of 200 steps, which updates from step 100 on."""
     spec = run_spec("Pendulum-v1")
     directory = tmp_path / "Pendulum-v1/arm/seed0/step200"
-    loop.train(make_trainer(spec, CPU), spec.cell, 200, [directory])
+    loop.train(Stack(spec.env_id, spec.training, [spec.seed], CPU), spec.cell, 200, [directory])
     return directory
 
 

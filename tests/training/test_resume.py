@@ -11,9 +11,9 @@ import time
 import pytest
 import torch
 
-from mpo.jobs.train import make_trainer
 from mpo.training import loop
 from mpo.training.artifacts import read_policies
+from mpo.training.stack import Stack
 from tests import processes
 
 CASES = {
@@ -126,7 +126,7 @@ def test_a_signal_stops_an_evaluation_which_can_be_made_again(tmp_path, name):
 
 def train_here(folder, spec, steps, resume):
     """Trains in this process; returns the folder of its results."""
-    trainer = make_trainer(spec, torch.device("cpu"))
+    trainer = Stack(spec.env_id, spec.training, [spec.seed], torch.device("cpu"))
     loop.train(trainer, spec.cell, steps, [folder], [resume] if resume else [])
     train_here.last = trainer
     return folder

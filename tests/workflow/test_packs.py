@@ -12,8 +12,8 @@ import torch
 
 from mpo.study.packs import packs
 from mpo.study.paths import Place
-from mpo.trainer import MPOTrainer
 from mpo.training import loop
+from mpo.training.stack import Stack
 from tests import processes, synthetic
 from tests.pipeline import changed, planned, project, snakemake
 
@@ -166,7 +166,7 @@ def test_seeds_that_diverge_do_so_as_they_would_alone(tmp_path, q_lr):
 
 
 def trainer(*seeds):
-    return MPOTrainer.of(SPEC.env_id, SPEC.training, seeds, torch.device("cpu"))
+    return Stack(SPEC.env_id, SPEC.training, seeds, torch.device("cpu"))
 
 
 def poison(network, index):

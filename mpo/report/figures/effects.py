@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mpo.analysis.answers import POOLED, SUM
+from mpo.analysis.intervals import MINUS
 from mpo.analysis.tables import read
 from mpo.report.figures import style
 from mpo.study.plan import Study
@@ -66,7 +67,7 @@ def _of(differences: pd.DataFrame, factor: Any, level: Any) -> pd.DataFrame:
 
 
 def _title(level: str, against: str) -> str:
-    sign = "beyond" if against == SUM else "\N{MINUS SIGN}"
+    sign = "beyond" if against == SUM else MINUS
     return f"{level}\n{sign} {against}"
 
 
