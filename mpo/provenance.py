@@ -1,4 +1,4 @@
-"""Where numbers come from: the code, the packages, the machine and its settings."""
+"""What produced a result: the commit, the packages, the machine and its settings."""
 
 import contextlib
 import importlib.metadata
@@ -26,10 +26,20 @@ _TRAINING = (
     "dm_control",
     "shimmy",
 )
+"""Packages whose versions are recorded with each training."""
 
 
 def of_training(device: "torch.device", compiled: bool) -> dict[str, Any]:
-    """Where a run was made: code, packages, hardware and how it was used; see `machine`."""
+    """Returns the provenance of a training run: commit, packages, hardware and settings.
+
+    Args:
+        device: the device of the networks and updates.
+        compiled: whether acting and learning were compiled by torch.
+
+    Returns:
+        The algorithm version, the entries of `code` and `machine`, and the process's
+        CUDA_VISIBLE_DEVICES.
+    """
     return {
         "algorithm_version": ALGORITHM_VERSION,
         **code(),
@@ -39,11 +49,14 @@ def of_training(device: "torch.device", compiled: bool) -> dict[str, Any]:
 
 
 def machine(device: "torch.device", compiled: bool = False) -> dict[str, Any]:
-    """What rounding can depend on: hardware, packages and settings; and the host's name.
+    """Returns everything that rounding can depend on, and the host name.
 
     Args:
-        device: where networks and updates are.
-        compiled: whether torch's compiler has made the code of these.
+        device: the device of the networks and updates.
+        compiled: whether acting and learning were compiled by torch.
+
+    Returns:
+        Hardware, thread count, BLAS libraries, and the versions of Python and the packages.
     """
     import torch
 
@@ -63,7 +76,10 @@ def machine(device: "torch.device", compiled: bool = False) -> dict[str, Any]:
 
 
 def code() -> dict[str, Any]:
-    """The commit of this source tree, and whether tracked files differ from it."""
+    """Returns the commit of this source tree, and whether tracked files differ from it.
+
+    Outside a git checkout the commit is "unknown".
+    """
     try:
         sha = _git("rev-parse", "HEAD")
         dirty: bool | None = bool(_git("status", "--porcelain", "--untracked-files=no"))
@@ -73,13 +89,13 @@ def code() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit in words, e.g. "1f0c2ab..., with uncommitted changes"."""
+    """Returns the commit as text, e.g. "1f0c2ab..., with uncommitted changes"."""
     found = code()
     return f"{found['git_sha']}{', with uncommitted changes' if found['git_dirty'] else ''}"
 
 
 def packages(names: Sequence[str]) -> dict[str, str]:
-    """The versions of those that are installed."""
+    """Returns the version of each named package that is installed."""
     found = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -93,7 +109,7 @@ def _git(*arguments: str) -> str:
 
 
 def _blas(config: str) -> str:
-    """The libraries of torch's matrix products, from its build description."""
+    """Returns torch's matrix libraries and their versions, from its build description."""
     name = re.search(r"BLAS_INFO=(\w+)", config)
     versions = re.findall(r"(?:Math Kernel Library Version (\S+?)-|(MKL-DNN v\S+))", config)
     return ", ".join([name[1] if name else "unknown", *("".join(found) for found in versions)])

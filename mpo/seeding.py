@@ -1,7 +1,8 @@
-"""Every random stream of a run, derived from its seed alone.
+"""Every random stream of a run, derived from the run's seed alone.
 
-Streams of unlike names, seeds or episodes are independent (`numpy.random.SeedSequence`), so neither
-a neighbour in the stack nor the number of draws from one stream shifts another.
+Each combination of seed, stream name and episode has an independent generator
+(`numpy.random.SeedSequence`). So a run's numbers depend neither on the other seeds in its stack nor
+on how often another stream is used.
 """
 
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 _STREAMS = ("init", "act", "sample", "noise", "reset")
 
 FIRST_ONLINE_SEED = 2**31
-"""Evaluation reset seeds start here and training's end below it: the two never meet."""
+"""First reset seed of the evaluations along training. Training uses reset seeds below 2**31, so
+evaluation never repeats a training episode."""
 
 FIRST_FINAL_SEED = 2**31 + 2**20
+"""First reset seed of the final evaluation."""
 
 
 def _sequence(seed: int, stream: str, *key: int) -> np.random.SeedSequence:
@@ -20,17 +23,17 @@ def _sequence(seed: int, stream: str, *key: int) -> np.random.SeedSequence:
 
 
 def numpy_generator(seed: int, stream: str) -> np.random.Generator:
-    """The host-side generator of a seed's stream."""
+    """Returns the NumPy generator of a seed's stream; `stream` is one of `_STREAMS`."""
     return np.random.Generator(np.random.PCG64(_sequence(seed, stream)))
 
 
 def torch_generator(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """The generator of a seed's stream on a device."""
+    """Returns the torch generator of a seed's stream on a device."""
     state = int(_sequence(seed, stream).generate_state(1, np.uint64)[0])
-    # Generators take a signed 64-bit integer.
+    # `manual_seed` takes a signed 64-bit integer.
     return torch.Generator(device=device).manual_seed(state >> 1)
 
 
 def episode_seed(seed: int, episode: int) -> int:
-    """The reset seed of a run's n-th training episode, below 2**31."""
+    """Returns the reset seed of a run's n-th training episode (from 0), below 2**31."""
     return int(_sequence(seed, "reset", episode).generate_state(1)[0]) >> 1

@@ -1,4 +1,4 @@
-"""Which runs of a cell share a process, where a study packs its seeds."""
+"""Packs: seeds of a cell that are trained together in one process (`seeds_per_job` above 1)."""
 
 import json
 from collections import defaultdict
@@ -12,26 +12,27 @@ from mpo.study.status import given_up
 
 
 class Pack(NamedTuple):
-    """Seeds that are trained together, to a budget."""
+    """Seeds that are trained together, up to the same budget."""
 
     seeds: tuple[int, ...]
     total_steps: int
+    """Environment steps per seed."""
 
 
 def packs(study: Study, runs: Iterable[Run], root: Path) -> dict[Pack, list[str]]:
-    """The packs that are to be trained now.
+    """Groups the untrained runs of each cell into packs.
 
-    Seeds keep their company by their position in the study, so that one more seed moves nobody. In
-    each such group, trained runs stay out of it. Those that have failed make a pack of their own:
-    their neighbours' results shall not wait for them.
+    Seeds are grouped by their position in the study's list, so appending a seed changes no existing
+    group. Trained runs are left out. Failed runs of a group form a pack of their own, so that the
+    results of the others do not wait for them.
 
     Args:
-        study: says how many seeds share a process.
-        runs: those that are wanted.
-        root: where `results/` is.
+        study: its `execution.seeds_per_job` is the size of a group.
+        runs: the requested runs.
+        root: the directory that contains `results/`.
 
     Returns:
-        Each pack, of two seeds or more, and the cells in which it is to be trained.
+        For each pack of at least two seeds, the cells in which it is to be trained.
     """
     size = study.execution.seeds_per_job
     if size == 1:
@@ -50,7 +51,7 @@ def packs(study: Study, runs: Iterable[Run], root: Path) -> dict[Pack, list[str]
 
 
 def _trained(run: Run, root: Path) -> bool:
-    """Whether the run's training has left its files, and they are of the spec that is planned."""
+    """Returns whether the training's files exist and were made from the planned spec."""
     directory = root / run.directory
     if not all((directory / name).exists() for name in (METRICS, POLICIES, RUN)):
         return False

@@ -1,7 +1,7 @@
-"""How the runs of a study stand: from their files, while Snakemake runs and after.
+"""The status of each run of a study, read from its files, during and after the workflow.
 
-Statuses: planned, running, ok, diverged (a result too), failed, timeout (stopped by a scheduler or
-by an environment that hung). Works on a file system shared with other machines.
+A run is planned, running, ok, diverged (also a result), failed, or timeout (the scheduler stopped
+it, or its environment hung). Jobs may run on other machines that share the file system.
 """
 
 import json
@@ -22,38 +22,43 @@ from mpo.study.plan import Run, Study
 STATUSES = ("planned", "running", "ok", "diverged", "failed", "timeout")
 
 FINISHED = ("ok", "diverged")
-"""With results."""
+"""Statuses of runs with results."""
 
 UNFINISHED = ("failed", "timeout")
-"""Ended without results; planned again, unless the study goes on without them."""
+"""Statuses of runs that ended without results. They are tried again, unless the study allows
+missing runs."""
 
 _SILENCE_S = 120.0
-"""A job that has not said anything for so long is dead; file systems share news slowly."""
+"""Seconds without a heartbeat after which a job counts as dead; network file systems may show a
+new heartbeat late."""
 
 _LOG_LINES = 20
+"""Number of log lines that `failures` shows per run."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How one run stands."""
+    """The status of one run."""
 
     run: Run
     status: str
     """One of `STATUSES`."""
     error: str | None = None
-    """What went wrong, in a line or a few."""
+    """What went wrong, in one or a few lines."""
     phase: str | None = None
-    """The job that said so: train or evaluate."""
+    """The job that reported last: train or evaluate."""
     count: int = 0
-    """Environment steps, or episodes where it is evaluated."""
+    """Progress: environment steps in training, episodes in evaluation."""
     total: int = 0
+    """The value of `count` at the end."""
     per_s: float = 0.0
+    """Progress per second."""
     age_s: float | None = None
-    """Since the last heartbeat."""
+    """Seconds since the last heartbeat."""
 
 
 def run_status(run: Run, root: Path) -> RunStatus:
-    """How a run below `root` stands."""
+    """Returns a run's status; `root` is the directory that contains `results/`."""
     record = _read(root / run.directory / RUN)
     if record is not None and all((root / run.directory / name).exists() for name in RUN_FILES):
         return RunStatus(run, record["status"], record.get("error"))
@@ -64,20 +69,27 @@ def run_status(run: Run, root: Path) -> RunStatus:
     status, error = said["status"], said["error"]
     if status == "running" and not _alive(said, age):
         status = "failed"
-        error = f"it ended without a word on {said['host']}, last heard {age:.0f} s ago: killed?"
+        error = (
+            f"the job on {said['host']} ended without reporting an error, last heartbeat "
+            f"{age:.0f} s ago; it may have been killed"
+        )
     if status == "ok":
-        status = "planned"  # trained; the evaluation is to come
+        status = "planned"  # trained but not yet evaluated
     facts = {name: said[name] for name in ("phase", "count", "total", "per_s")}
     return RunStatus(run, status, error, age_s=age, **facts)
 
 
 def given_up(run: Run, root: Path) -> bool:
-    """Whether a run has ended without results and is not at work again."""
+    """Returns whether a run has ended without results and is not running again."""
     return run_status(run, root).status in UNFINISHED
 
 
 def overview(study: Study, root: Path) -> str:
-    """The study as text: a count of every status by cell, then each run at work or in trouble."""
+    """Returns the study's status as text.
+
+    One table counts the statuses in each cell. Two more list the running runs with their progress,
+    and the diverged, failed and timed-out runs with the reason.
+    """
     statuses = [run_status(run, root) for run in study.runs]
     parts = [_headline(study, statuses), _cells(statuses)]
     running = [s for s in statuses if s.status == "running"]
@@ -105,14 +117,17 @@ def overview(study: Study, root: Path) -> str:
 
 
 def failures(study: Study, root: Path) -> str:
-    """A page on every run that diverged, failed or ran out of time, with the ends of its log."""
+    """Returns a Markdown page on the diverged, failed and timed-out runs.
+
+    Each is shown with its error and the last lines of its log.
+    """
     statuses = [run_status(run, root) for run in study.runs]
     parts = [f"# Failures of study `{study.study}`", _headline(study, statuses)]
     if any(s.status in UNFINISHED for s in statuses):
         parts.append(
-            "Failed runs are tried again by the same `snakemake` command, and go on from their "
-            "last checkpoint. With `allow_missing: true` in the config, or `--config "
-            "allow_missing=true`, the tables are made without them."
+            "The same `snakemake` command retries failed runs from their last checkpoint. Set "
+            "`allow_missing: true` in the config, or pass `--config allow_missing=true`, to build "
+            "the tables without them."
         )
     for s in statuses:
         if s.status not in ("diverged", *UNFINISHED):
@@ -121,7 +136,7 @@ def failures(study: Study, root: Path) -> str:
         log = s.run.log(s.phase or "train")
         if (root / log).exists():
             lines = (root / log).read_text(errors="replace").splitlines()[-_LOG_LINES:]
-            parts += [f"The end of `{log}`:", "\n".join(["```", *lines, "```"])]
+            parts += [f"Last lines of `{log}`:", "\n".join(["```", *lines, "```"])]
     return "\n\n".join(parts) + "\n"
 
 

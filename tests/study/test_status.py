@@ -44,7 +44,9 @@ def test_a_job_that_vanished_is_said_to_have(study, tmp_path):
     synthetic.write_status(study.runs[0], tmp_path, status="running", pid=2**22 + 1)
     found = run_status(study.runs[0], tmp_path)
     assert re.fullmatch(
-        r"it ended without a word on .*, last heard \d+ s ago: killed\?", found.error
+        r"the job on .* ended without reporting an error, last heartbeat \d+ s ago; "
+        r"it may have been killed",
+        found.error,
     )
 
 

@@ -138,7 +138,7 @@ def test_after_a_kill_and_an_unlock_the_same_command_goes_on(tmp_path, calm):
     process = start(folder, "--cores", "2", config=LONG)
     processes.wait_for_checkpoint(process, folder)
     stop(process, signal.SIGKILL)
-    assert "ended without a word" in mpo(folder, "status")
+    assert "ended without reporting an error" in mpo(folder, "status")
     locked = snakemake(folder, "--cores", "2", config=LONG)
     assert locked.returncode != 0 and "--unlock" in locked.stderr
     assert snakemake(folder, "--unlock", config=LONG).returncode == 0

@@ -213,7 +213,7 @@ def test_a_place_reads_back_and_another_directory_is_refused():
     assert Place.parse(place.directory) == place
     assert Place.parse(Path("/data") / place.directory).results == Path("/data/results")
     for wrong in ("out", "results/s/runs/e/v/seed7", "results/s/runs/e/v/seed7/step4/x"):
-        with pytest.raises(ValueError, match=f"a run's directory is results/STUDY/.*{wrong}"):
+        with pytest.raises(ValueError, match=f"a run's directory has the form results/STUDY/.*{wrong}"):
             Place.parse(Path(wrong))
 
 
