@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: study test bench reference
+.PHONY: study test bench docs reference
 
 # The default study, from training to figures. CONFIG=config/x.yaml runs another one.
 study: .venv/installed
@@ -17,6 +17,11 @@ test: .venv/installed
 # How fast it is, on an idle machine, in half an hour to three quarters; PART=update measures that alone.
 bench: .venv/installed
 	$(BIN)/python -m benchmarks $(or $(PART),--out benchmarks/results)
+
+# The documentation as a site that needs no network: open site/index.html.
+SITE ?= site
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict --site-dir $(abspath $(SITE))
 
 # Keeps the small tables and the pictures of a finished study with the code: STUDY=small of another one.
 STUDY ?= default
