@@ -43,6 +43,9 @@ def _parser() -> argparse.ArgumentParser:
         sub[name].add_argument(
             "--log", type=Path, nargs="+", default=[], help="write progress and errors here too"
         )
+        sub[name].add_argument(
+            "--attempt", type=int, default=1, help="a retry of a refused job ends at once"
+        )
     _add_options_of_runs(sub)
     _add_options_of_studies(sub)
     return parser
@@ -87,8 +90,7 @@ def _add_options_of_runs(sub: _Parsers) -> None:
 
 def _add_options_of_studies(sub: _Parsers) -> None:
     options = sub["random"].add_argument
-    options("--env", required=True, help="the environment's id")
-    options("--episodes", type=int, required=True, help="how many to play")
+    options("--config", required=True, help="a RandomSpec as JSON")
     options("--out", type=Path, required=True, help="a JSON file")
 
     options = sub["statistics"].add_argument
@@ -150,11 +152,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         where anything else is wrong.
     """
     args = _parser().parse_args(argv)
+    refusal = args.log[0].with_suffix(".refused") if args.log else None
+    if refusal and args.attempt > 1 and refusal.exists():
+        print(f"refused before: {refusal.read_text()}", file=sys.stderr)
+        return 2
     _log_to(args.log)
+    if refusal:
+        refusal.unlink(missing_ok=True)
     try:
         args.function(args)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
+        if refusal:
+            refusal.write_text(str(error))
         return 2
     except Interrupted as error:
         logging.getLogger("mpo").error("%s", error)

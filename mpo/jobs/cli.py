@@ -10,7 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpo.study.config import CellSpec, ConfigError, EvaluationSpec, RunSpec
+from mpo.study.config import CellSpec, ConfigError, EvaluationSpec, RandomSpec, RunSpec
 from mpo.study.plan import Study
 from mpo.training.signals import stopped_at_once
 
@@ -117,13 +117,14 @@ def events(args: Namespace) -> None:
 
 def random(args: Namespace) -> None:
     """Measures the return of a random policy."""
+    config = RandomSpec.parse(args.config)
+
     from mpo.jobs.evaluate import random_returns
     from mpo.training.artifacts import write_json
 
-    returns = random_returns(args.env, args.episodes)
-    write_json(
-        args.out, {"env_id": args.env, "mean": float(returns.mean()), "episodes": args.episodes}
-    )
+    returns = random_returns(config.env_id, config.episodes)
+    found = {"env_id": config.env_id, "mean": float(returns.mean()), "episodes": config.episodes}
+    write_json(args.out, found)
 
 
 def collect(args: Namespace) -> None:

@@ -330,3 +330,11 @@ class EvaluationSpec(Spec, Evaluation):
     """The identity of an evaluation."""
 
     evaluation_version: Literal[EVALUATION_VERSION] = EVALUATION_VERSION  # type: ignore[valid-type]
+
+
+class RandomSpec(Spec):
+    """The identity of a measurement of the random policy's return."""
+
+    evaluation_version: Literal[EVALUATION_VERSION] = EVALUATION_VERSION  # type: ignore[valid-type]
+    env_id: str
+    episodes: Count

@@ -1,4 +1,4 @@
-"""The files of a run, and how every file is written: whole or not at all."""
+"""Names of a study's files, and how files are written: completely or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -6,32 +6,44 @@ from contextlib import contextmanager
 from pathlib import Path
 
 METRICS, POLICIES, RUN = "train.parquet", "policies.pt", "run.json"
-"""What a training leaves in its run's directory."""
+"""Files that training writes to the run's directory."""
 
 EVALUATIONS, EVALUATION_COST = "evals.parquet", "evals.json"
-"""What an evaluation adds to it."""
+"""Files that evaluation adds to it."""
+
+TABLES = ("runs", "evals", "train", "curves", "scores")
+"""The tables that `collect` makes from the runs."""
+
+ANSWERS = (
+    *("finals", "references", "aggregates", "profiles", "improvements", "effects"),
+    *("differences", "efficiency", "power", "baselines", "sample_efficiency"),
+)
+"""The tables that `statistics` makes from those."""
+
+KEPT = tuple(name for name in (*TABLES, *ANSWERS) if name not in ("evals", "train", "profiles"))
+"""The tables that are small enough to be kept with the code, see `make reference`."""
 
 TYPESET = ("final_scores", "aggregates", "effects", "costs")
-"""The tables that a study has in LaTeX and in Markdown, too."""
+"""Tables that are also written as LaTeX and Markdown."""
 
 PAGES = (
     *("runs", "scores", "effects", "power", "aggregates", "improvements"),
     *("efficiency", "references", "baselines"),
 )
-"""The tables that a study has as pages for a browser."""
+"""Tables that are also written as HTML pages."""
 
 TABLED = (RUN, METRICS, EVALUATIONS, EVALUATION_COST)
-"""Of a run, what tables are made of."""
+"""Files of a run that the study's tables are built from."""
 
 RUN_FILES = (*TABLED, POLICIES)
-"""Of a finished run."""
+"""All files of a finished run."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that takes the place of `path` on success only.
+    """Yields a temporary path in the same folder, which replaces `path` on success only.
 
-    What has taken its place is on the disk, also after a power cut.
+    Both the file and the replacement are flushed to disk, so they survive a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")

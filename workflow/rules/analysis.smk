@@ -1,11 +1,4 @@
 # Requires: every run's files. Produces: the study's tables, its statistics and its summary page.
-TABLES = ["runs", "evals", "train", "curves", "scores"]
-ANSWERS = ["finals", "references", "aggregates", "profiles"]
-ANSWERS += ["improvements", "effects", "differences", "efficiency", "power", "baselines"]
-ANSWERS += ["sample_efficiency"]
-STATISTICS_CODE = ["statistics", "stats", "resampling", "intervals", "effects", "efficiency"]
-STATISTICS_CODE += ["references", "baselines"]
-PAGE_CODE = ["summary", "publication", "typeset", "intervals", "figures/style"]
 ENVIRONMENTS = {environment.slug: environment.id for environment in STUDY.environments}
 
 
@@ -13,7 +6,8 @@ localrules:
     study,
 
 
-# First of all, for `python -m mpo status` reads it. How runs execute is left out: it redoes nothing.
+# Made first, since `python -m mpo status` reads it. The section `execution` is left out: how runs
+# execute changes no result.
 rule study:
     output:
         f"{STUDY_DIR}/study.json",
@@ -26,12 +20,10 @@ rule study:
         "printf '%s\\n' {params.config:q} > {output:q} 2> {log:q}"
 
 
-# The code of an analysis is among its inputs, so an edit redoes that analysis and nothing else.
 rule collect:
     input:
-        code=["mpo/analysis/tables.py", "mpo/analysis/intervals.py"],
         study=f"{STUDY_DIR}/study.json",
-        # A function, for every job reads these rules and few jobs are this one.
+        # A function: every job parses this file, and only this rule needs the list.
         runs=lambda wildcards: [
             f"{directory}/{name}"
             for directory in (run.directory for run in WANTED)
@@ -41,10 +33,13 @@ rule collect:
         [f"{STUDY_DIR}/tables/{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")],
     log:
         f"{STUDY_DIR}/logs/collect.log",
+    resources:
+        **small_job(),
     params:
+        code=lambda wildcards: code_of("mpo.analysis.tables"),
         tables=subpath(output[0], parent=True),
     shell:
-        "python -m mpo collect --study {input.study:q} --out {params.tables:q} --log {log:q}"
+        "python -m mpo collect --study {input.study:q} --out {params.tables:q} {resources.options} --log {log:q}"
 
 
 rule random:
@@ -52,18 +47,19 @@ rule random:
         f"{STUDY_DIR}/random/{{env}}.json",
     log:
         f"{STUDY_DIR}/logs/random/{{env}}.log",
+    resources:
+        **small_job(),
     params:
-        env=lambda wildcards: ENVIRONMENTS[wildcards.env],
-        episodes=STUDY.statistics.random_episodes,
-        version=EVALUATION_VERSION,
+        config=lambda wildcards: RandomSpec(
+            env_id=ENVIRONMENTS[wildcards.env], episodes=STUDY.statistics.random_episodes
+        ).identity,
     shell:
-        "python -m mpo random --env {params.env:q} --episodes {params.episodes} --out {output:q}"
+        "python -m mpo random --config {params.config:q} --out {output:q} {resources.options}"
         " --log {log:q}"
 
 
 rule statistics:
     input:
-        code=[f"mpo/{name}.py" for name in STATISTICS_CODE],
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
         references="config/references.csv",
@@ -73,17 +69,19 @@ rule statistics:
         [f"{STUDY_DIR}/tables/{name}.{kind}" for name in ANSWERS for kind in ("parquet", "csv")],
     log:
         f"{STUDY_DIR}/logs/statistics.log",
+    resources:
+        **small_job(),
     params:
+        code=lambda wildcards: code_of("mpo.analysis.answers", "mpo.analysis.baselines"),
         tables=subpath(output[0], parent=True),
     shell:
         "python -m mpo statistics --study {input.study:q} --tables {params.tables:q}"
         " --references {input.references:q} --baselines {input.baselines:q}"
-        " --random {input.random:q} --log {log:q}"
+        " --random {input.random:q} {resources.options} --log {log:q}"
 
 
 rule typeset:
     input:
-        code=["mpo/report/paper_tables.py", "mpo/report/typeset.py", "mpo/analysis/intervals.py"],
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
         answers=rules.statistics.output,
@@ -91,17 +89,19 @@ rule typeset:
         [f"{STUDY_DIR}/typeset/{name}.{form}" for name in TYPESET for form in ("tex", "md")],
     log:
         f"{STUDY_DIR}/logs/typeset.log",
+    resources:
+        **small_job(),
     params:
+        code=lambda wildcards: code_of("mpo.report.paper_tables"),
         tables=lambda wildcards, input: Path(input.tables[0]).parent,
         out=subpath(output[0], parent=True),
     shell:
         "python -m mpo typeset --study {input.study:q} --tables {params.tables:q}"
-        " --out {params.out:q} --log {log:q}"
+        " --out {params.out:q} {resources.options} --log {log:q}"
 
 
 rule summary:
     input:
-        code=[f"mpo/{name}.py" for name in PAGE_CODE] + list(FIGURE_CODE.values()),
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
         answers=rules.statistics.output,
@@ -110,17 +110,19 @@ rule summary:
         f"{STUDY_DIR}/summary.md",
     log:
         f"{STUDY_DIR}/logs/summary.log",
+    resources:
+        **small_job(),
     params:
+        code=lambda wildcards: code_of("mpo.report.summary", *FIGURES.values()),
         tables=lambda wildcards, input: Path(input.tables[0]).parent,
     shell:
         "python -m mpo summary --study {input.study:q} --tables {params.tables:q}"
-        " --figures {input.figures:q} --out {output:q} --log {log:q}"
+        " --figures {input.figures:q} --out {output:q} {resources.options} --log {log:q}"
 
 
 # What the report shows: `snakemake --report`.
 rule pages:
     input:
-        code=["mpo/report/html.py"],
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
         answers=rules.statistics.output,
@@ -150,9 +152,12 @@ rule pages:
         ],
     log:
         f"{STUDY_DIR}/logs/pages.log",
+    resources:
+        **small_job(),
     params:
+        code=lambda wildcards: code_of("mpo.report.html"),
         tables=lambda wildcards, input: Path(input.tables[0]).parent,
         out=subpath(output[0], parent=True),
     shell:
         "python -m mpo pages --study {input.study:q} --tables {params.tables:q}"
-        " --summary {input.summary:q} --films {input.films:q} --out {params.out:q} --log {log:q}"
+        " --summary {input.summary:q} --films {input.films:q} --out {params.out:q} {resources.options} --log {log:q}"

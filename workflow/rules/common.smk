@@ -1,9 +1,10 @@
 # Requires: `config`. Produces: STUDY, the IDENTITIES of its cells, the runs WANTED in its tables, the
-# TRAINING_RULES, and the checks that come before any job.
+# TRAINING_RULES, the resources of a `job`, the digest `code_of` modules, and all checks of the config.
+import functools
 import gc
+import hashlib
 import logging
 import os
-import platform
 import re
 import sys
 from collections import Counter
@@ -11,28 +12,28 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from mpo import EVALUATION_VERSION
-from mpo.study.config import ConfigError, EvaluationSpec, canonical_json
+import mpo
+from mpo.study.config import ConfigError, EvaluationSpec, RandomSpec, canonical_json
 from mpo.report.figures import FIGURES
-from mpo.study.files import PAGES, TABLED, TYPESET
+from mpo.study.files import ANSWERS, PAGES, TABLED, TABLES, TYPESET
 from mpo.study.packs import packs
 from mpo.study.status import given_up
 from mpo.study.plan import Study
 
-# Planning makes millions of objects that live to the end: to look for garbage among them as often as
-# Python does by itself takes about a tenth of the time.
+# Planning makes millions of objects that live to the end. Python's usual garbage collection would
+# take about a tenth of the time.
 gc.set_threshold(1_000_000)
 
 
 def parse_study():
-    """The validated study; the process that was typed in also tries every environment."""
+    """The validated study. The process that the user started also makes every environment once."""
     try:
         study = Study.parse(config)
         if workflow.is_main_process:
             from mpo.environments.envs import make_env
 
-            # dm_control logs with absl: without a handler here, that would print all of Snakemake's
-            # messages again.
+            # dm_control logs with absl, which would print all of Snakemake's messages a second
+            # time unless the root logger has a handler.
             logging.root.addHandler(logging.NullHandler())
             for environment in study.environments:
                 make_env(environment.id).close()
@@ -45,30 +46,66 @@ STUDY = parse_study()
 IDENTITIES = {cell.cell_id: cell.spec.identity for cell in STUDY.cells}
 WANTED = [run for run in STUDY.runs if not (STUDY.allow_missing and given_up(run, Path()))]
 STUDY_DIR = f"results/{STUDY.study}"
-FIGURE_CODE = {name: f"{module.replace('.', '/')}.py" for name, module in FIGURES.items()}
 
 ANY_CELL = "[^/]+/[^/]+"
 
-# Rules call `python`: the one that runs Snakemake, whether or not its environment is activated.
+# Rules call `python`: let that be the one that runs Snakemake, also without an activated environment.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 
 # A scheduler that stops a job signals all of its processes. A shell between Snakemake and the
-# training would die of it, and Snakemake would think the training dead while it saves its state.
+# training would die of the signal, and Snakemake would take the training for dead while it saves.
 shell.prefix("set -euo pipefail; exec ")
+
+
+@functools.cache
+def imports():
+    """Which module of the package imports which."""
+    import grimp
+
+    return grimp.build_graph("mpo", cache_dir=None, exclude_type_checking_imports=True)
+
+
+@functools.cache
+def code_of(*modules):
+    """A digest of the source of these modules and of all that they import from the package.
+
+    As a param of a rule it makes an edit redo what depends on it, and nothing else.
+    """
+    used = set(modules).union(*map(imports().find_upstream_modules, modules))
+    # Importing a module runs the packages above it.
+    used |= {name.rpartition(".")[0] for name in used} - {""}
+    found = hashlib.sha256()
+    for name in sorted(used):
+        path = Path(mpo.__file__).parent.joinpath(*name.split(".")[1:])
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        found.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
+
+
+def job(mem_mb, minutes, options=""):
+    """The resources of a job: memory and run time grow with each attempt; a profile may set both."""
+    return {
+        "mem_mb": lambda wildcards, attempt: mem_mb * attempt,
+        "runtime": lambda wildcards, attempt: minutes * attempt,
+        "options": lambda wildcards, attempt: f"{options} --attempt {attempt}".lstrip(),
+    }
+
+
+small_job = functools.partial(job, 2000, 60)
 
 
 def training_rules():
     """Name -> seeds and budget, as they stand in paths, and a pattern of cells: each rule that trains.
 
-    The process that was typed in sees what is to be trained. A job's own Snakemake is told the name
-    of its rule, and reads the pack from it, for meanwhile others may have been trained.
+    The process that the user started sees what is to be trained. A job's own Snakemake is given the
+    name of its rule and reads the pack from that: other runs may have been trained meanwhile.
     """
     rules = {"train": (["{seed}"], "{steps}", ANY_CELL)}
     if workflow.is_main_process:
         cells_of_budget = Counter(cell.total_steps for cell in STUDY.cells)
         for pack, cells in packs(STUDY, WANTED, Path()).items():
             name = f"train_{'_'.join(map(str, pack.seeds))}_to_{pack.total_steps}"
-            # Most are of all cells, and patterns that name each would take seconds to compile.
+            # Most packs are of all cells. A pattern that names each would take seconds to compile.
             some = len(cells) < cells_of_budget[pack.total_steps]
             pattern = "|".join(map(re.escape, cells)) if some else ANY_CELL
             rules[name] = pack.seeds, pack.total_steps, pattern
@@ -76,7 +113,7 @@ def training_rules():
         for job in filter(None, (re.match(r"train_([\d_]+)_to_(\d+):", a) for a in sys.argv)):
             rules[job[0].rstrip(":")] = job[1].split("_"), job[2], ANY_CELL
     workflow.ruleorder(*reversed(rules))
-    # What a profile sets for `train` is meant for packs too.
+    # What a profile sets for `train` holds for packs, too.
     settings = workflow.resource_settings._parsed_overwrite_resources
     for name in rules if "train" in settings else ():
         settings.setdefault(name, settings["train"])

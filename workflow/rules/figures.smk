@@ -3,13 +3,12 @@ localrules:
     figures,
 
 
-for figure, code in FIGURE_CODE.items():
+for figure, module in FIGURES.items():
 
     rule:
         name:
             f"figure_{figure}"
         input:
-            code=[code, "mpo/report/figures/style.py"],
             study=f"{STUDY_DIR}/study.json",
             tables=rules.collect.output,
             answers=rules.statistics.output,
@@ -27,13 +26,16 @@ for figure, code in FIGURE_CODE.items():
             caption=f"{STUDY_DIR}/figures/{figure}.rst",
         log:
             f"{STUDY_DIR}/logs/figures/{figure}.log",
+        resources:
+            **small_job(),
         params:
+            code=lambda wildcards, module=module: code_of(module),
             figure=figure,
             tables=lambda wildcards, input: Path(input.tables[0]).parent,
         shell:
             "python -m mpo figure --name {params.figure} --study {input.study:q}"
             " --tables {params.tables:q} --out {output.pictures:q} --caption {output.caption:q}"
-            " --log {log:q}"
+            " {resources.options} --log {log:q}"
 
 
 # A target: draws what is missing or older than the tables.

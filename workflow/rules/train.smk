@@ -2,8 +2,8 @@
 RUN_DIR = f"{STUDY_DIR}/runs/{{cell}}/seed{{seed}}/step{{steps}}"
 LOG_DIR = f"{STUDY_DIR}/logs/{{cell}}/seed{{seed}}/step{{steps}}"
 
-# How to run is no part of what is run: it stands among the resources, for params decide what is
-# redone.
+# How a run executes changes no result. It stands among the resources, because a changed param
+# would train the run again.
 EXECUTION = STUDY.execution
 GPUS = 0 if EXECUTION.device == "cpu" else 1
 DEVICE = f"--device {EXECUTION.device} --runs-per-gpu {EXECUTION.runs_per_gpu}"
@@ -13,10 +13,10 @@ EAGER = "" if EXECUTION.cuda_graphs else " --no-cuda-graphs"
 KEEP = "" if EXECUTION.keep_resume_state else " --discard-resume-state"
 
 
-# A rule for one seed, and one for each pack of seeds that is to be trained. They have the same
-# params, shell and inputs (none): Snakemake compares these, so a result stays what it is when seeds
-# are packed in another way. What is learnt hangs on one canonical string, for Snakemake compares
-# params as a set of values, in which separate ones could trade places unseen.
+# One rule for single seeds, and one for each pack of seeds that is to be trained. All have the same
+# params, shell and inputs (none). These are what Snakemake compares, so packing seeds in another way
+# trains nothing again. What is learnt depends on one canonical string: Snakemake compares params as
+# a set of values, in which two values could swap places unnoticed.
 for name, (seeds, steps, cells) in TRAINING_RULES.items():
 
     rule:
@@ -32,9 +32,13 @@ for name, (seeds, steps, cells) in TRAINING_RULES.items():
             cell=cells,
         threads: EXECUTION.threads
         resources:
+            **job(
+                8000,
+                720,
+                f"{DEVICE} --checkpoint-interval {EXECUTION.checkpoint_interval_s:g}"
+                f" {WATCH}{EAGER}{KEEP}",
+            ),
             gpu=GPUS,
-            options=f"{DEVICE} --checkpoint-interval {EXECUTION.checkpoint_interval_s:g}"
-            f" {WATCH}{EAGER}{KEEP}",
         params:
             cell=lambda wildcards: IDENTITIES[wildcards.cell],
         shell:
@@ -42,7 +46,7 @@ for name, (seeds, steps, cells) in TRAINING_RULES.items():
             " --out {output.records:q} --log {log:q}"
 
 
-# Of what a training leaves one file stands for all: with ten thousand runs each input takes seconds.
+# One file of a training stands for all of them: with ten thousand runs each input takes seconds.
 rule evaluate:
     input:
         f"{RUN_DIR}/policies.pt",
@@ -52,7 +56,7 @@ rule evaluate:
     log:
         f"{LOG_DIR}/evaluate.log",
     resources:
-        options=WATCH,
+        **job(2000, 60, WATCH),
     params:
         run=subpath(input[0], parent=True),
         config=EvaluationSpec(**STUDY.evaluation.model_dump()).identity,
@@ -61,7 +65,7 @@ rule evaluate:
         " --log {log:q}"
 
 
-# Asked for by its file; what is seen is the first episode of the final evaluation.
+# Made when its file is asked for. It shows the first episode of the final evaluation.
 rule video:
     input:
         rules.train.output,
@@ -70,10 +74,12 @@ rule video:
         f"{RUN_DIR}/video.{{kind,mp4|gif}}",
     log:
         f"{LOG_DIR}/video.{{kind}}.log",
+    resources:
+        **small_job(),
     params:
         run=subpath(input[0], parent=True),
     shell:
-        "python -m mpo video --run {params.run:q} --out {output:q} --log {log:q}"
+        "python -m mpo video --run {params.run:q} --out {output:q} {resources.options} --log {log:q}"
 
 
 rule events:
@@ -84,10 +90,12 @@ rule events:
         f"{STUDY_DIR}/tensorboard/{{cell}}/seed{{seed}}/step{{steps}}/events.out.tfevents.run",
     log:
         f"{LOG_DIR}/events.log",
+    resources:
+        **small_job(),
     params:
         run=subpath(input[0], parent=True),
     shell:
-        "python -m mpo events --run {params.run:q} --out {output:q} --log {log:q}"
+        "python -m mpo events --run {params.run:q} --out {output:q} {resources.options} --log {log:q}"
 
 
 EVENTS = [
@@ -99,27 +107,27 @@ FIRST = {(run.env_slug, run.variant): run for run in reversed(WANTED)}
 FILMS = [f"{run.directory}/video.mp4" for run in reversed(FIRST.values()) if STUDY.extras.videos]
 
 
-# A target of its own: no study needs it, but whoever doubts one. From first to last, so that
-# environments and arms differ.
+# A target of its own, for whoever doubts a study. The sample is spread evenly over the planned runs,
+# so that environments and arms differ.
 COUNT = min(STUDY.verification.runs, len(STUDY.runs))
 SAMPLE = [STUDY.runs[(len(STUDY.runs) - 1) * i // max(1, COUNT - 1)] for i in range(COUNT)]
 
 
+# It declares no output, so it runs whenever it is asked for: the answer depends on the machine that
+# the job lands on, which on a cluster nobody knows beforehand.
 rule verify:
     input:
         [f"{run.directory}/{name}" for run in SAMPLE for name in ("run.json", "train.parquet")],
-    output:
-        f"{STUDY_DIR}/verification.md",
     log:
         f"{STUDY_DIR}/logs/verify.log",
     threads: EXECUTION.threads
     resources:
+        **job(8000, 720, DEVICE),
         gpu=GPUS,
-        options=DEVICE,
     params:
+        page=f"{STUDY_DIR}/verification.md",
         runs=[run.directory for run in SAMPLE],
         steps=STUDY.verification.steps,
-        machine=platform.node(),  # another one has another answer
     shell:
         "python -m mpo verify --runs {params.runs:q} --steps {params.steps} {resources.options}"
-        " --threads {threads} --out {output:q} --log {log:q}"
+        " --threads {threads} --out {params.page:q} --log {log:q}"
