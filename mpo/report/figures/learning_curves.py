@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -52,22 +53,10 @@ def draw(study: Study, tables: Path) -> Figure:
             style.mark_empty(axes)
             axes.set_yticks([])
             continue
-        limits = axes.get_ylim()  # of the seeds: the band of few seeds would squash the curves
+        # The seeds set the limits: a wide band of few seeds would flatten the curves.
+        limits = axes.get_ylim()
         for index, (arm, look) in enumerate(looks.items()):
-            curve = curves[env, arm]
-            axes.fill_between(
-                curve["env_step"], curve["lo"], curve["hi"], color=look.color, alpha=0.15, lw=0
-            )
-            spacing = max(1, len(curve) // _MARKED)
-            axes.plot(
-                curve["env_step"],
-                curve["mean"],
-                color=look.color,
-                linestyle=look.linestyle,
-                marker=look.marker,
-                markersize=3.5,
-                markevery=(index % spacing, spacing),
-            )
+            _curve(axes, curves[env, arm], look, index)
         axes.set_ylim(limits)
         for baseline in published[published["env"] == env].to_dict("records"):
             axes.axhline(baseline["mean"], ls=dots[baseline["algorithm"]], **_PUBLISHED, zorder=1)
@@ -81,6 +70,23 @@ def draw(study: Study, tables: Path) -> Figure:
     ]
     style.legend_below(grid.figure, [*style.arms_key(looks), *references])
     return grid.figure
+
+
+def _curve(axes: Axes, curve: pd.DataFrame, look: style.Look, index: int) -> None:
+    """Draws the mean and the interval of one arm; `index` staggers the markers of the arms."""
+    axes.fill_between(
+        curve["env_step"], curve["lo"], curve["hi"], color=look.color, alpha=0.15, lw=0
+    )
+    spacing = max(1, len(curve) // _MARKED)
+    axes.plot(
+        curve["env_step"],
+        curve["mean"],
+        color=look.color,
+        linestyle=look.linestyle,
+        marker=look.marker,
+        markersize=3.5,
+        markevery=(index % spacing, spacing),
+    )
 
 
 def caption(study: Study, tables: Path) -> str:
