@@ -31,9 +31,9 @@ reference:
 	cp results/$(STUDY)/summary.md $(KEPT)/
 	cp -r results/$(STUDY)/typeset $(KEPT)/
 	cp results/$(STUDY)/figures/*.png $(KEPT)/figures/
-	cd results/$(STUDY)/tables && cp runs.csv curves.csv scores.csv finals.csv references.csv \
-	  aggregates.csv improvements.csv effects.csv differences.csv efficiency.csv power.csv \
-	  sample_efficiency.csv baselines.csv ../../../$(KEPT)/tables/
+	for table in $$($(BIN)/python -c 'from mpo.study.files import KEPT; print(*KEPT)'); do \
+	  cp results/$(STUDY)/tables/$$table.csv $(KEPT)/tables/ || exit 1; \
+	done
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

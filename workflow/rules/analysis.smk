@@ -39,7 +39,8 @@ rule collect:
         code=lambda wildcards: code_of("mpo.analysis.tables"),
         tables=subpath(output[0], parent=True),
     shell:
-        "python -m mpo collect --study {input.study:q} --out {params.tables:q} {resources.options} --log {log:q}"
+        "python -m mpo collect --study {input.study:q} --out {params.tables:q} {resources.options}"
+        " --log {log:q}"
 
 
 rule random:
@@ -160,4 +161,5 @@ rule pages:
         out=subpath(output[0], parent=True),
     shell:
         "python -m mpo pages --study {input.study:q} --tables {params.tables:q}"
-        " --summary {input.summary:q} --films {input.films:q} --out {params.out:q} {resources.options} --log {log:q}"
+        " --summary {input.summary:q} --films {input.films:q} --out {params.out:q}"
+        " {resources.options} --log {log:q}"

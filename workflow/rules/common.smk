@@ -73,7 +73,8 @@ def code_of(*modules):
     """
     used = set(modules).union(*map(imports().find_upstream_modules, modules))
     # Importing a module runs the packages above it.
-    used |= {name.rpartition(".")[0] for name in used} - {""}
+    split = [name.split(".") for name in used]
+    used |= {".".join(parts[:n]) for parts in split for n in range(1, len(parts))}
     found = hashlib.sha256()
     for name in sorted(used):
         path = Path(mpo.__file__).parent.joinpath(*name.split(".")[1:])

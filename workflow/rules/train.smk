@@ -79,7 +79,8 @@ rule video:
     params:
         run=subpath(input[0], parent=True),
     shell:
-        "python -m mpo video --run {params.run:q} --out {output:q} {resources.options} --log {log:q}"
+        "python -m mpo video --run {params.run:q} --out {output:q} {resources.options}"
+        " --log {log:q}"
 
 
 rule events:
@@ -95,7 +96,8 @@ rule events:
     params:
         run=subpath(input[0], parent=True),
     shell:
-        "python -m mpo events --run {params.run:q} --out {output:q} {resources.options} --log {log:q}"
+        "python -m mpo events --run {params.run:q} --out {output:q} {resources.options}"
+        " --log {log:q}"
 
 
 EVENTS = [
