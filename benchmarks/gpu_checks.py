@@ -16,7 +16,7 @@ from mpo.algorithm.agent import MPOAgent
 from mpo.algorithm.optimizers import StackedOptimizer
 from mpo.replay.replay import Replay
 from mpo.seeding import torch_generator
-from mpo.study.config import Hyperparameters, OptimizerName
+from mpo.study.hyperparameters import Hyperparameters, OptimizerName
 from mpo.trainer import MPOTrainer
 from mpo.training.recorder import CLOCKS
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mpo.study.config import Hyperparameters
+from mpo.study.hyperparameters import Hyperparameters
 
 SAMPLES, LATER_SAMPLES = 20, 8
 

@@ -18,7 +18,7 @@ from statistics import median
 import yaml
 
 from benchmarks.findings import Finding
-from mpo.study.config import RunSpec
+from mpo.study.specs import RunSpec
 from tests.pipeline import TINY, project
 
 GOAL_S = 4.0

@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.findings import Finding
 from benchmarks.sizes import SIZES, hyperparameters
-from mpo.study.config import CellSpec, Training
+from mpo.study.hyperparameters import Training
+from mpo.study.specs import CellSpec
 from mpo.training import loop
 from mpo.training.recorder import Recorder
 from mpo.training.session import Session

@@ -20,7 +20,9 @@ from pydantic import ValidationError
 from mpo.algorithm.agent import MPOAgent
 from mpo.environments.envs import make_env
 from mpo.environments.rollouts import rollouts
-from mpo.study.config import CellSpec, ConfigError, Hyperparameters, Training, explain
+from mpo.study.config import ConfigError, explain
+from mpo.study.hyperparameters import Hyperparameters, Training
+from mpo.study.specs import CellSpec
 from mpo.training import loop
 from mpo.training.progress import format_metrics
 from mpo.training.stack import Stack

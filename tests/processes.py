@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 
-from mpo.study.config import EvaluationSpec, RunSpec, Training
+from mpo.study.hyperparameters import Training
 from mpo.study.paths import Place
+from mpo.study.specs import EvaluationSpec, RunSpec
 from mpo.training.recorder import CLOCKS
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ import torch
 
 from mpo import ALGORITHM_VERSION, EVALUATION_VERSION
 from mpo.jobs.evaluate import evaluate
-from mpo.study.config import EvaluationSpec, RunSpec
+from mpo.study.specs import EvaluationSpec, RunSpec
 from mpo.trainer import MPOTrainer
 from mpo.training.artifacts import read_policies
 from mpo.training.recorder import CLOCKS

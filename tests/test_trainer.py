@@ -11,7 +11,9 @@ import torch
 from mpo import trainer as module
 from mpo.environments.envs import EnvironmentFailed
 from mpo.environments.rollouts import vector_env
-from mpo.study.config import ConfigError, Hyperparameters, RunSpec
+from mpo.study.config import ConfigError
+from mpo.study.hyperparameters import Hyperparameters
+from mpo.study.specs import RunSpec
 from mpo.trainer import MPOTrainer
 from mpo.training.artifacts import read_policies
 from mpo.training.recorder import CLOCKS

@@ -25,7 +25,7 @@ from mpo.algorithm.targets import TargetPass, Targets
 from mpo.compute.compile import compiled, compiles
 from mpo.compute.cuda_graphs import Graphed, Tensors
 from mpo.seeding import numpy_generator, torch_generator
-from mpo.study.config import Hyperparameters
+from mpo.study.hyperparameters import Hyperparameters
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mpo.compute.compile import compiled, compiles
-from mpo.study.config import OptimizerName
+from mpo.study.hyperparameters import OptimizerName
 
 
 def _lion(flat: nn.Parameter, lr: float, _: float) -> Optimizer:

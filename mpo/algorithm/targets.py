@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mpo.algorithm import losses, returns
 from mpo.algorithm.networks import CategoricalQNetwork, GaussianPolicy, QNetwork
-from mpo.study.config import Hyperparameters
+from mpo.study.hyperparameters import Hyperparameters
 
 
 class _Evaluation(NamedTuple):

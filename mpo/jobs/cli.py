@@ -10,8 +10,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpo.study.config import CellSpec, ConfigError, EvaluationSpec, RandomSpec, RunSpec
+from mpo.study.config import ConfigError
 from mpo.study.plan import Study
+from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec, RunSpec
 from mpo.training.signals import stopped_at_once
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from mpo.algorithm.networks import GaussianPolicy
 from mpo.environments.envs import dimensions
 from mpo.environments.rollouts import MAX_PARALLEL, Act, Episodes, rollouts, vector_env
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
-from mpo.study.config import Evaluation, RunSpec
+from mpo.study.config import Evaluation
+from mpo.study.specs import RunSpec
 from mpo.training.progress import format_metrics, progress
 
 

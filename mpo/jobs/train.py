@@ -14,8 +14,9 @@ import torch
 
 from mpo.environments.envs import EnvironmentFailed
 from mpo.jobs.heartbeat import Heartbeat
-from mpo.study.config import CellSpec, JobFailed
+from mpo.study.config import JobFailed
 from mpo.study.paths import Place
+from mpo.study.specs import CellSpec
 from mpo.training import loop
 from mpo.training.checkpoint import peek
 from mpo.training.stack import Stack

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 
 from mpo.provenance import machine
-from mpo.study.config import RunSpec
 from mpo.study.files import METRICS, RUN, replacing
+from mpo.study.specs import RunSpec
 from mpo.training import loop
 from mpo.training.recorder import CLOCKS
 from mpo.training.stack import Stack

@@ -23,8 +23,9 @@ from mpo.environments.envs import make_env
 from mpo.environments.rollouts import MAX_PARALLEL, SideBySide, rollouts
 from mpo.jobs.evaluate import actor
 from mpo.seeding import FIRST_FINAL_SEED
-from mpo.study.config import ConfigError, JobFailed, RunSpec
+from mpo.study.config import ConfigError, JobFailed
 from mpo.study.files import EVALUATIONS, POLICIES, RUN, replacing
+from mpo.study.specs import RunSpec
 from mpo.training.artifacts import read_policies
 
 logger = logging.getLogger(__name__)

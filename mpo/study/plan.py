@@ -1,4 +1,4 @@
-"""A study: `config.yaml` -> `Study` -> the runs that it plans, each with its spec and its place.
+"""A study: reads the config and plans the runs, each with its spec and its place on disk.
 
 Neither torch nor gymnasium is imported here: every Snakemake job parses the study again.
 """
@@ -13,36 +13,40 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mpo.study.config import (
-    CellSpec,
     ConfigError,
     Evaluation,
     Execution,
     Extras,
-    OptimizerName,
-    RunSpec,
     Schedule,
     Section,
     Seed,
     Statistics,
-    Training,
     Verification,
     check_keys,
     explain,
-    training_value,
 )
+from mpo.study.hyperparameters import OptimizerName, Training, training_value
 from mpo.study.paths import Place
+from mpo.study.specs import CellSpec, RunSpec
 
 CORE_AXES = ("retrace", "optimizer")
-"""Always part of a variant's name; a further axis only where its value differs from the base."""
+"""Axes that every study has; always named in a variant, other axes only off their base value."""
 
-_ENV_ID = re.compile(r"([A-Za-z0-9][\w.]*:)?([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+ENVIRONMENT_ID = (
+    r"^([A-Za-z0-9][A-Za-z0-9_.]*:)?([A-Za-z0-9][A-Za-z0-9_.-]*/)?[A-Za-z0-9][A-Za-z0-9_.-]*$"
+)
+"""[module:][namespace/]name: ids end up in paths and shell commands, so nothing else is allowed."""
 
 
 class Environment(Section):
-    """An environment id, and what differs from `training` and `schedule` in it."""
+    """An environment, and the keys of `schedule` and `training` that it overrides."""
 
     id: str
+    """Gymnasium id; also dm_control/domain-task-v0 or your_module:YourEnv-v0."""
+
     overrides: dict[str, Any] = {}
+    """Keys of `schedule` and `training` with their values in this environment. In the config they
+    are written beside the id."""
 
     @model_validator(mode="before")
     @classmethod
@@ -58,66 +62,97 @@ class Environment(Section):
     @field_validator("id")
     @classmethod
     def _plain_id(cls, value: str) -> str:
-        if not _ENV_ID.fullmatch(value):
-            raise ValueError("an id is [module:][namespace/]name in letters, digits, '.', '_', '-'")
+        if not re.fullmatch(ENVIRONMENT_ID, value):
+            raise ValueError(
+                "expected [module:][namespace/]name made of letters, digits, '.', '_' and '-'"
+            )
         return value
 
     @property
     def slug(self) -> str:
-        """The id as one path segment."""
+        """The id in the form it has in paths."""
         return re.sub("[:/]", "-", self.id)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One environment and one arm: runs that differ in their seeds alone.
-
-    `arm` holds the value of every axis, in the axes' order; `total_steps` counts environment steps.
-    """
+    """One environment and one arm: its runs differ in their seeds only."""
 
     env_slug: str
     variant: str
+    """The arm as one path segment."""
     arm: dict[str, Any]
+    """The value of every axis, in the order of the axes."""
     spec: CellSpec
     total_steps: int
+    """Environment steps per seed."""
 
     @property
     def cell_id(self) -> str:
-        """`environment/variant`: unique in the study, and of each of its runs."""
+        """`environment/variant`: unique in the study."""
         return f"{self.env_slug}/{self.variant}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Place):
-    """One planned run: its place in the study, its arm and its spec."""
+    """One planned run: its place on disk, its arm and its spec."""
 
     arm: dict[str, Any]
     spec: RunSpec
 
 
 class Study(Section):
-    """A whole study: environments x axes x seeds, and how each run trains and is evaluated."""
+    """A study: environments x axes x seeds, and how each run is trained, evaluated and analysed."""
 
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    """Name of the study. Results are written to results/<study>/."""
+
     environments: Annotated[tuple[Environment, ...], Field(min_length=1)]
+    """Environments to train in. An entry is an id, or a mapping of `id` and any keys of `schedule`
+    and `training` to override in this environment."""
+
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    """Seeds of the runs. Each is the only source of randomness of its run. Adding one trains that
+    seed only."""
+
     axes: dict[str, list[Any]] = {}
+    """Factors of the comparison: any key of `training`, with the list of values to compare. Every
+    combination of values is an arm, trained in every environment with every seed."""
+
     schedule: Schedule
+    """The length of a run and what it records on the way, in environment steps."""
+
     training: Training
+    """Hyperparameters and update schedule: everything that shapes what is learnt."""
+
     optimizers: dict[OptimizerName, dict[str, Any]] = {}
+    """Values of `training` keys that apply with one optimizer only, so that each can be tuned."""
+
     evaluation: Evaluation = Evaluation()
+    """How policy snapshots are evaluated."""
+
     statistics: Statistics = Statistics()
+    """How intervals and scores are computed."""
+
     verification: Verification = Verification()
+    """What `snakemake verify` trains again to compare it bit for bit."""
+
     extras: Extras = Extras()
+    """What to make besides tables, figures and page."""
+
     execution: Execution = Execution()
+    """How runs execute; changing it reruns nothing."""
+
     allow_missing: bool = False
+    """Whether to make the tables without the runs that failed. They then show the number of runs
+    per cell."""
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> "Study":
         """Reads a study from a parsed YAML or JSON mapping.
 
         Raises:
-            ConfigError: the study cannot be planned; one line a problem.
+            ConfigError: the study cannot be planned; the message has one line per problem.
         """
         try:
             study = cls.model_validate(config)
@@ -156,9 +191,10 @@ class Study(Section):
 
     @cached_property
     def axis_values(self) -> dict[str, list[Any]]:
-        """Every axis, the core ones first, with its values in the schema's types.
+        """Every axis with its values, converted to the types of the schema.
 
-        The others are sorted: paths hold them, and the order of a config's keys means nothing.
+        Core axes come first. The others are sorted, because paths contain them and the order of
+        keys in a config has no meaning.
         """
         raw = {name: [getattr(self.training, name)] for name in CORE_AXES}
         raw |= dict(sorted(self.axes.items()))
@@ -195,9 +231,10 @@ class Study(Section):
         return tuple(itertools.starmap(self._cell, itertools.product(self.environments, arms)))
 
     def _cell(self, environment: Environment, arm: dict[str, Any]) -> Cell:
-        """One environment and arm.
+        """Plans one environment and arm.
 
-        A value is the axis's, else the environment's or the optimizer's, else that of `training`.
+        A value comes from the axis, else from the environment or the optimizer, else from
+        `training`.
         """
         base = self._base(environment, arm["optimizer"])
         shown = [name for name in arm if name in CORE_AXES or arm[name] != base[name]]
@@ -225,7 +262,7 @@ class Study(Section):
         )
 
     def _base(self, environment: Environment, optimizer: OptimizerName) -> dict[str, Any]:
-        """The training values of an environment and an optimizer, before the axes'."""
+        """Returns the training values of an environment and an optimizer, before those of the axes."""
         base = self.training.model_dump()
         by_optimizer = self.optimizers.get(optimizer, {})
         for key, value in by_optimizer.items():
@@ -234,13 +271,13 @@ class Study(Section):
             where = f"environments ({environment.id})"
             if key in self.axis_values:
                 raise ConfigError(
-                    f"{where}.{key}: it is an axis of the study, received {value!r}; "
-                    f"its values are axes.{key}: {self.axis_values[key]}"
+                    f"{where}.{key}: an axis cannot be overridden, received {value!r}; "
+                    f"axes.{key} has the values {self.axis_values[key]}"
                 )
             if key in by_optimizer:
                 raise ConfigError(
-                    f"{where}.{key}: optimizers.{optimizer} sets it too, received {value!r} and "
-                    f"{by_optimizer[key]!r}; keep one"
+                    f"{where}.{key}: also set by optimizers.{optimizer}, received {value!r} and "
+                    f"{by_optimizer[key]!r}; keep one of them"
                 )
             if key in Training.model_fields:
                 base[key] = training_value(where, key, value)
@@ -261,7 +298,7 @@ def _refuse_duplicates(what: str, values: Sequence[Any]) -> None:
 
 
 def _slug(value: Any) -> str:
-    """An axis value as part of a path: on/off, 64x64, 0.001, adam."""
+    """Returns an axis value as part of a path: on/off, 64x64, 0.001, adam."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)

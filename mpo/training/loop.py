@@ -10,8 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mpo import provenance
-from mpo.study.config import CellSpec, ConfigError, canonical_json
+from mpo.study.config import ConfigError, canonical_json
 from mpo.study.files import RUN
+from mpo.study.specs import CellSpec
 from mpo.training.artifacts import write_json
 from mpo.training.checkpoint import Resumed, ResumeDirectory
 from mpo.training.progress import format_metrics, progress

@@ -21,7 +21,7 @@ from mpo.seeding import torch_generator
 from mpo.study.config import ConfigError
 
 if TYPE_CHECKING:
-    from mpo.study.config import Hyperparameters
+    from mpo.study.hyperparameters import Hyperparameters
     from mpo.training.recorder import Recorder
 
 

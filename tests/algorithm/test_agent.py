@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mpo.algorithm.agent import MPOAgent
 from mpo.algorithm.targets import Targets
 from mpo.replay.replay import Replay
-from mpo.study.config import Hyperparameters
+from mpo.study.hyperparameters import Hyperparameters
 from tests import reference
 from tests.reference import PlainCritic, PlainPolicy
 

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from mpo.algorithm.duals import Duals, softplus
-from mpo.study.config import Hyperparameters
+from mpo.study.hyperparameters import Hyperparameters
 
 SHAPE = (3, 2)
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from mpo.algorithm.optimizers import OPTIMIZERS, StackedOptimizer, flatten_
-from mpo.study.config import OptimizerName
+from mpo.study.hyperparameters import OptimizerName
 
 S = 3
 WHOLE = ((8, 16), (1, 64), (32, 1))

@@ -13,7 +13,8 @@ from mpo.algorithm.running_moments import RunningMoments
 from mpo.environments.rollouts import vector_env
 from mpo.jobs.evaluate import actor
 from mpo.seeding import torch_generator
-from mpo.study.config import ConfigError, Hyperparameters
+from mpo.study.config import ConfigError
+from mpo.study.hyperparameters import Hyperparameters
 from mpo.trainer import MPOTrainer
 from mpo.training.artifacts import read_policies
 from tests import processes

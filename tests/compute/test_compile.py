@@ -11,7 +11,7 @@ import torch
 from mpo.algorithm.agent import MPOAgent
 from mpo.algorithm.optimizers import OPTIMIZERS, StackedOptimizer
 from mpo.compute import compile
-from mpo.study.config import Hyperparameters
+from mpo.study.hyperparameters import Hyperparameters
 from tests.algorithm.test_agent import OBS, D, make_windows
 from tests.compute.test_cuda_graphs import elsewhere  # noqa: F401 (a fixture)
 

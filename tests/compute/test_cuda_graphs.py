@@ -21,7 +21,7 @@ from mpo.algorithm.optimizers import StackedOptimizer
 from mpo.compute.cuda_graphs import Graphed
 from mpo.replay.replay import Replay
 from mpo.seeding import torch_generator
-from mpo.study.config import Hyperparameters
+from mpo.study.hyperparameters import Hyperparameters
 from mpo.trainer import MPOTrainer
 from mpo.training.recorder import CLOCKS, Recorder
 from tests.algorithm.test_agent import OBS, D, make_agent, make_windows

@@ -8,7 +8,8 @@ from mpo.environments.envs import make_env
 from mpo.environments.rollouts import SideBySide, rollouts, vector_env
 from mpo.jobs.evaluate import evaluate, random_returns
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
-from mpo.study.config import EvaluationSpec, RunSpec, Training
+from mpo.study.hyperparameters import Training
+from mpo.study.specs import EvaluationSpec, RunSpec
 from tests import probes  # noqa: F401 (registers the environments)
 
 

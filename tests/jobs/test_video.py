@@ -16,7 +16,9 @@ from mpo.environments.envs import dimensions, make_env
 from mpo.jobs.evaluate import evaluate
 from mpo.jobs.video import _choose_renderer, record
 from mpo.study import files
-from mpo.study.config import ConfigError, EvaluationSpec, JobFailed, RunSpec, Training
+from mpo.study.config import ConfigError, JobFailed
+from mpo.study.hyperparameters import Training
+from mpo.study.specs import EvaluationSpec, RunSpec
 from mpo.training.artifacts import read_policies, write_policies, write_rows
 
 FILM = """

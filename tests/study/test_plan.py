@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mpo.study.config import ConfigError, EvaluationSpec, RunSpec, canonical_json
+from mpo.study.config import ConfigError, canonical_json
 from mpo.study.plan import Study
+from mpo.study.specs import EvaluationSpec, RunSpec
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -179,10 +180,14 @@ def test_a_spec_of_another_version_is_refused():
         (
             "environments",
             [{"id": "A-v0", "retrace": True}],
-            r"retrace: it is an axis.*\[False, True\]",
+            r"retrace: an axis cannot be overridden, received True; .*\[False, True\]",
         ),
         ("optimizers.sgd.retrace", True, r"optimizers: unknown key 'retrace' with value True"),
-        ("environments", [{"id": "A-v0", "policy_lr": 1}], r"optimizers.sgd sets it too.*keep one"),
+        (
+            "environments",
+            [{"id": "A-v0", "policy_lr": 1}],
+            r"also set by optimizers.sgd, received 1 and 0.02; keep one",
+        ),
         (
             "schedule.total_steps",
             50,

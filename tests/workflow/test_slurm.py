@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from mpo.report.figures import FIGURES
-from mpo.study.config import RunSpec
+from mpo.study.specs import RunSpec
 from tests import processes
 from tests.cluster import cluster, unavailable
 from tests.pipeline import changed, project, start

@@ -13,7 +13,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 import mpo
-from mpo.study.config import ConfigError, EvaluationSpec, RandomSpec, canonical_json
+from mpo.study.config import ConfigError, canonical_json
+from mpo.study.specs import EvaluationSpec, RandomSpec
 from mpo.report.figures import FIGURES
 from mpo.study.files import ANSWERS, PAGES, TABLED, TABLES, TYPESET
 from mpo.study.packs import packs
