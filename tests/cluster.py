@@ -75,7 +75,7 @@ def unavailable() -> str | None:
         return "a Slurm cluster has to be started by root"
     missing = [name for name in (*DAEMONS, "sbatch") if not _program(name)]
     if missing:
-        return f"not installed: {', '.join(missing)} (Debian: slurm-wlm, munge)"
+        return f"no {' and no '.join(missing)}"
     if "SLURM_CONF" in os.environ:
         return "SLURM_CONF points to another cluster"
     return None

@@ -1,15 +1,44 @@
-import pytest
-import torch
+import os
+import shutil
+import sys
+from pathlib import Path
 
+import pytest
+from filelock import FileLock
+
+from tests import requirements
 from tests.pipeline import project, snakemake
+
+
+def pytest_runtest_setup(item):
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            requirements.need(name)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session):
+    """Says in the last line of the run how many tests were skipped for what."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and not hasattr(session.config, "workerinput"):
+        skipped = reporter.stats.get("skipped", [])
+        reasons = [report.longrepr[2].removeprefix("Skipped: ") for report in skipped]
+        reporter.write_line(requirements.closing_line(reasons))
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """As in training; with more, a matrix product may be split by the size of the stack.
+    """One thread, as in training.
 
-    Beside other processes, too, a small operation waits milliseconds for a second thread.
+    With more, the size of the stack may change how a matrix product is split and so its rounding.
+    They are also slow beside other processes: a small operation waits milliseconds for them.
     """
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -17,10 +46,23 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """The tiny study, run to its end."""
-    folder = project(tmp_path_factory.mktemp("project"))
-    done = snakemake(folder, "--cores", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    (folder / "output.txt").write_text(done.stdout + done.stderr)
+def tiny_study(tmp_path_factory):
+    """The folder of the finished tiny study. All workers share it, so nobody may change it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "tiny-study"
+    with FileLock(shared / "tiny-study.lock"):
+        if not folder.exists():
+            made = project(tmp_path_factory.mktemp("project"))
+            done = snakemake(made, "--cores", "2")
+            assert done.returncode == 0, done.stdout + done.stderr
+            (made / "output.txt").write_text(done.stdout + done.stderr)
+            made.rename(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_study, tmp_path_factory) -> Path:
+    """A copy of the finished tiny study, which the tests of a file may change."""
+    return shutil.copytree(tiny_study, tmp_path_factory.mktemp("finished") / "project")

@@ -98,6 +98,7 @@ def test_a_checkpoint_is_measured_to_its_resumption():
     assert len({each.case for each in found}) == 2 and all(each.value > 0 for each in found)
 
 
+@pytest.mark.needs("compiler")
 def test_the_start_of_a_job_is_measured_with_snakemake_and_with_compiling():
     with_snakemake, alone, new, kept = startup.once()
     assert with_snakemake > alone > 0.1

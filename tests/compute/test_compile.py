@@ -126,9 +126,9 @@ for seeds, rows, inner, columns in ((2, 70, 48, 40), (1, 64, 64, 64), (3, 130, 1
 """
 
 
+@pytest.mark.needs("triton")
 def test_the_kernel_is_an_affine_map_and_its_elu():
     """In Triton's interpreter, where the package is installed: torch for CUDA brings it."""
-    pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", KERNEL], env=environment, capture_output=True, text=True

@@ -23,6 +23,7 @@ MODES = {
 }
 
 
+@pytest.mark.needs("compiler")
 @pytest.mark.parametrize("mode", MODES)
 def test_it_computes_what_the_uncompiled_form_does(mode):
     """That form is checked against the papers' sums in float64, in test_agent.py."""
@@ -45,6 +46,7 @@ def test_it_computes_what_the_uncompiled_form_does(mode):
             torch.testing.assert_close(ours._gradient, theirs._gradient, rtol=0, atol=1e-4 * scale)
 
 
+@pytest.mark.needs("compiler")
 def test_killed_and_resumed_it_has_the_bits_of_the_undisturbed_training(tmp_path):
     spec, steps = (
         processes.run_spec("InvertedDoublePendulum-v5", retrace=True, retrace_steps=3),
@@ -70,6 +72,7 @@ class Scaled:
         return {name: x * self.factor + sum(others) for name, x in inputs.items()}
 
 
+@pytest.mark.needs("compiler")
 def test_arguments_of_another_layout_and_tensors_that_are_replaced_are_minded():
     scaled = Scaled()
     made = compile.compiled(scaled.of, CPU, on_cpu=True)
@@ -87,6 +90,7 @@ class Large:
         return matmul.affine_elu(x, weight, bias), matmul.product(x.mT, x)
 
 
+@pytest.mark.needs("compiler")
 @pytest.mark.parametrize("at_home", [True, False])
 def test_large_products_are_exact_whichever_library_makes_them(at_home, monkeypatch):
     monkeypatch.setattr(matmul, "_SUITS_MKL", at_home)
@@ -127,5 +131,5 @@ def test_one_seed_is_compiled_at_a_time():
     with pytest.raises(ValueError, match="compile_on_cpu needs seeds_per_job 1, received 3"):
         Execution(compile_on_cpu=True, seeds_per_job=3)
     assert Execution(compile_on_cpu=True, seeds_per_job=3, device="cuda").seeds_per_job == 3
-    with pytest.raises(ConfigError, match="compile_on_cpu: takes one seed a trainer, received 2"):
+    with pytest.raises(ConfigError, match="compile_on_cpu: needs one seed per trainer, received 2"):
         MPOTrainer("Pendulum-v1", 0, CPU, (8,), (8,), 100, extra_seeds=(1,), compile_on_cpu=True)

@@ -13,13 +13,14 @@ from selenium.webdriver.support.ui import WebDriverWait
 from mpo.report.figures import FIGURES
 from tests.pipeline import snakemake
 
+pytestmark = pytest.mark.needs("chromium")
+
 
 class Browser:
     """Headless Chromium on a report's page."""
 
     def __init__(self, page):
         paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
-        assert all(paths), "needs Debian's packages chromium and chromium-driver"
         options = webdriver.ChromeOptions()
         options.binary_location = paths[0]
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -82,9 +83,9 @@ class Browser:
 
 
 @pytest.fixture(scope="module", params=["html", "zip"])
-def browser(finished, tmp_path_factory, request):
+def browser(tiny_study, tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("report") / "project"
-    shutil.copytree(finished, folder)  # other tests go on with theirs
+    shutil.copytree(tiny_study, folder)
     done = snakemake(folder, "--report", f"report.{request.param}")
     assert done.returncode == 0, done.stdout + done.stderr
     page = folder / "report.html"

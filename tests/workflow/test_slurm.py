@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import subprocess
 from collections import Counter
@@ -15,8 +14,10 @@ import yaml
 from mpo.report.figures import FIGURES
 from mpo.study.specs import RunSpec
 from tests import processes
-from tests.cluster import cluster, unavailable
+from tests.cluster import cluster
 from tests.pipeline import changed, project, start
+
+pytestmark = pytest.mark.needs("slurm")
 
 TINY = changed(execution={"device": "auto"})  # which asks for a GPU
 LONGER = changed(
@@ -34,8 +35,6 @@ PROFILE = "profiles/slurm/config.yaml"
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
     """Two studies side by side: a whole one, and one pack with the least of time limits."""
-    if reason := unavailable():
-        (pytest.fail if "CI" in os.environ else pytest.skip)(f"no Slurm cluster: {reason}")
     whole, limited = (project(tmp_path_factory.mktemp(name)) for name in ("whole", "limited"))
     edit_profile(whole)
     edit_profile(limited, runtime=1)
