@@ -1,1 +1,1 @@
-"""One training: the stacked seeds, the loop, and all it writes and resumes from."""
+"""One training process: stacked seeds, training loop, recorded files, checkpoints."""

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: its metrics and its policy snapshots."""
+"""Reads and writes the files of a run: JSON, parquet rows and policy snapshots."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,27 +13,31 @@ from mpo.study.files import replacing
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes readable JSON, keys in the order given."""
+    """Writes indented JSON, with keys in the given order."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of equal keys as parquet (zstd)."""
+    """Writes rows as parquet (zstd); all rows must have the same keys."""
     table = pa.Table.from_pylist([dict(row) for row in rows])
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
 def write_policies(path: Path, steps: Sequence[int], policies: Sequence[Mapping[str, Any]]) -> None:
-    """Writes policy snapshots: `steps` [K] and each parameter stacked [K, 1, ...]."""
+    """Writes K policy snapshots: `steps` [K] and each parameter, stacked to [K, 1, ...]."""
     stacked = {name: torch.stack([p[name] for p in policies]) for name in policies[0]}
     with replacing(path) as temporary:
         torch.save({"steps": torch.tensor(steps), "policy": stacked}, temporary)
 
 
 def read_policies(path: Path) -> list[tuple[int, dict[str, torch.Tensor]]]:
-    """Reads (environment step, state of a one-seed `GaussianPolicy`) pairs; runs no code."""
+    """Reads policy snapshots without running pickled code.
+
+    Returns:
+        (environment step, state dict of a one-seed `GaussianPolicy`) pairs, oldest first.
+    """
     content = torch.load(path, map_location="cpu", weights_only=True)
     return [
         (int(step), {name: values[k] for name, values in content["policy"].items()})

@@ -1,9 +1,9 @@
-"""The resumable state of a training on disk: a small checkpoint and a journal of what only grows.
+"""Saves and loads the state that a training resumes from: small checkpoints and a journal.
 
-A checkpoint holds networks, optimizers, random streams and counters. Transitions, rows of metrics
-and policy snapshots are written once, in pieces between two checkpoints; a checkpoint names the
-pieces that belong to it, with their checksums. Every file is written whole or not at all, the last
-two checkpoints and all their pieces are kept, and reading runs no code.
+A checkpoint holds networks, optimizers, random streams and counters. Transitions, metric rows and
+policy snapshots only accumulate, so they go to a journal: each save appends a piece with what is
+new. A checkpoint lists the pieces it needs and their checksums. Files are written atomically. The
+last two checkpoints are kept, with all their pieces. Loading never runs pickled code.
 """
 
 import hashlib
@@ -29,30 +29,30 @@ from mpo.training.signals import Interrupted, StopRequest
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 4
-"""Of the files: bump it with any change to what a state holds."""
+"""Version of the file format; bump it whenever the content of a state changes."""
 
 _MAGIC = "mpo-checkpoint"
 _SECONDS_BETWEEN_REMINDERS = 60.0
 
 
 class DamagedFile(RuntimeError):
-    """A file is not, or is no longer, what was written."""
+    """A file is missing, corrupt, or was not written by this program."""
 
 
 class Resumed(NamedTuple):
-    """What a resume directory held."""
+    """What `ResumeDirectory.load` found."""
 
     state: dict[str, Any]
     transitions: list[Any]
-    """Pieces of the journal, oldest first."""
+    """Journal pieces with transitions, oldest first."""
     records: list[Any]
-    """Likewise."""
+    """Journal pieces with metric rows and policy snapshots, oldest first."""
 
 
 def peek(path: Path) -> dict[str, Any] | None:
-    """The state of a directory's newest checkpoint, None where it has none that can be read.
+    """Returns the state in a directory's newest checkpoint, or None if it cannot be read.
 
-    Without a lock, and its journal unread: what `load` finds may be another one.
+    Takes no lock and does not check the journal, so `load` may return an older state.
     """
     try:
         newest = max(path.glob("checkpoint-*.pt"), default=None)
@@ -62,16 +62,16 @@ def peek(path: Path) -> dict[str, Any] | None:
 
 
 class ResumeDirectory:
-    """One seed's resumable state, under an exclusive lock while it is entered."""
+    """One seed's resume state on disk; entering it as a context takes an exclusive lock."""
 
     def __init__(self, path: Path, identity: str, stop: StopRequest) -> None:
-        """Touches nothing yet.
+        """Stores the arguments; the disk is untouched until the context is entered.
 
         Args:
-            path: the directory, made where it is missing.
-            identity: canonical JSON of all that shapes the training; another one's state is
-                refused.
-            stop: ends the waiting for the lock.
+            path: the directory; created on entry if it does not exist.
+            identity: canonical JSON of everything that shapes the training. `load` refuses a state
+                with another identity.
+            stop: a stop request ends the wait for the lock.
         """
         self.path = path
         self._identity = identity
@@ -80,10 +80,12 @@ class ResumeDirectory:
         self._lock = filelock.FileLock(path / "lock")
 
     def __enter__(self) -> Self:
-        """Waits for another process that trains the same, a job left behind by a dead controller.
+        """Takes the lock, waiting while another process holds it.
+
+        Another process trains the same run if a controller died and left its job running.
 
         Raises:
-            Interrupted: a signal came first.
+            Interrupted: a stop signal arrived during the wait.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         owner = self.path / "owner"
@@ -96,23 +98,25 @@ class ResumeDirectory:
                 now = time.monotonic()
                 if now - reminded >= _SECONDS_BETWEEN_REMINDERS:
                     who = owner.read_text().strip() if owner.exists() else "another process"
-                    logger.info("%s: waiting for %s, which trains the same run", self.path, who)
+                    logger.info("%s: waiting for %s, which is training this run", self.path, who)
                     reminded = now
                 if self._stop.signal is not None:
-                    raise Interrupted(self._stop.signal, "it had not begun") from None
+                    raise Interrupted(self._stop.signal, "training had not started") from None
                 time.sleep(0.2)
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Lets the next one in."""
+        """Releases the lock."""
         self._lock.release()
 
     def load(self) -> Resumed | None:
-        """The newest state that is whole, None where there is none; warns of each that is not.
+        """Loads the newest undamaged state; None if there is none.
+
+        Damaged checkpoints are logged as warnings and renamed to .unusable.
 
         Raises:
-            ConfigError: the state is another training's.
+            ConfigError: the state has another identity, so it belongs to another training.
         """
         checkpoints = sorted(self.path.glob("checkpoint-*.pt"), reverse=True)
         for path in checkpoints:
@@ -124,7 +128,7 @@ class ResumeDirectory:
                     for entry in content["pieces"]
                 ]
             except DamagedFile as error:
-                logger.warning("%s: %s is left out", error, path.name)
+                logger.warning("%s; skipping %s", error, path.name)
                 path.rename(path.with_suffix(".unusable"))
                 continue
             self._pieces = content["pieces"]
@@ -134,7 +138,7 @@ class ResumeDirectory:
             }
             return Resumed(content["state"], **kinds)
         if checkpoints:
-            logger.warning("%s: no checkpoint can be used, training starts afresh", self.path)
+            logger.warning("%s: no usable checkpoint; training starts from step 0", self.path)
         return None
 
     def save(
@@ -146,15 +150,15 @@ class ResumeDirectory:
         count: int,
         capacity: int,
     ) -> None:
-        """Makes a state the one that `load` finds; until then it finds the one before.
+        """Saves a state atomically: `load` returns the previous one until this call completes.
 
         Args:
-            env_step: environment steps so far, more than at the last call.
-            state: what is written anew each time.
-            transitions: what the replay gained since the last call or load.
-            records: likewise of metrics and snapshots; None where there are no new ones.
-            count: how many transitions.
-            capacity: of the replay; older transitions are forgotten.
+            env_step: environment steps so far; must be larger than in the previous call.
+            state: the part that is rewritten in full at every save.
+            transitions: transitions added to the replay since the last save or load.
+            records: metric rows and policy snapshots since then; None if there are none.
+            count: number of transitions in `transitions`.
+            capacity: capacity of the replay; pieces with only older transitions are dropped.
         """
         before = self._pieces
         new = [self._write_piece("transitions", env_step, transitions, count)]
@@ -176,7 +180,7 @@ class ResumeDirectory:
                 path.unlink()
 
     def delete(self) -> None:
-        """Forgets the state; the directory and its lock stay."""
+        """Deletes the saved state; keeps the directory and its lock."""
         for path in self.path.glob("*.pt"):
             path.unlink()
         self._pieces = []
@@ -191,18 +195,18 @@ class ResumeDirectory:
             return
         found, wanted = (_leaves(json.loads(text)) for text in (identity, self._identity))
         differing = [
-            f"{key} is {found.get(key)!r} there and {wanted.get(key)!r} here"
+            f"{key} is {found.get(key)!r} in the checkpoint, {wanted.get(key)!r} in this run"
             for key in sorted(found.keys() | wanted.keys())
             if found.get(key) != wanted.get(key)
         ]
         raise ConfigError(
-            f"{path} is another training's: {'; '.join(differing)}. Remove {path.parent} to start "
-            "afresh"
+            f"{path} belongs to a training with other settings: {'; '.join(differing)}. Delete "
+            f"{path.parent} to start from step 0"
         )
 
 
 def _leaves(value: Any, key: str = "") -> dict[str, Any]:
-    """The values of nested mappings and lists by their dotted keys."""
+    """Flattens nested mappings and lists to {dotted key: value}."""
     if isinstance(value, Mapping | list):
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         return {k: v for name, part in items for k, v in _leaves(part, f"{key}.{name}").items()}
@@ -210,7 +214,7 @@ def _leaves(value: Any, key: str = "") -> dict[str, Any]:
 
 
 def _write(path: Path, content: Any) -> str:
-    """Writes a header line with a checksum, then the content; returns the checksum."""
+    """Writes a header line with a SHA-256 checksum, then the content; returns the checksum."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
@@ -221,10 +225,10 @@ def _write(path: Path, content: Any) -> str:
 
 
 def _read(path: Path, digest: str | None = None) -> Any:
-    """What `_write` has written, with this checksum if one is given; tensors on the CPU.
+    """Reads a file that `_write` wrote; tensors are loaded on the CPU.
 
     Raises:
-        DamagedFile: it is anything else.
+        DamagedFile: the file is missing or invalid, or its checksum is not `digest`, if given.
     """
     try:
         header, _, body = path.read_bytes().partition(b"\n")
@@ -232,14 +236,14 @@ def _read(path: Path, digest: str | None = None) -> Any:
         raise DamagedFile(f"{path} is missing") from None
     match = re.fullmatch(rf"{_MAGIC} (\d+) ([0-9a-f]{{64}})", header.decode(errors="replace"))
     if match is None:
-        raise DamagedFile(f"{path} is not a file of this program")
+        raise DamagedFile(f"{path} is not an MPO checkpoint file")
     if int(match[1]) != SCHEMA_VERSION:
         raise DamagedFile(
-            f"{path} has schema version {match[1]}, this program reads {SCHEMA_VERSION}"
+            f"{path} has schema version {match[1]}; this version reads only {SCHEMA_VERSION}"
         )
     if hashlib.sha256(body).hexdigest() != match[2] or digest not in (None, match[2]):
-        raise DamagedFile(f"{path} is damaged: its checksum is wrong")
+        raise DamagedFile(f"{path} is damaged: its checksum does not match")
     try:
         return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise DamagedFile(f"{path} holds more than data: {error}") from error
+        raise DamagedFile(f"{path} contains more than plain data: {error}") from error

@@ -1,4 +1,4 @@
-"""The training loop: from a stack and what it finds on disk to each seed's files."""
+"""The training loop: resumes a stack of seeds, trains it and writes each seed's files."""
 
 import itertools
 import logging
@@ -33,16 +33,22 @@ def train(
     checkpoint_interval_s: float = 60.0,
     keep_resume_state: bool = True,
 ) -> None:
-    """Trains until a budget is spent, as a spec says; see `MPOTrainer.train`.
+    """Trains the stack to its step budget and writes the results; see `MPOTrainer.train`.
 
     Args:
-        stack: of the spec's environment and hyperparameters.
-        spec: what shapes the training.
-        total_steps: environment steps in all.
-        out_dirs: of each seed.
-        resume_dirs: of each seed, or none.
+        stack: the seeds, with the environment and hyperparameters of `spec`.
+        spec: everything that shapes the training.
+        total_steps: budget in environment steps, counted from step 0.
+        out_dirs: output directory of each seed.
+        resume_dirs: resume directory of each seed; empty to keep no checkpoints.
         checkpoint_interval_s: seconds between checkpoints.
-        keep_resume_state: whether a later call with more steps can go on from the end.
+        keep_resume_state: keep the final checkpoint, so that a later call can train further.
+
+    Raises:
+        ConfigError: the saved state is of another training, or is already past `total_steps` and
+            `total_steps` is not a multiple of the logging and snapshot intervals.
+        Interrupted: a stop signal arrived; the state is saved.
+        CheckpointFailed: a checkpoint cannot be written.
     """
     recorder = Recorder(len(stack.seeds))
     identities = [_identity(spec, seed) for seed in stack.seeds[: len(resume_dirs)]]
@@ -51,7 +57,7 @@ def train(
         session = Session(stack, recorder, directories, together, stop, checkpoint_interval_s)
         _refuse_off_grid(stack.env_steps, total_steps, spec)
         advance(stack, total_steps, spec, recorder, session)
-        # Before the rows that only this budget has.
+        # Save first: the rows and snapshots below are off the grid and belong to this budget only.
         session.save()
         if recorder.logged != stack.env_steps:
             _log(stack, recorder)
@@ -70,16 +76,25 @@ def advance(
     session: Session,
     diverged_too: bool = False,
 ) -> None:
-    """Trains until so many environment steps, or until no seed is left that could learn."""
+    """Trains to environment step `until`; stops early once every seed has diverged.
+
+    Args:
+        stack: the seeds to train.
+        until: environment step to stop at.
+        spec: everything that shapes the training.
+        recorder: receives metrics and policy snapshots.
+        session: saves checkpoints and handles stop signals between steps.
+        diverged_too: go on to `until` even if every seed has diverged.
+    """
     training = spec.training
     if not recorder.of[0].snapshots:
         recorder.snapshot(stack.env_steps, stack.agent.policy)
     bar = progress(_label(stack), until, min(stack.env_steps, until))
     while stack.env_steps < until and (diverged_too or not recorder.all_diverged):
-        # The first windows are drawn before an action is chosen, for which a GPU must be waited
-        # for; the others once those before them are learnt from, for they take their place. The
-        # action is executed after the updates: what a GPU has been asked to learn, it learns while
-        # the environments move.
+        # This order overlaps the work of CPU and GPU. Reading the action waits for the GPU, so the
+        # first batch of windows is drawn before it. Later batches reuse the buffers of the first,
+        # so each is drawn after the update before it. Environments step last, while the GPU is
+        # still busy with the queued updates.
         steps = max(0, stack.env_steps + 1 - training.update_after)
         due = int(training.updates_per_step * steps) - stack.agent.updates
         drawn = (stack.draw_windows(training.batch_size) for _ in range(due))
@@ -106,10 +121,10 @@ def _together(
     stop: StopRequest,
     checkpoint_interval_s: float,
 ) -> list[Resumed | None]:
-    """What each directory holds, after those behind have been trained to where the others are.
+    """Loads every resume directory, first training seeds that lag behind to the newest step.
 
-    A process that is killed while it saves, or a new choice of stacks, leaves seeds at unlike
-    steps; each of their trajectories is the same in any stack.
+    Seeds are at different steps if a process was killed while saving, or if seeds are now stacked
+    in another way. A seed's trajectory does not depend on its stack, so it can catch up alone.
     """
     found = [directory.load() for directory in directories]
     steps = [0 if state is None else state.state["trainer"]["env_steps"] for state in found]
@@ -129,7 +144,7 @@ def _together(
 
 
 def _identity(spec: CellSpec, seed: int) -> str:
-    """All that shapes the training of a seed, whatever its stack."""
+    """Canonical JSON of everything that shapes one seed's training; independent of its stack."""
     return canonical_json(spec.model_dump(mode="json") | {"seeds": [seed]})
 
 
@@ -138,8 +153,8 @@ def _refuse_off_grid(reached: int, total_steps: int, spec: CellSpec) -> None:
         interval = getattr(spec, name)
         if reached > total_steps and total_steps % interval:
             raise ConfigError(
-                f"total_steps: the training has gone on to {reached} steps, and what it was before "
-                f"can be told at multiples of {name} {interval} only, received {total_steps}"
+                f"total_steps: the training has already reached step {reached}; its earlier states "
+                f"are known only at multiples of {name} {interval}, received {total_steps}"
             )
 
 
@@ -149,7 +164,7 @@ def _log(
     bar: tqdm | None = None,
     indices: Sequence[int] | None = None,
 ) -> None:
-    """Closes a logging interval, of all seeds or of some."""
+    """Closes a logging interval for all seeds, or only for those in `indices`."""
     which = range(len(stack.seeds)) if indices is None else indices
     finished = {i: stack.take_finished(i) for i in which}
     agent = stack.agent
@@ -167,7 +182,7 @@ def _write(
     spec: CellSpec,
     total_steps: int,
 ) -> None:
-    """Writes each seed's files."""
+    """Writes each seed's metrics, policy snapshots and run.json."""
     origin = provenance.of_training(stack.device, stack.agent.compiled)
     for seed, directory, own in zip(stack.seeds, out_dirs, recorder.of, strict=True):
         record = own.write(total_steps, directory)

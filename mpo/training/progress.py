@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, or a line now and then in a log."""
+"""Progress of long work: a bar on a terminal, or an occasional line in a log."""
 
 import io
 import logging
@@ -11,12 +11,12 @@ logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10.0
 
-# tqdm would start a thread to watch over slow bars; a training process has no use for it.
+# Otherwise tqdm starts a thread that watches slow bars; a training process does not need it.
 tqdm.monitor_interval = 0
 
 
 class _LogStream(io.TextIOBase):
-    """Hands each of tqdm's lines to the log."""
+    """A text stream that logs each line tqdm writes."""
 
     def write(self, text: str) -> int:
         line = text.strip()
@@ -26,13 +26,13 @@ class _LogStream(io.TextIOBase):
 
 
 def progress(label: str, total: int, initial: int = 0, unit: str = "steps") -> tqdm:
-    """A tqdm, shown as lines where the log has a handler of its own, else as a bar on a terminal.
+    """Makes a tqdm progress bar: log lines if logging has a handler or stderr is no terminal.
 
     Args:
-        label: what is at work.
-        total: units in all.
+        label: name of the work, shown first.
+        total: number of units.
         initial: units already done.
-        unit: what is counted.
+        unit: name of the units.
     """
     unit = f" {unit}"
     if not logger.hasHandlers() and sys.stderr.isatty():
@@ -50,5 +50,5 @@ def progress(label: str, total: int, initial: int = 0, unit: str = "steps") -> t
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
-    """One line, `name=value` in the order given, four significant digits."""
+    """Formats metrics as `name=value ...` in the given order, with four significant digits."""
     return " ".join(f"{name}={value:.4g}" for name, value in metrics.items())

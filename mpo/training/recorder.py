@@ -1,4 +1,4 @@
-"""Gathers what a training leaves behind, without a host sync between logging intervals."""
+"""Collects metrics and policy snapshots; the host waits for the GPU once a logging interval."""
 
 import math
 import resource
@@ -15,32 +15,33 @@ from mpo.study.files import METRICS, POLICIES
 from mpo.training.artifacts import write_policies, write_rows
 
 CLOCKS = ("wall_s", "cpu_s")
-"""The only metrics that two equal runs differ in."""
+"""The only metrics that differ between two runs of the same seed and settings."""
 
 
 class Divergence(NamedTuple):
-    """A seed's loss, parameter or action that is no longer finite."""
+    """The first non-finite metric, parameter or action of a seed."""
 
     env_step: int
-    """Where it was found."""
+    """Environment step at which it was found."""
     term: str
-    """What it is, in words."""
+    """Description of the value."""
 
 
 class SeedRecord:
-    """One seed's metrics and policy snapshots, and its clocks."""
+    """One seed's metrics, policy snapshots and clocks."""
 
     def __init__(self, stack: int) -> None:
-        """Starts the clocks of a seed that is one of so many in its process."""
+        """Starts the clocks of a seed; `stack` is the number of seeds in the process."""
         self.started = datetime.now(UTC)
-        """When the training began; a resumed one keeps its first beginning."""
+        """Start of the training; unchanged when it is resumed."""
         self.resumed: list[dict[str, Any]] = []
-        """Where and when it was taken up again."""
+        """Environment step, host and time of each resumption."""
         self.diverged: Divergence | None = None
-        """Nothing is recorded of a seed after the interval of it."""
+        """If set, recording ends with the logging interval of the divergence."""
         self.rows: list[dict[str, Any]] = []
+        """Metrics, one row per logging interval."""
         self.snapshots: list[tuple[int, dict[str, Tensor]]] = []
-        """Environment step and policy, [1, ...] each."""
+        """(environment step, policy parameters [1, ...]) pairs."""
         self._stack = stack
         self._wall_start, self._cpu_start = time.perf_counter(), time.process_time()
         self._before = 0.0, 0.0
@@ -49,29 +50,29 @@ class SeedRecord:
 
     @property
     def closed(self) -> bool:
-        """Whether the interval in which the seed diverged has its row."""
+        """Whether the seed diverged and the row of that interval has been written."""
         found = self.diverged
         return bool(found and self.rows and self.rows[-1]["env_step"] >= found.env_step)
 
     @property
     def clocks(self) -> dict[str, float]:
-        """Seconds of the processes that trained the seed, shared with the rest of its stack."""
+        """Wall and CPU seconds of the seed's processes so far; the whole stack shares them."""
         wall = time.perf_counter() - self._wall_start
         return dict(zip(CLOCKS, (wall, time.process_time() - self._cpu_start), strict=True))
 
     def diverge(self, env_step: int, term: str) -> None:
-        """Notes that the seed has diverged, unless it had before."""
+        """Marks the seed as diverged; only the first call counts."""
         self.diverged = self.diverged or Divergence(env_step, term)
 
     def take_new(self) -> dict[str, Any] | None:
-        """Rows and snapshots since the last call, if any; `load_state_dict` takes them back."""
+        """Returns rows and snapshots since the last call, or None; see `load_state_dict`."""
         rows, snapshots = self._taken
         new = {"rows": self.rows[rows:], "snapshots": self.snapshots[snapshots:]}
         self._mark_taken()
         return new if any(new.values()) else None
 
     def state_dict(self) -> dict[str, Any]:
-        """All but rows and snapshots, not copied."""
+        """Everything except rows and snapshots; values are not copied."""
         return {
             "started": self.started.isoformat(),
             "resumed": self.resumed,
@@ -80,7 +81,7 @@ class SeedRecord:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], pieces: Sequence[dict[str, Any]]) -> None:
-        """Becomes the record of `state` and of all that its `take_new` returned."""
+        """Restores `state`, and the rows and snapshots from all results of `take_new`."""
         self.started = datetime.fromisoformat(state["started"])
         self.resumed = list(state["resumed"])
         self.diverged = state["diverged"] and Divergence(*state["diverged"])
@@ -93,14 +94,14 @@ class SeedRecord:
         self._mark_taken()
 
     def write(self, total_steps: int, directory: Path) -> dict[str, Any]:
-        """Writes metrics and snapshots up to a budget.
+        """Writes the metrics and snapshots up to environment step `total_steps`.
 
         Returns:
-            What run.json says of them: status, error, counts and costs.
+            The entries for run.json: status, error, counts and costs.
         """
         rows = [row for row in self.rows if row["env_step"] <= total_steps]
         columns = dict.fromkeys(name for row in rows for name in row)
-        # Rows from before the first update lack its metrics.
+        # Rows from before the first update have no update metrics.
         rows = [{name: row.get(name, math.nan) for name in columns} for row in rows]
         write_rows(directory / METRICS, rows)
         found = self.diverged
@@ -109,7 +110,7 @@ class SeedRecord:
         kept = [
             (step, policy)
             for step, policy in self.snapshots
-            # The first one is from before any update.
+            # Keep the snapshot of step 0 in any case: it was taken before any update.
             if step <= total_steps and (found is None or step < max(found.env_step, 1))
         ]
         write_policies(directory / POLICIES, [step for step, _ in kept], [p for _, p in kept])
@@ -125,7 +126,7 @@ class SeedRecord:
         }
 
     def _costs(self) -> dict[str, float]:
-        """The clocks, the peak of the memory, and how many seeds have shared them on average."""
+        """Clocks, peak memory (MB) and the mean number of seeds per process, weighted by time."""
         clocks = self.clocks
         wall_before, share_before = self._before
         share = share_before + (clocks["wall_s"] - wall_before) / self._stack
@@ -141,18 +142,18 @@ class SeedRecord:
 
 
 class Recorder:
-    """Metrics a logging interval and policy snapshots, for each of S stacked seeds."""
+    """Averages metrics over logging intervals and keeps policy snapshots, for S stacked seeds."""
 
     def __init__(self, seeds: int) -> None:
-        """Starts the clocks of so many seeds."""
+        """Starts the clocks; `seeds` is S."""
         self.of = [SeedRecord(seeds) for _ in range(seeds)]
-        """By index in the stack."""
+        """The record of each seed, by its index in the stack."""
         self._sum: Tensor | None = None
         self._names: list[str] = []
         self._count = 0
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """Takes one update's diagnostics, [S] each; they stay on the device."""
+        """Accumulates one update's diagnostics, [S] each, on their device."""
         values = torch.stack(list(metrics.values()), dim=-1)  # [S, K]
         self._names = list(metrics)
         self._sum = values if self._sum is None else self._sum.to(values.device) + values
@@ -160,17 +161,20 @@ class Recorder:
 
     @property
     def all_diverged(self) -> bool:
-        """Whether no seed can learn any more."""
+        """Whether every seed has diverged."""
         return all(record.diverged for record in self.of)
 
     @property
     def open_divergences(self) -> list[int]:
-        """The seeds whose last row is due: alone, each would end here."""
+        """Indices of seeds that diverged and still need their last row.
+
+        Trained alone, such a seed would stop at this step.
+        """
         return [i for i, record in enumerate(self.of) if record.diverged and not record.closed]
 
     @property
     def logged(self) -> int | None:
-        """The environment step of the newest row, None before the first."""
+        """Environment step of the newest row; None if there are no rows."""
         steps = [record.rows[-1]["env_step"] for record in self.of if record.rows]
         return max(steps, default=None)
 
@@ -181,14 +185,15 @@ class Recorder:
         episodes: Mapping[int, Sequence[tuple[float, int]]],
         non_finite: Mapping[str, Tensor],
     ) -> None:
-        """Closes a logging interval: means over its updates and its finished episodes.
+        """Closes a logging interval: adds a row of means over its updates and finished episodes.
 
         Args:
             env_step: environment steps so far.
-            updates: of the networks, so far.
-            episodes: of each seed whose interval ends, by its index: return and length of those
-                that finished. The interval goes on for the other seeds, if there are any.
-            non_finite: what is no longer finite where, see `MPOAgent.non_finite`.
+            updates: network updates so far.
+            episodes: (return, length) of the episodes finished in the interval, by seed index. The
+                interval closes for these seeds only.
+            non_finite: for each network, which seeds have non-finite parameters, [S]; see
+                `MPOAgent.non_finite`.
         """
         means = [] if self._sum is None else (self._sum / self._count).tolist()
         bad = {name: values.tolist() for name, values in non_finite.items()}
@@ -219,7 +224,7 @@ class Recorder:
             self._sum, self._count = None, 0
 
     def snapshot(self, env_step: int, policy: torch.nn.Module) -> None:
-        """Keeps a copy of each seed's policy, unless it has diverged."""
+        """Stores a copy of each seed's policy; a diverged seed gets only its first snapshot."""
         state = {name: value.detach().cpu() for name, value in policy.state_dict().items()}
         for i, record in enumerate(self.of):
             if record.diverged is None or not record.snapshots:
@@ -227,7 +232,7 @@ class Recorder:
                 record.snapshots.append((env_step, own))
 
     def state_dict(self, index: int) -> dict[str, Any]:
-        """All of a seed but its rows and snapshots, as if it were alone."""
+        """One seed's state without rows and snapshots; does not depend on the stack."""
         total = None if self._sum is None else self._sum[index : index + 1].clone()
         own = {"sum": total, "names": self._names, "count": self._count}
         return own | self.of[index].state_dict()
@@ -235,11 +240,11 @@ class Recorder:
     def load_state_dict(
         self, states: Sequence[Mapping[str, Any]], pieces: Sequence[Sequence[dict[str, Any]]]
     ) -> None:
-        """Becomes the recorder of seeds that stand at one step.
+        """Loads one state per seed, all saved at the same step.
 
         Args:
-            states: of each seed, see `state_dict`.
-            pieces: of each seed, all that its `take_new` returned.
+            states: `state_dict` of each seed.
+            pieces: for each seed, all results of `SeedRecord.take_new`, oldest first.
         """
         first = states[0]
         sums = [state["sum"] for state in states]

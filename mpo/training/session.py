@@ -1,4 +1,4 @@
-"""A training in one process: taken up where it was left, saved now and then, stopped when asked."""
+"""Resumes a training, checkpoints it at intervals and stops it on a signal."""
 
 import logging
 import socket
@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointFailed(JobFailed):
-    """A checkpoint cannot be written; the one before it is as it was."""
+    """A checkpoint cannot be written; the previous one is intact."""
 
 
 class Session:
-    """Brings a stack, its recorder and each seed's state on disk together.
+    """Connects a stack and its recorder to each seed's resume directory.
 
-    A seed's state is the one that it would have alone, so whatever stack comes next can take it up.
+    A seed's saved state does not depend on its stack, so it can be resumed in any other stack.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class Session:
         stop: StopRequest | None = None,
         interval_s: float = 60.0,
     ) -> None:
-        """Takes up what was found, all of one step; without directories nothing is kept.
+        """Restores the saved states, if there are any.
 
         Args:
-            stack: becomes what it was when it was saved last.
-            recorder: likewise.
-            directories: of each seed, their locks held.
-            resumed: what each of them holds.
-            stop: ends the training between two steps.
+            stack: restored in place.
+            recorder: restored in place.
+            directories: resume directory of each seed, with its lock held; empty to save nothing.
+            resumed: the content of each directory; None for each, or all of the same step.
+            stop: a stop request ends the training between two steps.
             interval_s: seconds between checkpoints.
         """
         self._stack = stack
@@ -74,10 +74,11 @@ class Session:
         logger.info("resumed at step %d", stack.env_steps)
 
     def tick(self) -> None:
-        """To be called between two steps: saves when it is time to.
+        """Saves a checkpoint if one is due; call it after every environment step.
 
         Raises:
-            Interrupted: a signal came; the state is saved.
+            Interrupted: a stop signal arrived; the state is saved.
+            CheckpointFailed: see `save`.
         """
         if not self._directories:
             return
@@ -85,13 +86,14 @@ class Session:
         if signal is not None or time.monotonic() - self._saved_at >= self._interval_s:
             self.save()
         if signal is not None:
-            raise Interrupted(signal, f"its state at step {self._saved_step} is kept")
+            raise Interrupted(signal, f"saved at step {self._saved_step}")
 
     def save(self) -> None:
-        """Saves each seed's state, unless it is saved already.
+        """Saves each seed's state, unless the current step is already saved.
 
         Raises:
-            CheckpointFailed: with the reason, and which state is kept.
+            CheckpointFailed: a file cannot be written. The message names the reason and the step
+                of the checkpoint that is kept.
         """
         step, before = self._stack.env_steps, self._saved_step
         if not self._directories or step == before:
@@ -100,10 +102,10 @@ class Session:
             for index, directory in enumerate(self._directories):
                 self._save_seed(index, directory, before)
         except OSError as error:
-            kept = f"that of step {before}" if before is not None else "none"
+            kept = "step 0" if before is None else f"the checkpoint of step {before}"
             raise CheckpointFailed(
-                f"the checkpoint of step {step} cannot be written: {error}; {kept} is kept, and "
-                "the same command goes on from it once that is cured"
+                f"the checkpoint of step {step} cannot be written: {error}; once this is fixed, "
+                f"the same command continues from {kept}"
             ) from error
         self._saved_step, self._saved_at = step, time.monotonic()
 
@@ -123,7 +125,7 @@ class Session:
         )
 
     def delete(self) -> None:
-        """Forgets the state on disk."""
+        """Deletes the saved state of every seed."""
         for directory in self._directories:
             directory.delete()
 
@@ -132,11 +134,17 @@ class Session:
 def open_directories(
     paths: Sequence[Path], identities: Sequence[str]
 ) -> Iterator[tuple[list[ResumeDirectory], StopRequest]]:
-    """Resume directories with all their locks held, and the stopping signals noted.
+    """Opens and locks the resume directories, and catches stop signals while they are open.
 
     Args:
-        paths: of each seed; for none no signal is noted.
-        identities: of each seed, see `ResumeDirectory`.
+        paths: resume directory of each seed; if empty, signals are not caught.
+        identities: identity of each seed's training, see `ResumeDirectory`.
+
+    Yields:
+        The directories in the order of `paths`, and the stop request that the signals set.
+
+    Raises:
+        Interrupted: a stop signal arrived during the wait for a lock.
     """
     with ExitStack() as stack:
         stop = stack.enter_context(stop_request()) if paths else StopRequest()
@@ -144,7 +152,7 @@ def open_directories(
             ResumeDirectory(path, identity, stop)
             for path, identity in zip(paths, identities, strict=True)
         ]
-        # In one order everywhere, lest two processes wait for each other.
+        # Every process locks in the same order, so two of them cannot deadlock.
         for directory in sorted(directories, key=lambda directory: directory.path):
             stack.enter_context(directory)
         yield directories, stop

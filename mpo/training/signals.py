@@ -1,4 +1,4 @@
-"""The signals by which people and schedulers ask a job to stop, taken at a moment that suits it."""
+"""Handles the signals with which users and schedulers stop a job."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -7,34 +7,34 @@ from signal import Signals
 from types import FrameType
 
 STOPPING = (Signals.SIGTERM, Signals.SIGINT, Signals.SIGUSR1)
-"""Ctrl-C, and what schedulers send some time before they kill."""
+"""Ctrl-C, and the signals that schedulers send some time before they kill a job."""
 
 EXIT_CODE = 75
-"""Of a job that was stopped and can go on: EX_TEMPFAIL, "try again"."""
+"""Exit code of a stopped job that can be run again: EX_TEMPFAIL of sysexits.h."""
 
 
 class Interrupted(Exception):
-    """A signal has stopped the job, which can be done again."""
+    """A signal stopped the job; running it again completes it."""
 
     def __init__(self, number: Signals, text: str) -> None:
-        """Takes the signal, and in words what became of the work."""
+        """Takes the signal and a text that says what happened to the work."""
         super().__init__(f"stopped by {number.name}: {text}")
         self.signal = number
 
 
 class StopRequest:
-    """Whether a signal has come."""
+    """Holds the last stop signal received, or None."""
 
     signal: Signals | None = None
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """The signals' handler."""
+        """Signal handler: stores the signal."""
         self.signal = Signals(number)
 
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Notes the signals of `STOPPING` instead of dying of them; main thread only."""
+    """Records the signals in `STOPPING` instead of ending the process; main thread only."""
     request = StopRequest()
     with _handled_by(request.note):
         yield request
@@ -42,10 +42,10 @@ def stop_request() -> Iterator[StopRequest]:
 
 @contextmanager
 def stopped_at_once() -> Iterator[None]:
-    """Raises `Interrupted` when a signal of `STOPPING` comes, at once; main thread only."""
+    """Raises `Interrupted` as soon as a signal in `STOPPING` arrives; main thread only."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(Signals(number), "it starts over next time")
+        raise Interrupted(Signals(number), "it starts again from the beginning next time")
 
     with _handled_by(stop):
         yield

@@ -1,7 +1,7 @@
-"""S stacked seeds of one environment: their agent, their replay and their episodes.
+"""S seeds trained together in one environment: their agent, replay buffers and episodes.
 
-The seeds never mix. Each acts in an environment of its own and has the random streams, the state on
-disk and the numbers that it has when it is trained alone.
+The seeds are independent. Each has its own environment, random streams and saved state, and follows
+the same trajectory as if it were trained alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Stack:
-    """The learners of one environment and one set of hyperparameters, one for each seed."""
+    """S learners with the same environment and hyperparameters, one per seed."""
 
     def __init__(
         self,
@@ -43,17 +43,20 @@ class Stack:
         Args:
             env_id: see `make_env`.
             config: the hyperparameters.
-            seeds: of each learner; the only source of randomness.
-            device: of networks, replay and updates.
+            seeds: seed of each learner; the only source of randomness.
+            device: device of the networks, the replay and the updates.
             cuda_graphs: see `MPOTrainer`.
-            compile_on_cpu: see `MPOTrainer`; takes one seed.
+            compile_on_cpu: see `MPOTrainer`; needs a single seed.
 
         Raises:
-            ConfigError: the environment cannot be used, or several seeds are to be compiled.
+            ConfigError: the environment cannot be used, or `compile_on_cpu` with several seeds.
         """
         if compile_on_cpu and len(seeds) > 1 and device.type == "cpu":
-            # Compiled code rounds an odd element by its place in memory, and so by the seed's.
-            raise ConfigError(f"compile_on_cpu: takes one seed a trainer, received {len(seeds)}")
+            # Compiled code rounds the elements left over after vectorisation differently. Which
+            # ones these are depends on the position in memory, and so on the stack.
+            raise ConfigError(
+                f"compile_on_cpu: needs one seed per trainer, received {len(seeds)} seeds"
+            )
         # Denormal numbers are many times slower on a CPU and carry no information here.
         torch.set_flush_denormal(True)
         keep_freed()
@@ -61,7 +64,7 @@ class Stack:
         self.seeds = tuple(seeds)
         retrace = "on" if config.retrace else "off"
         self.name = f"{env_id} retrace {retrace} {config.optimizer}"
-        """Shown with the progress, before the seeds."""
+        """Label of the progress bar, before the seeds."""
         self._execution = {"cuda_graphs": cuda_graphs, "compile_on_cpu": compile_on_cpu}
         envs = [make_env(env_id) for _ in self.seeds]
         self.obs_dim, self.action_dim = dimensions(envs[0].observation_space, envs[0].action_space)
@@ -79,23 +82,23 @@ class Stack:
         self.streams = [EpisodeStream(env, s) for env, s in zip(envs, self.seeds, strict=True)]
         self.env_steps = 0
         self.refused_transitions = [0] * len(self.seeds)
-        """Of each seed: transitions that held a number that is not finite."""
+        """Number of transitions rejected for a non-finite value, per seed."""
         self._offsets: dict[int, torch.Tensor] = {}
 
     def of_some(self, seeds: Sequence[int]) -> Stack:
-        """A new stack of some of the seeds, at step 0."""
+        """Makes a new stack with some of the seeds, at step 0."""
         other = Stack(self.env_id, self.config, seeds, self.device, **self._execution)
         other.name = self.name
         return other
 
     def act(self, recorder: Recorder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Samples an action for each seed; a seed whose action is not finite has diverged.
+        """Samples an action for each seed; a seed with a non-finite action has diverged.
 
         Args:
-            recorder: is told who has diverged.
+            recorder: gets the divergences.
 
         Returns:
-            Observations [S, O], actions before clipping [S, D] and their log-densities [S].
+            Observations [S, O], actions before clipping [S, D] and their log-densities [S] in nats.
         """
         obs = np.stack([stream.obs for stream in self.streams])
         raw, log_prob = self.agent.act(obs)
@@ -103,12 +106,18 @@ class Stack:
         if not finite.all():
             for index in np.flatnonzero(~finite):
                 recorder.of[index].diverge(self.env_steps, "an action is not finite")
-            # The other seeds of the stack go on, and so must its environment.
+            # The other seeds go on, so this one needs an action that its environment accepts.
             raw, log_prob = np.nan_to_num(raw, posinf=0, neginf=0), np.nan_to_num(log_prob)
         return obs, raw, log_prob
 
     def step_environments(self, obs: np.ndarray, raw: np.ndarray, log_prob: np.ndarray) -> None:
-        """Steps every seed's environment once and stores the transition; see `act`."""
+        """Steps every seed's environment once and stores the transitions.
+
+        Args:
+            obs: observations, [S, O].
+            raw: actions before clipping, [S, D].
+            log_prob: log-densities of the raw actions, [S], in nats.
+        """
         executed = raw.clip(-1, 1)
         for i, stream in enumerate(self.streams):
             step = stream.step(executed[i])
@@ -138,21 +147,22 @@ class Stack:
         truncated: float = 0.0,
         seed_index: int = 0,
     ) -> bool:
-        """Stores a transition, unless a number in it is not finite.
+        """Stores a transition, unless it contains a non-finite value.
 
         Args:
-            obs: [O].
+            obs: observation, [O].
             action_exec: the canonical action that the environment received, [D].
-            action_raw: the sample before clipping, [D].
+            action_raw: the sampled action before clipping, [D].
             behaviour_logp: log-density of the raw action under the policy that acted, in nats.
-            reward: of this step.
-            next_obs: the true successor, before any reset, [O].
-            done: 1 where the episode terminated, which ends the bootstrap.
-            truncated: 1 where a time limit ended it, which does not.
-            seed_index: whose replay.
+            reward: reward of this step.
+            next_obs: the true next observation, before any reset, [O].
+            done: 1 if the episode terminated; ends the bootstrap.
+            truncated: 1 if a time limit ended the episode; does not end the bootstrap.
+            seed_index: index of the seed whose replay gets the transition.
 
         Returns:
-            False for a refused transition; it is counted, and no window spans the gap it leaves.
+            False if the transition was rejected. It is then counted in `refused_transitions`, and
+            no window spans the gap.
         """
         parts: list[np.ndarray | float] = [obs, action_exec, action_raw, behaviour_logp, reward]
         parts += [done, truncated, next_obs]
@@ -169,21 +179,21 @@ class Stack:
         return True
 
     def offsets(self, length: int) -> torch.Tensor:
-        """0 ... length - 1 on the CPU, where windows are drawn; made once, [T]."""
+        """Returns 0 ... length - 1, [T], on the CPU, where windows are drawn; cached."""
         if length not in self._offsets:
             self._offsets[length] = torch.arange(length)
         return self._offsets[length]
 
     def draw_windows(self, batch_size: int) -> dict[str, torch.Tensor]:
-        """Draws the windows of an update, [S, T, B]; see `Replay.sample`."""
+        """Draws the windows for one update, [S, T, B]; see `Replay.sample`."""
         return self.replay.sample(batch_size, self.offsets(self.config.window))
 
     def take_finished(self, index: int) -> list[tuple[float, int]]:
-        """Of a seed, see `EpisodeStream.take_finished`."""
+        """Calls `EpisodeStream.take_finished` for one seed."""
         return self.streams[index].take_finished()
 
     def state_dict(self, index: int) -> dict[str, Any]:
-        """All that a seed resumes from but its transitions, as if it were alone."""
+        """One seed's state without its transitions; does not depend on the stack."""
         return {
             "env_steps": self.env_steps,
             "agent": self.agent.state_dict(index),
@@ -197,8 +207,8 @@ class Stack:
         """Loads one state per seed, all saved at the same step.
 
         Args:
-            states: of each seed, see `state_dict`.
-            transitions: of each seed, all that its `newest_transitions` returned.
+            states: `state_dict` of each seed.
+            transitions: for each seed, all results of `newest_transitions`, oldest first.
         """
         self.env_steps = states[0]["env_steps"]
         self.agent.load_state_dict([state["agent"] for state in states])
@@ -207,5 +217,5 @@ class Stack:
             self.streams[index].load_state_dict(state["stream"])
 
     def newest_transitions(self, index: int, count: int) -> dict[str, torch.Tensor]:
-        """Of a seed, see `Replay.newest`."""
+        """Calls `Replay.newest` for one seed."""
         return self.replay.newest(index, count)

@@ -92,7 +92,7 @@ def test_damage_is_reported_and_the_state_before_is_used(two, caplog, kind, file
     path = two / f"{file}-000000000020.pt"
     damage(kind)(path)
     assert load(two) == AFTER_10
-    assert path.name in caplog.text and "checkpoint-000000000020.pt is left out" in caplog.text
+    assert path.name in caplog.text and "skipping checkpoint-000000000020.pt" in caplog.text
     caplog.clear()
     assert load(two) == AFTER_10 and not caplog.text  # once is enough
     with directory(two) as resume:
@@ -111,15 +111,15 @@ def test_where_nothing_can_be_used_training_starts_afresh_with_a_warning(two, ca
     for path in two.glob("checkpoint-*"):
         path.write_bytes(b"")
     assert load(two) is None
-    assert "training starts afresh" in caplog.text
+    assert "training starts from step 0" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"training": {"gamma": 0.5}}, "training.gamma is 0.5 there and 0.99 here"),
-        ({"seeds": [7]}, "seeds.0 is 7 there and 0 here"),
-        ({"algorithm_version": 2}, "algorithm_version is 2 there and 1 here"),
+        ({"training": {"gamma": 0.5}}, "training.gamma is 0.5 in the checkpoint, 0.99 in this run"),
+        ({"seeds": [7]}, "seeds.0 is 7 in the checkpoint, 0 in this run"),
+        ({"algorithm_version": 2}, "algorithm_version is 2 in the checkpoint, 1 in this run"),
     ],
 )
 def test_another_trainings_state_is_refused_by_name_and_left_alone(tmp_path, change, message):

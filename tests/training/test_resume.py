@@ -9,12 +9,10 @@ import subprocess
 import time
 
 import pytest
-import torch
 
-from mpo.training import loop
 from mpo.training.artifacts import read_policies
-from mpo.training.stack import Stack
 from tests import processes
+from tests.requirements import need
 
 CASES = {
     # Episodes of 200 steps, so nearly every kill is in mid-episode; a replay that wraps around.
@@ -25,15 +23,16 @@ CASES = {
     ),
 }
 STEPS = 1500
-KILLS = 11  # of each case
 
 
+@pytest.mark.parametrize("kills", [5, pytest.param(11, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
-def test_any_number_of_kills_changes_no_bit(tmp_path, case):
+def test_any_number_of_kills_changes_no_bit(tmp_path, case, kills):
     spec, chance = CASES[case], random.Random(case)
-    processes.finish(processes.train(tmp_path / "calm", spec, STEPS))
+    calm = tmp_path / "calm"
+    processes.train_here(calm, spec, STEPS)
     folder, steps = tmp_path / "killed", []
-    for number in range(KILLS):
+    for number in range(kills):
         # Saving all the time, so that many a kill is inside the writing of a checkpoint.
         process = processes.train(folder, spec, STEPS, interval=0.01)
         if number < 2:
@@ -46,10 +45,9 @@ def test_any_number_of_kills_changes_no_bit(tmp_path, case):
         assert process.poll() is None, "it ended before it was killed"
         processes.kill(process)
         steps.append(processes.newest_step(processes.resume(folder, spec)))
-    print(f"{case}: killed {KILLS} times, with checkpoints of steps {steps}")
-    assert steps == sorted(steps) and len(set(steps)) > KILLS // 2
+    print(f"{case}: killed {kills} times, with checkpoints of steps {steps}")
+    assert steps == sorted(steps) and len(set(steps)) > kills // 2
     processes.finish(processes.train(folder, spec, STEPS))
-    calm = processes.results(tmp_path / "calm", spec, STEPS)
     assert processes.bits(processes.results(folder, spec, STEPS)) == processes.bits(calm)
     record = json.loads((processes.results(folder, spec, STEPS) / "run.json").read_text())
     assert record["provenance"]["resumed"][-1]["env_step"] == steps[-1] < STEPS
@@ -95,27 +93,32 @@ def test_a_signal_stops_with_a_checkpoint_and_the_next_attempt_goes_on(tmp_path,
     time.sleep(0.7)
     process.send_signal(getattr(signal, name))
     output = processes.finish(process, code=75)
-    step = int(re.search(rf"stopped by {name}: its state at step (\d+) is kept", output)[1])
+    step = int(re.search(rf"stopped by {name}: saved at step (\d+)", output)[1])
     assert step > 0 and "Traceback" not in output
     said = processes.status(tmp_path, spec, 100_000)
     assert said["status"] == ("planned" if name == "SIGINT" else "timeout")
     assert f"stopped by {name}" in said["error"] and said["count"] == step
     steps = step // 100 * 100 + 200
     assert f"resumed at step {step}" in processes.finish(processes.train(tmp_path, spec, steps))
-    calm = train_here(tmp_path / "calm", spec, steps, resume=None)
-    assert processes.bits(processes.results(tmp_path, spec, steps)) == processes.bits(calm)
+    processes.train_here(tmp_path / "calm", spec, steps)
+    found = processes.bits(processes.results(tmp_path, spec, steps))
+    assert found == processes.bits(tmp_path / "calm")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_stops_an_evaluation_which_can_be_made_again(tmp_path, name):
     spec = CASES["td"]
-    run = train_here(processes.results(tmp_path, spec, 200), spec, 200, resume=None)
+    run = processes.results(tmp_path, spec, 200)
+    processes.train_here(run, spec, 200)
     process = processes.evaluate(tmp_path, spec, 200, episodes=1000)
     processes.wait_for_status(process, tmp_path, spec, 200)
     time.sleep(0.7)
     process.send_signal(getattr(signal, name))
     output = processes.finish(process, code=75)
-    assert f"stopped by {name}: it starts over" in output and "Traceback" not in output
+    assert (
+        f"stopped by {name}: it starts again from the beginning" in output
+        and "Traceback" not in output
+    )
     said = processes.status(tmp_path, spec, 200)
     assert said["status"] == ("planned" if name == "SIGINT" else "timeout")
     assert f"stopped by {name}" in said["error"] and said["phase"] == "evaluate"
@@ -124,22 +127,15 @@ def test_a_signal_stops_an_evaluation_which_can_be_made_again(tmp_path, name):
     assert processes.status(tmp_path, spec, 200)["status"] == "ok" and list(run.glob("evals*"))
 
 
-def train_here(folder, spec, steps, resume):
-    """Trains in this process; returns the folder of its results."""
-    trainer = Stack(spec.env_id, spec.training, [spec.seed], torch.device("cpu"))
-    loop.train(trainer, spec.cell, steps, [folder], [resume] if resume else [])
-    train_here.last = trainer
-    return folder
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_budgets_can_be_raised_and_lowered_in_any_order(tmp_path, case):
     for steps in (300, 700, 200, 400, 80):
         if steps == 80:
             steps = 700  # again, with nothing left to do
-        short = train_here(tmp_path / f"one{steps}", CASES[case], steps, tmp_path / "resume")
-        trained = train_here.last.env_steps
-        calm = train_here(tmp_path / f"all{steps}", CASES[case], steps, None)
+        short, calm = tmp_path / f"one{steps}", tmp_path / f"all{steps}"
+        resume = tmp_path / "resume"
+        trained = processes.train_here(short, CASES[case], steps, resume=resume)
+        processes.train_here(calm, CASES[case], steps)
         assert processes.bits(short) == processes.bits(calm)
         assert trained == max(steps, 300 if steps == 300 else 700)
         assert [step for step, _ in read_policies(short / "policies.pt")][-1] == steps
@@ -148,20 +144,22 @@ def test_budgets_can_be_raised_and_lowered_in_any_order(tmp_path, case):
 def test_a_budget_between_two_rows_is_extended_as_if_it_had_not_been(tmp_path):
     spec, resume = CASES["td"], tmp_path / "resume"
     for steps in (130, 271, 333):
-        short = train_here(tmp_path / f"one{steps}", spec, steps, resume)
-        assert processes.bits(short) == processes.bits(
-            train_here(tmp_path / f"all{steps}", spec, steps, None)
-        )
+        short, calm = tmp_path / f"one{steps}", tmp_path / f"all{steps}"
+        processes.train_here(short, spec, steps, resume=resume)
+        processes.train_here(calm, spec, steps)
+        assert processes.bits(short) == processes.bits(calm)
     with pytest.raises(ValueError, match=r"total_steps: .*multiples of snapshot_interval.*271"):
-        train_here(tmp_path / "one271", spec, 271, resume)
+        processes.train_here(tmp_path / "one271", spec, 271, resume=resume)
 
 
 def test_a_diverged_run_is_extended_and_cut_as_any_other(tmp_path):
     spec = processes.run_spec("Pendulum-v1", q_lr=1e38, optimizer="sgd")
     for steps, status in ((200, "diverged"), (400, "diverged"), (100, "ok")):
-        short = train_here(tmp_path / f"one{steps}", spec, steps, tmp_path / "resume")
+        short, calm = tmp_path / f"one{steps}", tmp_path / f"all{steps}"
+        processes.train_here(short, spec, steps, resume=tmp_path / "resume")
+        processes.train_here(calm, spec, steps)
         found = processes.bits(short)
-        assert found == processes.bits(train_here(tmp_path / f"all{steps}", spec, steps, None))
+        assert found == processes.bits(calm)
         assert found["status"] == status
 
 
@@ -229,8 +227,7 @@ def small_disk(tmp_path):
             ["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], check=True, capture_output=True
         )
 
-    if os.getuid() != 0:
-        pytest.skip("only root may mount a file system")
+    need("mount")
     mount("size=400k")
     yield disk, lambda options: mount(f"remount,{options}")
     subprocess.run(["umount", "-l", disk], check=True)
@@ -241,12 +238,13 @@ def test_a_full_disk_ends_a_run_clearly_and_with_space_it_goes_on(tmp_path, smal
     spec = processes.run_spec("Pendulum-v1", policy_layer_sizes=(64,))
     output = processes.finish(processes.train(disk, spec, 1500, interval=0.02), code=1)
     error = r"the checkpoint of step \d+ cannot be written: .*No space left on device.*"
-    kept = int(re.search(error + r"that of step (\d+) is kept", output)[1])
+    kept = int(re.search(error + r"continues from the checkpoint of step (\d+)", output)[1])
     assert "Traceback" not in output and not processes.results(disk, spec, 1500).exists()
     remount("size=50m")
     assert f"resumed at step {kept}" in processes.finish(processes.train(disk, spec, 1500))
-    calm = train_here(tmp_path / "calm", spec, 1500, None)
-    assert processes.bits(processes.results(disk, spec, 1500)) == processes.bits(calm)
+    processes.train_here(tmp_path / "calm", spec, 1500)
+    found = processes.bits(processes.results(disk, spec, 1500))
+    assert found == processes.bits(tmp_path / "calm")
 
 
 def test_a_disk_that_turns_read_only_ends_a_run_clearly(tmp_path, small_disk):
