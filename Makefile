@@ -21,7 +21,7 @@ bench: .venv/installed
 # The documentation as a site that needs no network: open site/index.html.
 SITE ?= site
 docs: .venv/installed
-	$(BIN)/mkdocs build --strict --site-dir $(abspath $(SITE))
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(abspath $(SITE))
 
 # Keeps the small tables and the pictures of a finished study with the code: STUDY=small of another one.
 STUDY ?= default
