@@ -1,1 +1,1 @@
-"""What is acted in: Gymnasium and dm_control tasks as the agent sees them, and roll-outs."""
+"""Environments: Gymnasium and dm_control tasks as the agent sees them, and rollouts."""

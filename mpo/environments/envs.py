@@ -1,6 +1,6 @@
 """Environments as the agent sees them: flat float32 observations, actions in [-1, 1].
 
-Time limits stay what Gymnasium says: `truncated`, apart from `terminated`.
+As in Gymnasium, a time limit sets `truncated`, not `terminated`.
 """
 
 import difflib
@@ -17,15 +17,20 @@ from mpo.study.config import ConfigError, JobFailed
 
 
 class EnvironmentFailed(JobFailed):
-    """An environment raised, or answered with a number that is not finite."""
+    """An environment raised an exception or returned a non-finite number."""
 
 
 _call: tuple["_Guard", str, float] | None = None
+"""The environment call in progress: the environment, the method's name and its start."""
 
 
 def current_call() -> tuple[str, float] | None:
-    """The environment that this process waits for, in words, and since when (monotonic seconds)."""
-    call = _call  # another thread's, which may move on meanwhile
+    """Returns the environment call that this process is waiting for, if any.
+
+    Returns:
+        A description of the call, and when it began, in seconds of `time.monotonic`.
+    """
+    call = _call  # read once: the main thread may change it at any time
     if call is None:
         return None
     guard, name, since = call
@@ -33,11 +38,11 @@ def current_call() -> tuple[str, float] | None:
 
 
 _LARGEST = float(np.finfo(np.float32).max)
-"""A reward beyond it would be infinite in the replay."""
+"""Largest reward: the replay stores float32, so a larger one would become infinite."""
 
 
 class _Guard(gym.Wrapper):
-    """Names the environment, the call and the step where one of them fails."""
+    """Reports failures of the environment with its id, the call and the step."""
 
     def __init__(self, env: gym.Env, env_id: str) -> None:
         super().__init__(env)
@@ -52,11 +57,11 @@ class _Guard(gym.Wrapper):
 
     def step(self, action: np.ndarray) -> Any:
         self._step += 1
-        answer = self._guarded("step", action)
-        self._refuse_non_finite(answer[0])
-        if not -_LARGEST <= answer[1] <= _LARGEST:
-            raise EnvironmentFailed(f"{self.where}: reward is {answer[1]}")
-        return answer
+        result = self._guarded("step", action)
+        self._refuse_non_finite(result[0])
+        if not -_LARGEST <= result[1] <= _LARGEST:
+            raise EnvironmentFailed(f"{self.where}: reward is {result[1]}")
+        return result
 
     def _guarded(self, name: str, *args: Any, **kwargs: Any) -> Any:
         global _call
@@ -75,33 +80,37 @@ class _Guard(gym.Wrapper):
 
     @property
     def where(self) -> str:
+        """The environment and the step, for messages."""
         return f"environment {self._id!r}, step {self._step} of an episode"
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """Makes an environment with flat float32 observations and canonical actions.
+    """Makes an environment with flat float32 observations and canonical actions in [-1, 1].
 
     Args:
         env_id: a Gymnasium id, `dm_control/domain-task-v0` (through shimmy), or `module:id`, which
             imports the module first.
-        render_mode: what `render` gives, in Gymnasium's words; by default nothing is rendered.
+        render_mode: Gymnasium's render mode; by default nothing is rendered.
 
     Returns:
         An environment whose observation space is a float32 Box `[O]` and whose action space is the
-        Box [-1, 1] `[D]`, rescaled affinely to the environment's own finite bounds. Its `step` and
-        `reset` raise `EnvironmentFailed` where they raise or answer with what is not finite.
+        Box [-1, 1] `[D]`, mapped affinely to the environment's own bounds. Its `step` and `reset`
+        raise `EnvironmentFailed` if the environment raises or returns a non-finite number.
 
     Raises:
-        ConfigError: the id is unknown or without its version, or a space does not fit.
+        ConfigError: the id is unknown or lacks its version, or a space is not supported.
     """
     env = _make(env_id, render_mode)
     actions = env.action_space
     if not isinstance(actions, Box) or len(actions.shape) != 1:
-        raise ConfigError(f"environment {env_id!r}: MPO needs a 1-d Box of actions, got {actions}")
+        raise ConfigError(f"environment {env_id!r}: MPO needs a 1-D Box of actions, got {actions}")
     if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
         raise ConfigError(f"environment {env_id!r}: actions must have finite bounds, got {actions}")
     if not (actions.low < actions.high).all():
-        raise ConfigError(f"environment {env_id!r}: an action's bounds are equal, got {actions}")
+        raise ConfigError(
+            f"environment {env_id!r}: each action's lower bound must be below its upper bound, "
+            f"got {actions}"
+        )
     observations = env.observation_space
     if not isinstance(observations, Box) or len(observations.shape) != 1:
         if not observations.is_np_flattenable:
@@ -109,14 +118,14 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
         env = gym.wrappers.FlattenObservation(env)
     space = Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
     env = gym.wrappers.TransformObservation(env, lambda obs: obs.astype(np.float32), space)
-    # Gymnasium compares these bounds with the range of dm_control's float64 actions.
+    # For dm_control's float64 actions, Gymnasium casts the float64 range to float32: it overflows.
     with np.errstate(over="ignore"):
         env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
     return _Guard(env, env_id)
 
 
 def dimensions(observations: gym.Space, actions: gym.Space) -> tuple[int, int]:
-    """O and D of the spaces of an environment as of `make_env`."""
+    """Returns the observation and action dimensions O and D of an environment from `make_env`."""
     assert isinstance(observations, Box) and isinstance(actions, Box)
     return observations.shape[0], actions.shape[0]
 
@@ -125,18 +134,19 @@ def _make(env_id: str, render_mode: str | None) -> gym.Env:
     try:
         if env_id.startswith("dm_control/"):
             with warnings.catch_warnings():
-                # glfw warns where there is no display; nothing here opens a window.
+                # glfw warns if there is no display, but no window is ever opened here.
                 warnings.simplefilter("ignore")
                 importlib.import_module("shimmy")
         module, _, name = env_id.rpartition(":")
         if module:
             importlib.import_module(module)
-        # For a bare name `make` takes the newest version, and after an upgrade another one.
+        # Refuse an id without a version: `make` would take the newest one, which can change when
+        # Gymnasium is upgraded.
         gym.spec(name)
-        # One that cannot render may not take the argument at all.
+        # Environments that cannot render may not accept the argument.
         options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         return gym.make(name, disable_env_checker=True, **options)
     except (gym.error.Error, ModuleNotFoundError) as error:
         near = difflib.get_close_matches(env_id, gym.registry, n=5, cutoff=0.4)
-        choices = f"; near choices: {', '.join(near)}" if near else ""
+        choices = f"; similar ids: {', '.join(near)}" if near else ""
         raise ConfigError(f"environment {env_id!r}: {error}{choices}") from error

@@ -1,4 +1,4 @@
-"""One seed's stream of training episodes: its environment, and where it stands in it."""
+"""One seed's stream of training episodes, which can be saved and resumed within an episode."""
 
 import logging
 from typing import Any, NamedTuple
@@ -13,20 +13,25 @@ logger = logging.getLogger(__name__)
 
 
 class Step(NamedTuple):
-    """What an environment answered to an action."""
+    """The result of one environment step."""
 
     next_obs: np.ndarray
-    """The true successor, before any reset, float32 [O]."""
+    """The observation after the step, before any reset, float32 [O]."""
     reward: float
     terminated: bool
     truncated: bool
 
 
 class EpisodeStream:
-    """Plays training episodes one after another; the n-th is reset with a seed of its own."""
+    """Plays training episodes one after another; each is reset with its own `episode_seed`."""
 
     def __init__(self, env: gym.Env, seed: int) -> None:
-        """Starts the first episode."""
+        """Starts the first episode.
+
+        Args:
+            env: an environment from `make_env`.
+            seed: the run's seed, from which the reset seeds are derived.
+        """
         self._env = env
         self._seed = seed
         self._started = 0
@@ -40,14 +45,14 @@ class EpisodeStream:
         self._actions: list[np.ndarray] = []
 
     def step(self, action: np.ndarray) -> Step:
-        """Takes one environment step with a canonical action [D]; call `advance` after it."""
+        """Takes one environment step with a canonical action [D]; call `advance` afterwards."""
         next_obs, reward, terminated, truncated, _ = self._env.step(action)
         self._return += float(reward)
         self._actions.append(action)
         return Step(next_obs, float(reward), bool(terminated), bool(truncated))
 
     def advance(self, step: Step) -> None:
-        """Moves on to the last step's successor, or to a new episode where this one is over."""
+        """Moves to the step's next observation, or starts a new episode if this one is over."""
         if step.terminated or step.truncated:
             self._finished.append((self._return, len(self._actions)))
             self._begin()
@@ -55,12 +60,20 @@ class EpisodeStream:
             self.obs = step.next_obs
 
     def take_finished(self) -> list[tuple[float, int]]:
-        """Return and length (environment steps) of what has finished since the last call."""
+        """Returns the episodes that finished since the last call.
+
+        Returns:
+            Each episode's undiscounted return and its length in environment steps.
+        """
         taken, self._finished = self._finished, []
         return taken
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands; the environment's own state is its episode's actions."""
+        """Returns the stream's state.
+
+        Environments cannot be saved in general, so the actions of the current episode are stored
+        instead, to be replayed.
+        """
         actions = np.stack(self._actions) if self._actions else np.empty((0,), np.float32)
         return {
             "started": self._started,
@@ -70,9 +83,10 @@ class EpisodeStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes to where another stream of the same seed stood, by playing its last episode again.
+        """Restores a state of the same seed by replaying the actions of its current episode.
 
-        Where the environment does not repeat itself, a warning says so and a new episode begins.
+        If the environment is not deterministic, so that the replay ends elsewhere, this logs a
+        warning and starts a new episode.
         """
         self._started = state["started"] - 1
         self._begin()
@@ -82,8 +96,8 @@ class EpisodeStream:
         repeated = self._started == state["started"]
         if not (repeated and np.array_equal(self.obs, state["obs"].numpy())):
             logger.warning(
-                "%s does not repeat an episode from its seed and actions: episode %d of seed %d is "
-                "dropped, and this run is not what an uninterrupted one would be",
+                "%s does not reproduce an episode from its seed and actions: episode %d of seed %d "
+                "is dropped, and this run will differ from an uninterrupted one",
                 self._env.spec.id if self._env.spec else self._env,
                 state["started"],
                 self._seed,

@@ -1,4 +1,7 @@
-"""Seeded episodes of a policy, played side by side in one process."""
+"""Rollouts: seeded episodes of a policy, played in parallel in one process.
+
+Letters: E episodes, O observation, D action dimensions.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,32 +13,32 @@ from gymnasium.vector.utils import batch_space
 from mpo.environments.envs import make_env
 
 MAX_PARALLEL = 10
-"""Episodes that are played side by side, with one pass of the network a step."""
+"""Most episodes that are played in parallel, sharing one forward pass per step."""
 
 Act = Callable[[np.ndarray], np.ndarray]
-"""Observations [E, O] to canonical actions [E, D], one row an episode."""
+"""A policy: observations [E, O] to canonical actions [E, D], one row per episode."""
 
 
 class Episodes(NamedTuple):
-    """One entry an episode, [E]."""
+    """Finished episodes; each field is [E]."""
 
     returns: np.ndarray
     """Undiscounted sums of rewards."""
     lengths: np.ndarray
-    """Environment steps."""
+    """Lengths in environment steps."""
     terminated: np.ndarray
-    """Whether the episode ended by itself, not by its time limit."""
+    """Whether the episode terminated rather than reaching its time limit."""
 
 
 class SideBySide(gym.vector.VectorEnv):
-    """Environments that are stepped together in this process, each until its episode is over.
+    """A vector environment that plays one episode in each of its environments.
 
-    Gymnasium's own goes on to new episodes, gathers what the environments tell beside numbers and
-    copies all of it: with small tasks a quarter of an evaluation.
+    Gymnasium's `SyncVectorEnv` starts new episodes, collects the `info` dictionaries and copies
+    everything, which takes a quarter of an evaluation with small tasks.
     """
 
     def __init__(self, envs: Sequence[gym.Env]) -> None:
-        """Takes environments of one kind."""
+        """Takes environments with equal observation and action spaces."""
         self.envs = list(envs)
         self.num_envs = len(self.envs)
         self.single_observation_space = self.envs[0].observation_space
@@ -44,14 +47,30 @@ class SideBySide(gym.vector.VectorEnv):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
-        """Begins an episode in each, of a seed each: observations [E, O] and nothing."""
-        answers = [env.reset(seed=s) for env, s in zip(self.envs, seed, strict=True)]
-        self._obs = np.stack([obs for obs, _ in answers])
+        """Starts an episode in each environment.
+
+        Args:
+            seed: one reset seed per environment, [E].
+            options: ignored.
+
+        Returns:
+            Observations [E, O] and an empty `info`.
+        """
+        results = [env.reset(seed=s) for env, s in zip(self.envs, seed, strict=True)]
+        self._obs = np.stack([obs for obs, _ in results])
         self._over = [False] * self.num_envs
         return self._obs.copy(), {}
 
     def step(self, actions: np.ndarray) -> Any:
-        """Of [E, D] to what Gymnasium's return, [E] and more; of an episode that is over, zeros."""
+        """Steps the environments whose episode is not over.
+
+        Args:
+            actions: canonical actions, [E, D].
+
+        Returns:
+            As in Gymnasium: observations [E, O], rewards, terminated and truncated [E], and an
+            empty `info`. A finished episode repeats its last observation; its other entries are 0.
+        """
         rewards = np.zeros(self.num_envs)
         terminated, truncated = (np.zeros(self.num_envs, dtype=bool) for _ in range(2))
         for i, env in enumerate(self.envs):
@@ -61,23 +80,26 @@ class SideBySide(gym.vector.VectorEnv):
         return self._obs.copy(), rewards, terminated, truncated, {}
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes each."""
+        """Closes all environments."""
         for env in self.envs:
             env.close()
 
 
 def vector_env(env_id: str, count: int) -> gym.vector.VectorEnv:
-    """`count` instances side by side."""
+    """Makes `count` instances of an environment; see `make_env`."""
     return SideBySide([make_env(env_id) for _ in range(count)])
 
 
 def rollouts(envs: gym.vector.VectorEnv, act: Act, seeds: Sequence[int]) -> Episodes:
-    """Plays one episode in each environment, all at once.
+    """Plays one episode in each environment, all in parallel.
 
     Args:
-        envs: one environment a seed.
-        act: the policy; rows of episodes that are over are ignored.
+        envs: E environments, one per seed.
+        act: the policy; its actions for finished episodes are ignored.
         seeds: reset seeds, [E].
+
+    Returns:
+        The episodes, in the order of the seeds.
     """
     obs, _ = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=np.int64)

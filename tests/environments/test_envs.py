@@ -11,8 +11,8 @@ from mpo.environments.episodes import EpisodeStream
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED, episode_seed, numpy_generator
 from mpo.study.config import ConfigError
 from tests import (
-    jobs,
     probes,  # noqa: F401 (registers the environments)
+    processes,
 )
 
 
@@ -49,14 +49,14 @@ def test_actions_are_rescaled_to_the_environments_bounds():
     ("env_id", "message"),
     [
         ("Pendulm-v1", "'Pendulm-v1'.*Pendulum-v1"),
-        ("Pendulum", "near choices: Pendulum-v1"),
+        ("Pendulum", "similar ids: Pendulum-v1"),
         ("Pendulum-v9", "Pendulum-v1"),
         ("dm_control/cartpole-swingpu-v0", "dm_control/cartpole-swingup-v0"),
         ("no_such_module:Some-v0", "no_such_module"),
-        ("CartPole-v1", "1-d Box of actions, got Discrete"),
-        ("probe/Discrete-v0", "1-d Box of actions, got Discrete"),
+        ("CartPole-v1", "1-D Box of actions, got Discrete"),
+        ("probe/Discrete-v0", "1-D Box of actions, got Discrete"),
         ("probe/Unbounded-v0", "actions must have finite bounds"),
-        ("probe/Matrix-v0", "1-d Box of actions"),
+        ("probe/Matrix-v0", "1-D Box of actions"),
         ("probe/Sequence-v0", "cannot flatten observations"),
     ],
 )
@@ -133,7 +133,7 @@ def test_an_environment_that_does_not_repeat_itself_is_named_and_starts_anew(cap
         first.advance(first.step(np.zeros(1, np.float32)))
     other = EpisodeStream(make_env("probe/Fickle-v0"), seed=3)
     other.load_state_dict(first.state_dict())
-    assert "probe/Fickle-v0 does not repeat an episode" in caplog.text
+    assert "probe/Fickle-v0 does not reproduce an episode" in caplog.text
     assert other.state_dict()["started"] == 2 and len(other.state_dict()["actions"]) == 0
 
 
@@ -168,9 +168,9 @@ def test_a_reward_that_single_precision_cannot_hold_is_refused(monkeypatch):
 
 
 def test_a_training_in_dm_control_prints_each_line_once(tmp_path):
-    """Its libraries log with absl, which sends what it sees to stderr a second time."""
-    spec = jobs.run_spec("dm_control/reacher-easy-v0", update_after=1000)
-    lines = jobs.finish(jobs.train(tmp_path, spec, 100)).splitlines()
+    """dm_control logs with absl, which would print every log line to stderr a second time."""
+    spec = processes.run_spec("dm_control/reacher-easy-v0", update_after=1000)
+    lines = processes.finish(processes.train(tmp_path, spec, 100)).splitlines()
     assert lines and len(set(lines)) == len(lines)
     assert not [line for line in lines if re.search("INFO|Warning", line)]
 
@@ -186,11 +186,11 @@ def test_a_training_in_dm_control_prints_each_line_once(tmp_path):
 def test_on_a_terminal_a_training_shows(tmp_path, env_id, code, shown):
     reading, terminal = os.openpty()
     termios.tcsetwinsize(terminal, (24, 120))
-    spec = jobs.run_spec(env_id, update_after=1000)
-    process = jobs.train(tmp_path, spec, 100, log=False, output=terminal)
+    spec = processes.run_spec(env_id, update_after=1000)
+    process = processes.train(tmp_path, spec, 100, log=False, output=terminal)
     os.close(terminal)
     pieces = []
-    with contextlib.suppress(OSError):  # how the end of a terminal is told
+    with contextlib.suppress(OSError):  # a terminal signals its end by an error
         while piece := os.read(reading, 4096):
             pieces.append(piece)
     os.close(reading)
