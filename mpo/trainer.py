@@ -96,54 +96,19 @@ def _hyperparameters(given: Mapping[str, Any]) -> Hyperparameters:
 class MPOTrainer:
     """Trains MPO on one environment for one seed, or for several stacked ones.
 
+    The hyperparameters, from `policy_layer_sizes` to `critic_max`, are those of
+    `mpo.study.hyperparameters.Hyperparameters`, where each is described. Two have another name
+    there: `use_retrace` is `retrace`, and `optimizer_type` is `optimizer`.
+
     Args:
-        env_id: see `make_env`.
-        seed: with `extra_seeds` the only source of randomness.
-        device: of networks, replay and updates.
-        policy_layer_sizes: hidden units a layer of the policy.
-        critic_layer_sizes: likewise of the critic.
-        replay_size: capacity of the replay, in transitions a seed.
-        gamma: discount in [0, 1].
-        target_networks_update_period: updates between copies to the target networks.
-        policy_lr: learning rate of the policy.
-        q_lr: learning rate of the critic.
-        kl_epsilon: E-step bound, in nats.
-        mstep_kl_epsilon: M-step bound on the means a dimension, in nats.
-        temperature_init: initial temperature of the E-step.
-        temperature_lr: learning rate of the temperatures.
-        lambda_init: factor on both initial KL multipliers.
-        lambda_lr: learning rate of the KL multipliers.
-        epsilon_penalty: E-step bound of the action penalty, in nats.
-        max_grad_norm: bound on the gradient's 2-norm, of policy and of critic, per seed.
-        action_samples: N, actions sampled a state.
-        use_retrace: Retrace targets instead of n-step TD ones.
-        retrace_steps: T, transitions in a Retrace window, at least 2.
-        retrace_mc_actions: M, actions that estimate the values at a window's later states.
-        retrace_lambda: trace decay in [0, 1].
-        optimizer_type: of policy and critic: adam, adamw, sgd, rmsprop or lion.
-        sgd_momentum: momentum of sgd in [0, 1).
-        init_log_alpha_mean: the initial multiplier of the means is `lambda_init` * softplus of it.
-        init_log_alpha_stddev: likewise of the standard deviations.
-        mstep_kl_epsilon_stddev: M-step bound on the standard deviations; None: as on the means.
-        action_penalty: whether actions outside [-1, 1] cost (MO-MPO).
-        n_step: transitions in a TD target without Retrace.
-        updates_per_step: updates per environment step after `update_after`; fractions add up.
-        dual_optimizer: of temperatures and multipliers.
-        policy_init_scale: initial standard deviation of canonical actions.
-        behaviour_policy: what acts: the online policy or the target one.
-        target_polyak: share of the way to the online networks that the target ones go each update;
-            None: copies every `target_networks_update_period` updates.
-        per_dimension_kl: M-step bounds hold for each action dimension, or for their sum.
-        normalize_observations: centred and scaled by all that was acted in; what is applied
-            changes every `target_networks_update_period` updates, for all networks at once.
-        critic: scalar, or categorical: a distribution on fixed atoms (C51).
-        critic_atoms: of the categorical critic.
-        critic_min: its least atom, a return.
-        critic_max: its greatest.
-        extra_seeds: further independent learners, trained in the same process.
-        cuda_graphs: on a GPU, launch acting, sampling and learning as one graph each.
-        compile_on_cpu: on a CPU, act and learn in code that torch's compiler makes for this
-            machine; takes one seed a trainer.
+        env_id: id of the environment, see `make_env`.
+        seed: the only source of randomness, together with `extra_seeds`.
+        device: where networks and replay buffer are.
+        extra_seeds: seeds of further independent learners, trained in the same process.
+        cuda_graphs: whether acting, sampling and learning are each launched as one CUDA graph.
+            GPU only.
+        compile_on_cpu: whether acting and learning are compiled with torch.compile on a CPU. Takes
+            one seed per trainer.
 
     Raises:
         ConfigError: a value is out of range, or the environment does not fit.

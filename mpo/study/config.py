@@ -1,7 +1,7 @@
 """The schema of a study's config: how every section is checked, and its plain sections.
 
 `training` is in `hyperparameters.py`, the study as a whole in `plan.py`. The string below a key is
-its description; `docs/generate.py` writes it to docs/reference/config.md and config/schema.json.
+its description, from which docs/config_reference.py makes the reference and the JSON schema.
 
 Neither torch nor gymnasium is imported here: every Snakemake job parses the study again.
 """
@@ -65,7 +65,7 @@ def explain(error: ValidationError) -> str:
     lines = []
     problems = error.errors()
     for item in problems:
-        # A bad item makes pydantic also report its sequence as too short: keep the first problem only.
+        # With a bad item, pydantic also reports its sequence as too short: keep the bad item only.
         inner = [p for p in problems if p["loc"][: len(item["loc"])] == item["loc"]]
         if item["type"] == "too_short" and len(inner) > 1:
             continue
@@ -131,7 +131,7 @@ class Schedule(Section):
 
 
 class Evaluation(Section):
-    """How policy snapshots are evaluated. The episodes of a run are averaged: a seed is one unit."""
+    """How policy snapshots are evaluated. A run's episodes are averaged: a seed is one unit."""
 
     online_episodes: Annotated[Count, Field(le=1000)] = 10
     """Episodes per snapshot, with the policy's mean action."""
@@ -148,14 +148,13 @@ class Statistics(Section):
     """Seed of the bootstrap."""
 
     replicates: Count = 50_000
-    """Bootstrap resamples per interval of an aggregate."""
+    """Bootstrap resamples for the interval of an aggregate."""
 
     random_episodes: Annotated[Count, Field(le=10_000)] = 200
     """Episodes per environment that measure the random policy's return, which is a score of 0."""
 
     threshold: Positive = 0.9
-    """The score of the sample-efficiency table: how many environment steps does it take to get
-    there?"""
+    """Normalized score whose first crossing counts as sample efficiency, in environment steps."""
 
 
 class Verification(Section):
@@ -182,15 +181,15 @@ class Execution(Section):
     """How runs execute. It is no part of a run's identity, so changing it reruns nothing."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where networks, replay buffer and updates are. auto: a GPU if there is one."""
+    """Where networks and replay buffer are. `auto`: a GPU if there is one, else the CPU."""
 
     cuda_graphs: bool = True
     """Whether acting, sampling and learning are each launched as one CUDA graph. GPU only."""
 
     compile_on_cpu: bool = False
-    """Whether torch's compiler makes the code of acting and learning on a CPU. Needs
-    `seeds_per_job` 1 and a C++ compiler; without a compiler the plain code runs and the log says
-    so. On a GPU the code is always compiled."""
+    """Whether acting and learning are compiled with torch.compile on a CPU. Needs `seeds_per_job`
+    1 and a C++ compiler; without a compiler the log says so and the plain code runs. On a GPU they
+    are compiled anyway, if Triton is available."""
 
     threads: Count = 1
     """CPU threads per training job."""
@@ -205,8 +204,8 @@ class Execution(Section):
     """Seconds between checkpoints: a crash loses at most this much work."""
 
     environment_timeout_s: Positive = 300.0
-    """Seconds that a call of an environment may take before the job is ended because the
-    environment hangs."""
+    """Seconds that one call of an environment may take. After that it counts as hung, and the job
+    ends."""
 
     keep_resume_state: bool = True
     """Whether a finished run keeps the state from which a longer budget goes on."""

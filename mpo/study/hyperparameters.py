@@ -1,8 +1,7 @@
 """The keys of `training`: every setting that shapes what an agent learns.
 
-The string below a key is its description; `docs/generate.py` writes it to the reference and to the
-JSON schema. Papers are cited by arXiv number: 2018a (1806.06920) and 2018b (1812.02256) are
-Abdolmaleki et al.'s papers on MPO. docs/algorithm.md explains how the keys work together.
+The string below a key is its description, see `config.py`. 2018a and 2018b are Abdolmaleki et al.,
+arXiv 1806.06920 and 1812.02256. docs/algorithm.md explains how the keys work together.
 """
 
 from typing import Annotated, Any, Literal
@@ -41,7 +40,7 @@ class Hyperparameters(Section):
     transition is overwritten."""
 
     gamma: Fraction = 0.99
-    """Discount per environment step. The horizon is about 1 / (1 - gamma) steps."""
+    """Discount per environment step. The horizon is about `1 / (1 - gamma)` steps."""
 
     target_networks_update_period: Count = 100
     """Updates between two copies of the online networks to the target networks. Normalized
@@ -97,8 +96,8 @@ class Hyperparameters(Section):
     Retrace window but the first, which has `action_samples`. Unused without `retrace`."""
 
     retrace_lambda: Fraction = 0.95
-    """Trace decay of Retrace: lambda in c_t = lambda * min(1, pi'(a_t|s_t) / b(a_t|s_t)). Unused
-    without `retrace`."""
+    """Trace decay of Retrace: lambda in `c_t = lambda * min(1, pi'(a_t|s_t) / b(a_t|s_t))`, with
+    the target policy pi' and the policy b that acted. Unused without `retrace`."""
 
     optimizer: OptimizerName = "adam"
     """Optimizer of policy and critic. Temperatures and KL multipliers have `dual_optimizer`."""
@@ -107,14 +106,14 @@ class Hyperparameters(Section):
     """Momentum of sgd. The other optimizers ignore it."""
 
     init_log_alpha_mean: Annotated[Float, Field(ge=-18)] = 10.0
-    """Sets the initial KL multiplier of the means: lambda_init * softplus(init_log_alpha_mean)."""
+    """Initial KL multipliers of the means: `lambda_init * softplus(init_log_alpha_mean)`."""
 
     init_log_alpha_stddev: Annotated[Float, Field(ge=-18)] = 1000.0
-    """Sets the initial KL multiplier of the standard deviations in the same way."""
+    """Initial KL multipliers of the standard deviations: `lambda_init * softplus` of this value."""
 
     mstep_kl_epsilon_stddev: Positive | None = None
     """Bound of the M-step on the change of the policy's standard deviations, in nats (2018b,
-    section 4.2). null: the same as `mstep_kl_epsilon`."""
+    section 4.2). `null`: the same as `mstep_kl_epsilon`."""
 
     action_penalty: bool = True
     """Whether the E-step penalizes sampled actions by their distance from the box [-1, 1], as a
@@ -134,11 +133,11 @@ class Hyperparameters(Section):
     """Initial standard deviation of the policy, for actions scaled to [-1, 1]."""
 
     behaviour_policy: BehaviourName = "online"
-    """Which policy collects the training data: the online or the target policy."""
+    """The policy that collects training data."""
 
     target_polyak: Annotated[Float, Field(gt=0, le=1)] | None = None
     """Fraction of the way that the target networks move to the online networks after each update.
-    null: copies every `target_networks_update_period` updates instead."""
+    `null`: copies every `target_networks_update_period` updates instead."""
 
     per_dimension_kl: bool = True
     """Whether the M-step bounds hold for each action dimension (Acme) or, if off, for the sum over
@@ -150,8 +149,8 @@ class Hyperparameters(Section):
     at once, every `target_networks_update_period` updates."""
 
     critic: CriticName = "scalar"
-    """What the critic learns: an action value, or a distribution of the return on fixed atoms (C51,
-    Bellemare et al. 2017, arXiv 1707.06887)."""
+    """What the critic learns. `scalar`: action values; `categorical`: a distribution of the return
+    on fixed atoms (C51, Bellemare et al. 2017, arXiv 1707.06887)."""
 
     critic_atoms: Annotated[Int, Field(ge=2)] = 51
     """Atoms of the categorical critic. Unused by the scalar critic."""

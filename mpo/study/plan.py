@@ -102,14 +102,18 @@ class Run(Place):
 
 
 class Study(Section):
-    """A study: environments x axes x seeds, and how each run is trained, evaluated and analysed."""
+    """A study: environments x axes x seeds, and how each run is trained, evaluated and analysed.
+
+    The description of a section is its class's docstring.
+    """
 
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    """Name of the study. Results are written to results/<study>/."""
+    """Name of the study, in letters, digits, `-` and `_`. Results are written to results/NAME/."""
 
     environments: Annotated[tuple[Environment, ...], Field(min_length=1)]
-    """Environments to train in. An entry is an id, or a mapping of `id` and any keys of `schedule`
-    and `training` to override in this environment."""
+    """Environments to train in. An entry is an id, or a mapping of `id` and the keys of `schedule`
+    and `training` that differ in this environment, as in `{id: Hopper-v5, gamma: 0.995}`. An axis
+    cannot be overridden, nor a key that `optimizers` sets for an optimizer in use."""
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     """Seeds of the runs. Each is the only source of randomness of its run. Adding one trains that
@@ -117,32 +121,21 @@ class Study(Section):
 
     axes: dict[str, list[Any]] = {}
     """Factors of the comparison: any key of `training`, with the list of values to compare. Every
-    combination of values is an arm, trained in every environment with every seed."""
+    combination of values is an arm, trained in every environment with every seed. An axis wins over
+    `optimizers` and `training`. `retrace` and `optimizer` are always axes: if not given here, with
+    the one value of `training`."""
 
     schedule: Schedule
-    """The length of a run and what it records on the way, in environment steps."""
-
     training: Training
-    """Hyperparameters and update schedule: everything that shapes what is learnt."""
-
     optimizers: dict[OptimizerName, dict[str, Any]] = {}
-    """Values of `training` keys that apply with one optimizer only, so that each can be tuned."""
+    """Values that apply with one optimizer only, so that each can be tuned: name of the optimizer,
+    then any keys of `training` but `retrace` and `optimizer`. They win over `training`."""
 
     evaluation: Evaluation = Evaluation()
-    """How policy snapshots are evaluated."""
-
     statistics: Statistics = Statistics()
-    """How intervals and scores are computed."""
-
     verification: Verification = Verification()
-    """What `snakemake verify` trains again to compare it bit for bit."""
-
     extras: Extras = Extras()
-    """What to make besides tables, figures and page."""
-
     execution: Execution = Execution()
-    """How runs execute; changing it reruns nothing."""
-
     allow_missing: bool = False
     """Whether to make the tables without the runs that failed. They then show the number of runs
     per cell."""
@@ -262,7 +255,7 @@ class Study(Section):
         )
 
     def _base(self, environment: Environment, optimizer: OptimizerName) -> dict[str, Any]:
-        """Returns the training values of an environment and an optimizer, before those of the axes."""
+        """Returns an environment's and an optimizer's training values, before those of the axes."""
         base = self.training.model_dump()
         by_optimizer = self.optimizers.get(optimizer, {})
         for key, value in by_optimizer.items():

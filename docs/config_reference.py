@@ -1,0 +1,192 @@
+"""Writes docs/reference/config.md and config/schema.json: `python docs/config_reference.py`.
+
+Both are made from the pydantic schema in `mpo/study/`. `tests/study/test_schema.py` fails when one
+of them is out of date.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from mpo.study.config import Schedule
+from mpo.study.hyperparameters import OptimizerName, Training
+from mpo.study.plan import CORE_AXES, ENVIRONMENT_ID, Study
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "docs" / "reference" / "config.md"
+SCHEMA = ROOT / "config" / "schema.json"
+COMMAND = "python docs/config_reference.py"
+
+_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+"""Keywords that pydantic writes for numbers with a validator of their own -> those of the draft."""
+
+_NAMES = {"object": "mapping"}
+"""YAML's names of JSON's types, where they differ."""
+
+_INTRODUCTION = f"""\
+# Every key of the config
+
+<!-- Made by `{COMMAND}` from the schema in mpo/study/; change it there. -->
+
+[config.yaml](../../config.yaml) is the default study; its comments give the reasons for its values.
+A file given by `--configfile` is laid over it: sections merge key by key, lists are replaced.
+[Studies](../../config/README.md) lists the files that come with the project.
+
+*Default* is the value of a key that no file sets; the next column has its value in the default
+study. Unknown keys, values of another type and values out of range are refused before any job
+starts.
+
+Each file names `config/schema.json` in its first line. An editor with a YAML language server (VS
+Code with the extension *YAML*, Neovim, Emacs) then completes keys, shows their meaning and marks
+mistakes. It checks each key by itself. Rules between keys, such as that `snapshot_interval` divides
+`total_steps`, are checked when Snakemake starts.
+
+2018a and 2018b are Abdolmaleki et al., [arXiv 1806.06920](https://arxiv.org/abs/1806.06920) and
+[1812.02256](https://arxiv.org/abs/1812.02256). [The algorithm](../algorithm.md) has the formulas.
+"""
+
+
+def json_schema() -> dict[str, Any]:
+    """Returns the JSON schema (draft 2020-12) of config.yaml and of the files laid over it.
+
+    No section requires a key, since an overlay leaves keys out.
+    """
+    study = _draft(Study.model_json_schema())
+    keys, sections = study["properties"], study["$defs"]
+    for node in keys.values():
+        if "$ref" in node:
+            node["description"] = _target(sections, node)["description"]
+    training = {key: _key("Training", key) for key in Training.model_fields}
+    own = {key: ref for key, ref in training.items() if key not in CORE_AXES}
+    timing = {key: _key("Schedule", key) for key in Schedule.model_fields}
+    name = sections["Environment"]["properties"]["id"] | {"pattern": ENVIRONMENT_ID}
+    entry = _object({"id": name, **timing, **own}) | {"required": ["id"]}
+    sections["Environment"] = {"anyOf": [name, entry]}
+    sections["Optimizer"] = _object(own)
+    keys["environments"]["uniqueItems"] = keys["seeds"]["uniqueItems"] = True
+    parts: dict[str, Any] = {
+        "axes": {axis: _values(sections["Training"]["properties"], axis) for axis in training},
+        "optimizers": {choice: {"$ref": "#/$defs/Optimizer"} for choice in get_args(OptimizerName)},
+    }
+    for key, properties in parts.items():
+        found = _object(properties) | {"default": {}}
+        keys[key] = found | {"description": keys[key]["description"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$comment": f"Made by `{COMMAND}` from the schema in mpo/study/; change it there.",
+        "title": "A study, or settings to lay over one",
+        **study,
+    }
+
+
+def _draft(node: Any) -> Any:
+    """Turns pydantic's schema into one of the draft in which every key may be left out."""
+    if isinstance(node, list):
+        return [_draft(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    found: dict[str, Any] = {}
+    for keyword, value in node.items():
+        if keyword in ("properties", "$defs"):
+            found[keyword] = {name: _draft(part) for name, part in value.items()}
+        elif keyword == "description":
+            found[keyword] = " ".join(value.split())
+        elif keyword == "default" and isinstance(value, dict):
+            continue  # the keys of the section say their own
+        elif keyword not in ("required", "title"):
+            found[_BOUNDS.get(keyword, keyword)] = _draft(value)
+    return found
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": False, "properties": dict(properties)}
+
+
+def _values(keys: Mapping[str, Any], axis: str) -> dict[str, Any]:
+    """An axis: a list of values of a training key."""
+    form = {"type": "array", "items": _key("Training", axis), "minItems": 1, "uniqueItems": True}
+    return form | {"description": keys[axis]["description"]}
+
+
+def _target(sections: Mapping[str, Any], node: Mapping[str, Any]) -> Any:
+    return sections[node["$ref"].rpartition("/")[2]]
+
+
+def _key(section: str, key: str) -> dict[str, str]:
+    return {"$ref": f"#/$defs/{section}/properties/{key}"}
+
+
+def reference(schema: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Returns the page that describes every key.
+
+    Args:
+        schema: see `json_schema`.
+        config: the default study.
+    """
+    keys = schema["properties"]
+    parts = [_INTRODUCTION, "## The study\n", _table(keys, config)]
+    for key, node in keys.items():
+        if "$ref" in node:
+            section = _target(schema["$defs"], node)
+            table = _table(section["properties"], config.get(key, {}))
+            parts += [f"## {key}\n", f"{node['description']}\n", table]
+    return "\n".join(parts)
+
+
+def _table(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Returns a Markdown table with one row per key."""
+    rows = [("key", "type", "default", "`config.yaml`", "meaning"), ("---",) * 5]
+    for key, node in keys.items():
+        row = [f"`{key}`", f"[section](#{key})", "", "", node["description"]]
+        if "$ref" not in node:
+            row[1] = _type(node)
+            row[2] = _code(node["default"]) if "default" in node else "required"
+            row[3] = _code(config[key]) if key in config else ""
+        rows.append(tuple(cell.replace("|", "&#124;") for cell in row))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _type(node: Mapping[str, Any]) -> str:
+    """Returns the type of a key, with its choices or range."""
+    if "$ref" in node:
+        return "ids or mappings"
+    if "enum" in node:
+        return ", ".join(map(_code, node["enum"]))
+    if "anyOf" in node:
+        return ", or ".join(map(_type, node["anyOf"]))
+    if node["type"] == "array":
+        return f"list of {_type(node['items'])}".replace("integer", "integers")
+    if node["type"] == "null":
+        return _code(None)
+    return f"{_NAMES.get(node['type'], node['type'])}{_range(node)}"
+
+
+def _range(node: Mapping[str, Any]) -> str:
+    """Returns the range of a number: ' > 0', ' in [0, 1)', or nothing."""
+    low, above = node.get("minimum"), node.get("exclusiveMinimum")
+    high, below = node.get("maximum"), node.get("exclusiveMaximum")
+    if high is None and below is None:
+        return f" ≥ {low}" if low is not None else f" > {above}" if above is not None else ""
+    left = f"[{low}" if low is not None else f"({above}"
+    return f" in {left}, {f'{high}]' if high is not None else f'{below})'}"
+
+
+def _code(value: Any) -> str:
+    """Returns a value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000)
+    return f"`{text.splitlines()[0]}`"
+
+
+def main() -> None:
+    """Writes both files."""
+    schema = json_schema()
+    SCHEMA.write_text(json.dumps(schema, indent=2) + "\n")
+    REFERENCE.parent.mkdir(exist_ok=True)
+    REFERENCE.write_text(reference(schema, yaml.safe_load((ROOT / "config.yaml").read_text())))
+
+
+if __name__ == "__main__":
+    main()
