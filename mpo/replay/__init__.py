@@ -1,1 +1,1 @@
-"""What is remembered: transitions, windows of them, and where they are stored."""
+"""The replay: transitions, windows drawn from them, and their storage on the device."""

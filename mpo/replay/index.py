@@ -1,6 +1,9 @@
-"""Which transitions a learner's replay holds, which of them follow each other, and windows of them.
+"""The index of one seed's replay: which transitions it holds, and which windows can be drawn.
 
-Transitions have numbers, counted from the learner's first one; C is the capacity.
+Transitions are numbered from the seed's first one. A gap is a place where two consecutive
+transitions are not consecutive environment steps, because a transition between them was refused.
+
+Letters: C capacity, B batch.
 """
 
 from typing import Any
@@ -12,32 +15,44 @@ _NONE = np.empty(0, dtype=np.int64)
 
 
 class Ring:
-    """The last C transitions of one learner: the n-th has slot n % C."""
+    """A ring buffer's index: the last C transitions of one seed; number n is in slot n % C."""
 
     def __init__(self, capacity: int, generator: torch.Generator) -> None:
-        """Empty; windows are drawn from the generator, on the CPU."""
+        """Creates an empty ring.
+
+        Args:
+            capacity: C.
+            generator: a CPU generator; windows are drawn from it.
+        """
         self._capacity = capacity
         self._generator = generator
         self._added = 0
-        # Slot of the first transition of the newest one's episode.
+        # The slot of the first transition of the current episode.
         self._first = 0
         self._episode_over = True
-        # Numbers of the transitions that did not follow the one before.
+        # Numbers of the transitions that come directly after a gap, ascending.
         self._gaps: list[int] = []
         self._gap_ahead = False
 
     @property
     def size(self) -> int:
-        """Transitions held."""
+        """Number of transitions held."""
         return min(self._added, self._capacity)
 
     @property
     def pointer(self) -> int:
-        """The slot that the next transition takes."""
+        """The slot of the next transition."""
         return self._added % self._capacity
 
     def add(self, over: bool) -> int:
-        """Counts a transition, the last of its episode or not; returns the slot of the first."""
+        """Adds a transition.
+
+        Args:
+            over: whether its episode ended with it.
+
+        Returns:
+            The slot of its episode's first transition.
+        """
         if self._gap_ahead:
             self._gaps.append(self._added)
         if self._episode_over:
@@ -47,18 +62,25 @@ class Ring:
         return self._first
 
     def break_off(self) -> None:
-        """Says that the next transition does not follow the newest one."""
+        """Marks a gap after the newest transition."""
         self._gap_ahead = self._episode_over = True
 
     def newest(self, count: int) -> np.ndarray:
-        """The slots of the newest transitions, at most `count` of them, oldest first."""
+        """Returns the slots of the newest `count` transitions, or of all if fewer, oldest first."""
         return np.arange(self._added - min(count, self.size), self._added) % self._capacity
 
     def starts(self, batch_size: int, window: int) -> np.ndarray:
-        """Numbers of the first transitions of random windows that span no gap, [B].
+        """Draws windows uniformly, with replacement, among those that span no gap.
+
+        Args:
+            batch_size: B.
+            window: transitions per window.
+
+        Returns:
+            The number of each window's first transition, [B].
 
         Raises:
-            RuntimeError: there are no such windows.
+            RuntimeError: there is no such window.
         """
         size = self.size
         oldest = self._added - size
@@ -69,21 +91,30 @@ class Ring:
         count -= len(barred)
         if count <= 0:
             raise RuntimeError(
-                f"no {window} transitions in sequence ({size} transitions, {len(self._gaps)} gaps)"
+                f"no {window} consecutive transitions among {size}, with {len(self._gaps)} gaps"
             )
         drawn = torch.randint(count, (batch_size,), generator=self._generator).numpy()
         if len(barred):
-            # The n-th that is not barred.
+            # Map n to the n-th start that is not barred.
             drawn = drawn + np.searchsorted(barred - np.arange(len(barred)), drawn, side="right")
         return oldest + drawn
 
     def _barred(self, oldest: int, window: int, count: int) -> np.ndarray:
-        """Which of the oldest `count` transitions begin a window that spans a gap, ascending."""
+        """Returns the starts, counted from the oldest transition, whose window spans a gap.
+
+        Args:
+            oldest: number of the oldest transition held.
+            window: transitions per window.
+            count: number of starts, gaps ignored.
+
+        Returns:
+            Starts in [0, count), ascending.
+        """
         starts = np.unique(np.array(self._gaps)[:, None] - np.arange(1, window)) - oldest
         return starts[(starts >= 0) & (starts < count)]
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` goes on from."""
+        """Returns the ring's state, for `load_state_dict`."""
         return {
             "added": self._added,
             "first": self._first,
@@ -94,7 +125,7 @@ class Ring:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Becomes the ring whose `state_dict` this is."""
+        """Restores the state of a ring with the same capacity."""
         for name in ("added", "first", "episode_over", "gap_ahead"):
             setattr(self, f"_{name}", state[name])
         self._gaps = list(state["gaps"])

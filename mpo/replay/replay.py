@@ -1,10 +1,11 @@
-"""Replay of S learners: a ring of packed transitions each, on the training device.
+"""The replay of S stacked seeds: one ring buffer of transitions per seed, on the training device.
 
-Each observation is stored once, see `mpo.replay.storage`. The index stays on the host, and windows
-are drawn there: the device is told what to read, and the host never waits for it. The two ends of
-an episode are kept apart: `terminated` decides the bootstrap, either of them cuts a trace.
+Transitions are packed into rows, and each observation is stored about once; see
+`mpo.replay.storage`. The index is kept on the host, which draws the windows and tells the device
+what to read, so the host never waits for the device. Termination and truncation are stored
+separately: only termination stops the bootstrap, but both cut a trace.
 
-Letters: S seed, C capacity, T window, B batch, O observation, D action dimensions.
+Letters: S seed, C capacity, T window, B batch, O observation, D action dimensions, W row width.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from mpo.replay.storage import Rows
 
 
 class Replay:
-    """The last `capacity` transitions of each seed, and windows of consecutive ones."""
+    """Holds the last C transitions of each seed, and samples windows of consecutive ones."""
 
     def __init__(
         self,
@@ -31,20 +32,20 @@ class Replay:
         staged: bool | None = None,
         cuda_graphs: bool = True,
     ) -> None:
-        """Allocates.
+        """Allocates the memory of all seeds.
 
         Args:
             obs_dim: O.
             action_dim: D.
-            capacity: C.
-            generators: each seed samples from its own, on the CPU.
-            device: of transitions and samples.
-            staged: whether transitions wait on the host for the next sampling; None: unless the
-                device is the CPU.
-            cuda_graphs: whether a sampling is a graph, where the device is a GPU.
+            capacity: C, transitions per seed.
+            generators: one CPU generator per seed, for drawing windows.
+            device: the device of transitions and samples.
+            staged: whether new transitions are buffered on the host and copied to the device with
+                the next sample; None: only if the device is not the CPU.
+            cuda_graphs: whether sampling on a GPU is captured in a CUDA graph.
         """
         self.widths = (obs_dim, action_dim, action_dim, 1, 1, 1, 1, obs_dim)
-        """Elements of the fields of a packed transition: obs, action, action_raw, behaviour_logp,
+        """Widths of the fields of a packed transition: obs, action, action_raw, behaviour_logp,
         reward, terminated, truncated, next_obs."""
         self._split = [obs_dim, action_dim, action_dim, 4, obs_dim]
         self._capacity = capacity
@@ -53,34 +54,41 @@ class Replay:
         self._begin = capacity * np.arange(len(generators))[:, None, None]
         staged = device.type != "cpu" if staged is None else staged
         self._rows = Rows(rows, sum(self.widths) - obs_dim, obs_dim, device, staged, cuda_graphs)
-        # Of the transition in a row: the slot of its episode's first one, and the place of its
-        # successor where that is kept apart, -1 where it is what the next row begins with.
+        # For each row: the slot of its episode's first transition.
         self._first = np.zeros(rows, dtype=np.int32)
+        # For each row: where its next_obs is stored separately, or -1 if the next row's obs is it.
         self._place = np.full(rows, -1, dtype=np.int32)
+        # The bytes of the newest next_obs of each seed.
         self._successors = [b""] * len(generators)
 
     @property
     def nbytes(self) -> int:
-        """Of all transitions, on the device and on the host."""
+        """Bytes that the transitions and their index take, on the device and the host."""
         return self._rows.nbytes + self._first.nbytes + self._place.nbytes
 
     def size(self, seed_index: int = 0) -> int:
-        """Transitions held for a seed."""
+        """Returns the number of transitions held for a seed."""
         return self._rings[seed_index].size
 
     def pointer(self, seed_index: int = 0) -> int:
-        """The slot that a seed's next transition takes."""
+        """Returns the slot of a seed's next transition."""
         return self._rings[seed_index].pointer
 
     def add(self, seed_index: int, transition: Tensor) -> None:
-        """Stores one packed transition, float32 on the CPU; see `widths`."""
+        """Stores one transition.
+
+        Args:
+            seed_index: the seed's position in the stack.
+            transition: its fields, packed in the order of `widths`, float32 on the CPU, [W + O].
+        """
         packed, obs_dim = transition.numpy(), self.widths[0]
         slot = self.pointer(seed_index)
         row = seed_index * self._capacity + slot
         if self._place[row] >= 0:
             self._rows.free_place(int(self._place[row]))
-        # The newest transition's successor is kept apart until another one begins with it; to the
-        # bit, for what is sampled is what was given. After the last slot comes another ring.
+        # The newest next_obs is stored separately until a transition begins with the same
+        # observation. They are compared as bytes, so that samples return exactly what was stored
+        # (0.0 equals -0.0). The row before slot 0 belongs to another seed's ring.
         if slot > 0 and packed[:obs_dim].tobytes() == self._successors[seed_index]:
             place, self._place[row - 1] = int(self._place[row - 1]), -1
         else:
@@ -92,16 +100,17 @@ class Replay:
         self._rows.write(row, place, packed)
 
     def break_segment(self, seed_index: int) -> None:
-        """Says that the seed's next transition does not follow its last one."""
+        """Marks a gap: the seed's next transition does not follow its newest one."""
         self._rings[seed_index].break_off()
 
     def newest(self, seed_index: int, count: int) -> dict[str, Tensor]:
-        """A seed's newest transitions, at most `count` of them, oldest first, on the CPU.
+        """Returns a seed's newest `count` transitions, or all if fewer, for the journal.
 
         Returns:
-            `rows`, packed but for the successor [n, W]; `first`, the slots of their episodes' first
-            ones [n]; `apart`, whether the successor is kept apart [n], as the last one's is; and
-            `successors`, those [m, O].
+            CPU tensors of n transitions, oldest first. `rows`: all fields but next_obs, [n, W].
+            `first`: the slot of the episode's first transition, [n]. `apart`: whether next_obs is
+            stored separately, [n]; always true for the newest one. `successors`: those next_obs,
+            [m, O].
         """
         rows = self._newest_rows(seed_index, count)
         places = self._place[rows]
@@ -115,19 +124,22 @@ class Replay:
         }
 
     def state_dict(self, seed_index: int) -> dict[str, Any]:
-        """All of a seed but its transitions, as if it were alone."""
+        """Returns a seed's state without its transitions, which `newest` returns.
+
+        It does not depend on the other seeds in the stack.
+        """
         return self._rings[seed_index].state_dict()
 
     def load_state_dict(
         self, seed_index: int, state: dict[str, Any], newest: Sequence[dict[str, Tensor]]
     ) -> None:
-        """Takes over a seed from the replay whose `state_dict` this is.
+        """Restores a seed into an empty ring.
 
         Args:
-            seed_index: its place here, where nothing has been added.
-            state: see `state_dict`.
-            newest: what `newest` returned of it, piece by piece, oldest first; with at least as
-                many transitions as the replay held, and one at the least.
+            seed_index: the seed's position in this stack.
+            state: from `state_dict`.
+            newest: pieces from `newest`, oldest first. Together they cover at least the transitions
+                that the saved replay held, and at least one.
         """
         self._rings[seed_index].load_state_dict(state)
         rows = self._newest_rows(seed_index, self._capacity)
@@ -141,24 +153,24 @@ class Replay:
         self._successors[seed_index] = successors[-1].numpy().tobytes()
 
     def _newest_rows(self, seed_index: int, count: int) -> np.ndarray:
-        """The rows of a seed's newest transitions, oldest first."""
+        """Returns the rows of a seed's newest `count` transitions, oldest first."""
         return seed_index * self._capacity + self._rings[seed_index].newest(count)
 
     def sample(self, batch_size: int, offsets: Tensor) -> dict[str, Tensor]:
         """Draws windows uniformly, with replacement, among those that span no gap.
 
         Args:
-            batch_size: windows per seed, B.
+            batch_size: B, windows per seed.
             offsets: 0 ... T-1, on the CPU, [T].
 
         Returns:
-            The fields [S, T, B]: obs, next_obs and first_obs [..., O], action and
-            action_raw [..., D], the others [...]. `first_obs` is what the step's episode began
-            with, or, where the ring has overwritten that, a newer observation. On a GPU the next
-            sampling overwrites them.
+            Fields with leading axes [S, T, B]: obs, next_obs and first_obs [..., O], action and
+            action_raw [..., D], behaviour_logp, reward, terminated and truncated [...].
+            `first_obs` is the first observation of the step's episode, or a newer observation if
+            the ring has overwritten that one. On a GPU the next sample overwrites these tensors.
 
         Raises:
-            RuntimeError: a seed holds no window of T transitions in sequence.
+            RuntimeError: a seed holds no T consecutive transitions.
         """
         starts = np.concatenate(
             [self._starts(i, batch_size, len(offsets)) for i in range(len(self._rings))]
@@ -182,7 +194,7 @@ class Replay:
         }
 
     def _starts(self, seed_index: int, batch_size: int, window: int) -> np.ndarray:
-        """Numbers of the first transitions of random windows of one seed, [B]."""
+        """Draws one seed's windows; see `Ring.starts`."""
         try:
             return self._rings[seed_index].starts(batch_size, window)
         except RuntimeError as error:

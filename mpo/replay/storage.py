@@ -1,8 +1,10 @@
-"""Rows on a device that the host writes one at a time and the device reads many at a time.
+"""The replay's storage on the device: written one row at a time, read many rows at a time.
 
-A packed transition [W + O] begins with its observation and ends with its successor, which mostly is
-what the next transition begins with. So a row holds the first W elements alone, and what is read at
-a row runs on into the next one; other successors are kept apart and put in when they are read.
+A packed transition [W + O] begins with obs and ends with next_obs, which usually is the obs of the
+transition after it. So a row stores only the first W elements, and reading W + O elements from the
+start of a row takes next_obs from the following row. Where next_obs differs from that (at the end
+of an episode, at the newest transition), it is stored separately, in a numbered place, and copied
+in when the row is read. The code calls a next_obs a successor.
 
 Letters: N rows, W row width, O observation.
 """
@@ -17,16 +19,16 @@ from torch import Tensor
 from mpo.compute.cuda_graphs import Graphed, Tensors
 
 _STAGED = 1024
-"""Rows that wait on the host at most."""
+"""Most rows that are buffered on the host."""
 _APART = 64
-"""Places for successors to begin with."""
+"""Initial number of places for separate successors."""
 _EXCHANGES = 4
-"""Of unlike sizes, kept as graphs at a time; a training mostly has one."""
+"""Most CUDA graphs that are kept, one for each combination of sizes; training mostly needs one."""
 _NONE = np.zeros(0, dtype=np.int64)
 
 
 class Rows:
-    """Transitions in N rows, and places for the successors of some."""
+    """N rows of transitions, and the separately stored successors of some."""
 
     def __init__(
         self,
@@ -37,22 +39,22 @@ class Rows:
         staged: bool,
         cuda_graphs: bool,
     ) -> None:
-        """Allocates.
+        """Allocates the memory.
 
         Args:
             rows: N.
             width: W.
             obs_dim: O.
-            device: of the rows.
-            staged: writings wait on the host for the next reading and go over together; otherwise
-                they are done at once, which takes the CPU.
-            cuda_graphs: whether they and the reading are a graph, where the device is a GPU.
+            device: the device of the rows.
+            staged: whether writes are buffered on the host and copied to the device together, with
+                the next read. Otherwise they are done at once, which only works on the CPU.
+            cuda_graphs: whether writes and reads on a GPU are captured in a CUDA graph.
         """
         self._device = device
         self._width = width
-        shape = (rows + 1, width)  # one more, for the last to run on into
+        shape = (rows + 1, width)  # one extra row, because reading the last row runs past its end
         if device.type == "cpu":
-            # Numpy asks the system for huge pages, with which reading here and there is faster.
+            # NumPy asks the system for huge pages, which makes random reads faster.
             self._rows = torch.from_numpy(np.zeros(shape, np.float32))
         else:
             self._rows = torch.zeros(shape, device=device)
@@ -63,7 +65,7 @@ class Rows:
         self._staged = staged
         if staged:
             self._buffer = np.empty((_STAGED, width + obs_dim), np.float32)
-            # Row or place to the newest in the buffer that goes there.
+            # For each row or place to be written: the index of its newest content in the buffer.
             self._to_rows: dict[int, int] = {}
             self._to_places: dict[int, int] = {}
             self._waiting = 0
@@ -72,28 +74,28 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """Of what is held on the device."""
+        """Bytes that the transitions take on the device."""
         return self._rows.nbytes + self._apart.nbytes
 
     def take_place(self) -> int:
-        """A place for a successor that is kept apart."""
+        """Reserves a place for a separate successor, and allocates more if all are taken."""
         if not self._free:
             count = len(self._apart)
-            # A quarter more, not twice as many: the unused ones count in a memory that is full.
+            # Grow by a quarter rather than double: device memory is scarce.
             more = self._apart.new_zeros(count // 4, self._apart.shape[1])
             self._apart = torch.cat([self._apart, more])
             if self._staged:
-                # A graph would go on with the old ones.
+                # A captured graph would still use the old tensor.
                 self._exchanges.clear()
             self._free += range(count, count + count // 4)
         return self._free.pop()
 
     def free_place(self, place: int) -> None:
-        """Gives a place back."""
+        """Releases a place."""
         self._free.append(place)
 
     def write(self, row: int, place: int, packed: np.ndarray) -> None:
-        """Writes a transition [W + O] to a row, its successor to a place."""
+        """Writes a packed transition [W + O] to a row, and its successor to a place."""
         if not self._staged:
             self._rows.numpy()[row] = packed[: self._width]
             self._apart.numpy()[place] = packed[self._width :]
@@ -107,16 +109,16 @@ class Rows:
     def read(
         self, rows: np.ndarray, places: np.ndarray, obs_rows: np.ndarray
     ) -> tuple[Tensor, Tensor]:
-        """Copies of transitions, and of observations alone.
+        """Reads transitions, and observations of other transitions.
 
         Args:
-            rows: of the transitions, [...].
-            places: of their successors that are kept apart, -1 for the others, [...].
-            obs_rows: of the observations, [...].
+            rows: rows of the transitions, [...].
+            places: places of their separate successors, -1 for those without, [...].
+            obs_rows: rows of the observations, [...].
 
         Returns:
-            Packed transitions [..., W + O] and observations [..., O]; by CUDA graphs, the next
-            reading overwrites them.
+            Copies of the packed transitions [..., W + O] and observations [..., O]. With CUDA
+            graphs the next read overwrites them.
         """
         read = self._exchange if self._staged else self._read
         packed, obs = read(rows.ravel(), places.ravel(), obs_rows.ravel())
@@ -125,7 +127,7 @@ class Rows:
     def _read(
         self, rows: np.ndarray, places: np.ndarray, obs_rows: np.ndarray
     ) -> tuple[Tensor, Tensor]:
-        """On the CPU, where nothing waits; see `read`."""
+        """Implements `read` without staging, on the CPU; the indices are flat."""
         (apart,) = (places >= 0).nonzero()
         packed = self._packed.index_select(0, torch.from_numpy(rows))
         if len(apart):
@@ -136,7 +138,10 @@ class Rows:
     def _exchange(
         self, rows: np.ndarray, places: np.ndarray, obs_rows: np.ndarray
     ) -> tuple[Tensor, Tensor]:
-        """Sends what waits on the host, then reads, in one copy that nobody waits for."""
+        """Implements `read` with staging: writes the buffered rows, then reads; flat indices.
+
+        Indices and contents are sent in one asynchronous copy.
+        """
         to = (self._to_rows, self._to_places)
         targets = [np.fromiter(part, np.int64, len(part)) for part in to]
         newest = [np.fromiter(part.values(), np.int64, len(part)) for part in to]
@@ -158,13 +163,22 @@ class Rows:
         return found["packed"], found["obs"]
 
     def _flush(self) -> None:
-        """Sends what waits on the host, and reads nothing."""
+        """Writes the buffered rows, and reads nothing."""
         self._exchange(_NONE, _NONE, _NONE)
 
     def _write_and_read(
         self, kept: Tensor, sizes: tuple[int, int, int], inputs: Tensors
     ) -> Tensors:
-        """On the device: the successors kept apart, and of `sent`, see `_exchange`, the sizes."""
+        """Unpacks what `_exchange` sent, on the device; writes the rows, then reads.
+
+        Args:
+            kept: the separate successors, which `take_place` may replace by a larger tensor.
+            sizes: numbers of transitions to read, of rows to write, and of successors to write.
+            inputs: `sent`, the bytes of indices and contents; see `_joined`.
+
+        Returns:
+            `packed`, transitions [n, W + O], and `obs`, observations [n, O].
+        """
         count, written, apart = sizes
         obs_dim = kept.shape[1]
         ends = [8 * (3 * count + written + apart), 4 * (written * self._width + apart * obs_dim)]
@@ -179,13 +193,13 @@ class Rows:
         kept.index_copy_(0, to_places, successors.view(apart, obs_dim))
         packed = self._packed.index_select(0, rows)
         following = packed[:, self._width :]
-        # All are looked up, for shapes that do not change: a graph needs that.
+        # A successor is looked up for every row, needed or not: a graph needs fixed shapes.
         others = kept.index_select(0, places.clamp(min=0))
         following.copy_(torch.where((places >= 0).unsqueeze(1), others, following))
         return {"packed": packed, "obs": self._obs.index_select(0, obs_rows)}
 
     def dump(self, rows: np.ndarray, places: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Rows [n, W] and successors kept apart [m, O], on the CPU."""
+        """Returns the contents of rows [n, W] and of places [m, O], on the CPU."""
         if self._staged and self._waiting:
             self._flush()
         at, where = self._on_device(rows, places)
@@ -194,7 +208,7 @@ class Rows:
     def restore(
         self, rows: np.ndarray, places: np.ndarray, contents: Tensor, successors: Tensor
     ) -> None:
-        """Writes what `dump` has returned, to these rows and places."""
+        """Writes contents from `dump` to the given rows and places."""
         at, where = self._on_device(rows, places)
         self._rows.index_copy_(0, at, contents.to(self._device))
         self._apart.index_copy_(0, where, successors.to(self._device))
@@ -204,9 +218,10 @@ class Rows:
 
 
 def _joined(indices: Sequence[np.ndarray], contents: Sequence[np.ndarray], pinned: bool) -> Tensor:
-    """The bytes of indices, 8 each, and of float32 numbers; pinned for a device to read itself.
+    """Concatenates the bytes of int64 indices and float32 contents, to be sent in one copy.
 
-    Each time another memory: a device may not be done with the last.
+    Always allocates, because the device may still be reading the previous buffer. `pinned` memory
+    is copied to a GPU asynchronously.
     """
     ends = 8 * sum(x.size for x in indices), 4 * sum(x.size for x in contents)
     joined = torch.empty(sum(ends), dtype=torch.uint8, pin_memory=pinned)

@@ -17,12 +17,12 @@ def make(capacity: int, seeds: tuple[int, ...] = (0,), staged: bool | None = Non
 
 
 def row(number: float) -> Tensor:
-    """Transition number i: every element says which one and which field it is."""
+    """Packed transition `number`; each element encodes the transition and the column."""
     return number + torch.arange(2 * OBS + 2 * D + 4) / 100
 
 
 def fill(replay: Replay, numbers: range, gaps: tuple[int, ...] = (), seed_index: int = 0) -> None:
-    """Adds transitions of these numbers; a gap at i says that i does not follow i - 1."""
+    """Adds transitions with these numbers; a gap at i means that i does not follow i - 1."""
     for number in numbers:
         if number in gaps:
             replay.break_segment(seed_index)
@@ -30,13 +30,13 @@ def fill(replay: Replay, numbers: range, gaps: tuple[int, ...] = (), seed_index:
 
 
 def drawn(replay: Replay, window: int, batch: int = 400, seed_index: int = 0) -> Tensor:
-    """Numbers of the transitions in sampled windows, [T, B]."""
+    """Samples windows and returns the numbers of their transitions, [T, B]."""
     sample = replay.sample(batch, torch.arange(window))
     return sample["obs"][seed_index, :, :, 0].round().long()
 
 
 def assert_windows_start_at(replay: Replay, window: int, starts: list[int]) -> None:
-    """Every window is consecutive, and their first transitions are exactly these."""
+    """Asserts that all windows are consecutive and that their starts are exactly these."""
     numbers = drawn(replay, window)
     assert torch.equal(numbers, numbers[0] + torch.arange(window)[:, None])
     assert sorted(set(numbers[0].tolist())) == starts
@@ -49,7 +49,7 @@ def test_fields_have_their_shapes_and_their_elements():
         fill(replay, range(100 * i, 100 * i + 20), seed_index=i)
     sample = replay.sample(batch, torch.arange(steps))
     assert sample["reward"].shape == (seeds, steps, batch)
-    # In the order of the packed row, with their columns.
+    # Each field's columns, in the order of the packed row.
     layout = {
         "obs": [0, 1, 2, 3],
         "action": [4, 5],
@@ -123,7 +123,7 @@ def test_starts_are_uniform(added, gaps):
     counts = np.bincount(drawn(replay, window, batch)[0].numpy(), minlength=added)
     assert np.flatnonzero(counts).tolist() == starts
     expected = batch / len(starts)
-    # chi-square: mean k - 1, variance 2 (k - 1)
+    # A chi-square statistic of k cells has mean k - 1 and variance 2 (k - 1).
     freedom = len(starts) - 1
     chi_square = ((counts[starts] - expected) ** 2 / expected).sum()
     assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
@@ -180,7 +180,7 @@ def test_starts_are_those_of_a_plain_search_whatever_was_refused(seed):
     rng = np.random.default_rng(seed)
     capacity = int(rng.integers(3, 9))
     replay = make(capacity, (seed,))
-    held: list[tuple[int, int]] = []  # transition and the steps of the environment behind it
+    held: list[tuple[int, int]] = []  # transition number and environment step
     clock = 0
     for number in range(25):
         while rng.random() < 0.2:
@@ -218,7 +218,7 @@ def test_an_end_of_an_episode_is_no_gap():
 def test_no_window_is_an_error_that_says_what_is_held(added, gaps, window):
     replay = make(8)
     fill(replay, range(added), gaps)
-    with pytest.raises(RuntimeError, match=f"{window} transitions") as error:
+    with pytest.raises(RuntimeError, match=f"{window} consecutive transitions") as error:
         replay.sample(5, torch.arange(window))
     assert str(min(added, 8)) in str(error.value)
 
@@ -271,7 +271,7 @@ def test_a_sample_is_a_copy():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_first_obs_is_what_the_steps_episode_began_with(seed):
-    """Three seeds in turns, each with its own ends, refusals and number of transitions."""
+    """Three interleaved seeds, each with its own ends, refusals and number of transitions."""
     rng = np.random.default_rng(seed)
     capacity, seeds = 12, 3
     replay = make(capacity, tuple(range(seeds)))
@@ -304,13 +304,13 @@ def test_first_obs_is_what_the_steps_episode_began_with(seed):
                 if expected in held[i]:
                     assert torch.equal(found, row(expected)[:OBS]), (name, expected)
                     behind_the_seam += len(held[i]) == capacity and slots[expected] > slots[name]
-                else:  # overwritten: what took its place
+                else:  # overwritten: a newer observation takes its place
                     assert round(float(found[0])) in held[i]
     assert behind_the_seam > 0
 
 
 class Plain:
-    """The replay in plain Python: every transition whole, in one list a seed."""
+    """A reference replay in plain Python: one list of whole transitions per seed."""
 
     def __init__(self, capacity: int, seeds: tuple[int, ...]) -> None:
         self.capacity = capacity
@@ -345,7 +345,7 @@ class Plain:
             drawn = [starts[k] for k in torch.randint(len(starts), (batch,), generator=generator)]
             numbers = [[start + t for start in drawn] for t in range(window)]
             packed = torch.stack([torch.stack([held[n][0] for n in line]) for line in numbers])
-            # The newest observation in the slot where the episode began.
+            # The newest observation in each slot, which may have replaced an episode's first one.
             newest = {n % self.capacity: held[n][0][:OBS] for n in range(len(held))}
             first_obs = torch.stack(
                 [
@@ -366,12 +366,12 @@ class Plain:
 
 
 def stream(seed: int, count: int) -> Iterator[Tensor | None]:
-    """Transitions of random episodes; None for one that was refused."""
+    """Yields the transitions of random episodes; None for a refused one."""
     rng = np.random.default_rng(seed)
 
     def observation() -> np.ndarray:
-        # Few values, so that some successors happen to be the observation of another episode; and
-        # two zeros, which are equal but not the same.
+        # Few values, so that a successor sometimes equals an observation of another episode; and
+        # both zeros, which are equal but differ in their bits.
         return rng.choice(np.float32([-1, -0.0, 0.0, 1]), OBS if seed % 2 else 1).repeat(
             1 if seed % 2 else OBS
         )
@@ -385,7 +385,7 @@ def stream(seed: int, count: int) -> Iterator[Tensor | None]:
         else:
             middle = rng.standard_normal(2 * D + 2, dtype=np.float32)
             yield torch.from_numpy(np.concatenate([obs, middle, ends, after]))
-        # Now and then the next one begins elsewhere, though nothing says so.
+        # Sometimes the next observation is unrelated, without an end or a gap in between.
         obs = observation() if ends.any() or rng.random() < 0.1 else after
 
 
@@ -413,7 +413,8 @@ def play(replays: list[Plain | Replay], packed: Tensor | None, seed_index: int) 
 @pytest.mark.parametrize("capacity", [1, 2, 7, 40, 300])
 @pytest.mark.parametrize("seed", range(4))
 def test_samples_are_to_the_bit_those_of_a_plain_replay(seed, capacity):
-    """Written at once or staged, and taken over from a journal in pieces now and then."""
+    """Compares three replays: unstaged, staged, and staged with occasional resumption from a
+    journal in several pieces."""
     seeds = (1, 2, 3)
     rng = np.random.default_rng(seed)
     plain = Plain(capacity, seeds)
@@ -455,7 +456,7 @@ def test_each_observation_is_held_about_once():
     chain = torch.randn(97, obs_dim)
     for number in range(3 * capacity):
         over = torch.tensor([float(number % 97 == 96), 0])
-        # The last of an episode leads to what begins no transition.
+        # The last successor of an episode is the obs of no transition.
         after = -chain[0] if over.any() else chain[(number + 1) % 97]
         replay.add(0, torch.cat([chain[number % 97], torch.zeros(4), over, after]))
     assert replay.nbytes < 1.05 * 4 * capacity * (obs_dim + 8)
@@ -470,6 +471,6 @@ def test_overwritten_transitions_leave_their_room():
     replay = make(100)
     sizes = []
     for number in range(1000):
-        replay.add(0, row(number))  # each leads to what begins no other
+        replay.add(0, row(number))  # no successor is the obs of another transition
         sizes.append(replay.nbytes)
     assert sizes[-1] == sizes[130] > sizes[0]

@@ -218,7 +218,7 @@ def test_a_rules_command_can_be_pasted_and_gives_the_same_bits(finished):
             "unknown key 'gama' with value 0.9; did you mean 'gamma'",
         ),
         (changed(environments=["Pendulm-v1"]), "'Pendulm-v1'.*Pendulum-v1"),
-        (changed(environments=["CartPole-v1"]), "MPO needs a 1-d Box of actions, got Discrete"),
+        (changed(environments=["CartPole-v1"]), "MPO needs a 1-D Box of actions, got Discrete"),
         (
             changed(axes={"optimizer": ["adam", "adm"]}),
             "axes.optimizer.*'rmsprop' or 'lion', received 'adm'",
