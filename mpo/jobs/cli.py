@@ -1,6 +1,6 @@
-"""What each verb of `python -m mpo` does.
+"""What each verb of `python -m mpo` does; the docstrings are its help texts.
 
-Imports are late: a verb pays only for what it needs.
+Imports are late, so that a verb loads only what it needs.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def train(args: Namespace) -> None:
-    """Trains runs of one cell to their budget; each goes on from where it was left."""
+    """Trains runs of one cell to their budget, resuming each from its last checkpoint."""
     spec = CellSpec.parse(args.cell)
     if len({place.total_steps for place in args.out}) > 1:
         raise ConfigError("--out: runs of one budget are trained together, received several")
@@ -80,7 +80,7 @@ def evaluate(args: Namespace) -> None:
 
 
 def verify(args: Namespace) -> None:
-    """Trains the first steps of finished runs again and compares their metrics, bit for bit."""
+    """Repeats the first steps of finished runs and compares the metrics bit for bit."""
     import torch
 
     from mpo.jobs import gpus
@@ -98,7 +98,7 @@ def verify(args: Namespace) -> None:
 
 
 def video(args: Namespace) -> None:
-    """Films an episode of a trained run's final policy, as it was scored."""
+    """Records a video of one episode of a run's final evaluation."""
     import torch
 
     from mpo.jobs.video import record
@@ -117,7 +117,7 @@ def events(args: Namespace) -> None:
 
 
 def random(args: Namespace) -> None:
-    """Measures the return of a random policy."""
+    """Measures the mean return of a uniformly random policy."""
     config = RandomSpec.parse(args.config)
 
     from mpo.jobs.evaluate import random_returns
@@ -125,18 +125,18 @@ def random(args: Namespace) -> None:
 
     returns = random_returns(config.env_id, config.episodes)
     found = {"env_id": config.env_id, "mean": float(returns.mean()), "episodes": config.episodes}
-    write_json(args.out, found)
+    write_json(args.out, found | {"spec": config.model_dump(mode="json")})
 
 
 def collect(args: Namespace) -> None:
-    """Gathers every run of a study into tables."""
+    """Collects all runs of a study in tables."""
     from mpo.analysis import tables
 
     tables.write(tables.collect(_study(args.study), Path()), args.out)
 
 
 def statistics(args: Namespace) -> None:
-    """Computes the study's statistics from its tables."""
+    """Computes the statistics of a study from its tables."""
     from mpo.analysis import answers as tables_of
     from mpo.analysis import baselines, tables
 
@@ -147,14 +147,14 @@ def statistics(args: Namespace) -> None:
 
 
 def typeset(args: Namespace) -> None:
-    """Writes the main tables in LaTeX and in Markdown."""
+    """Writes the main tables as LaTeX and Markdown."""
     from mpo.report import paper_tables
 
     paper_tables.write(_study(args.study), args.tables, args.out)
 
 
 def figure(args: Namespace) -> None:
-    """Draws one figure from the tables."""
+    """Draws one figure from the tables and writes its caption."""
     from mpo.report import figures
 
     study = _study(args.study)
@@ -163,14 +163,14 @@ def figure(args: Namespace) -> None:
 
 
 def summary(args: Namespace) -> None:
-    """Writes the study's page: what it is, its figures and its tables."""
+    """Writes the summary of a study, with its figures and tables."""
     from mpo.report import summary as page
 
     page.write(_study(args.study), args.tables, args.figures, args.out)
 
 
 def pages(args: Namespace) -> None:
-    """Writes the summary, the tables, the config and films as pages for a browser."""
+    """Writes the summary, tables, config and videos as HTML pages."""
     from mpo.report import html
     from mpo.study import files
 
@@ -183,7 +183,7 @@ def pages(args: Namespace) -> None:
 
 
 def status(args: Namespace) -> None:
-    """Shows how every run of a study stands, while it runs and after."""
+    """Prints the status of every run, during and after the workflow."""
     from mpo.study.status import overview
 
     found = [args.study] if args.study else sorted(Path("results").glob("*/study.json"))
@@ -193,7 +193,7 @@ def status(args: Namespace) -> None:
 
 
 def failures(args: Namespace) -> None:
-    """Writes the page on every run that diverged or failed."""
+    """Writes a page about the runs that diverged or failed."""
     from mpo.study import status
     from mpo.study.files import replacing
 

@@ -6,8 +6,7 @@ localrules:
     study,
 
 
-# Made first, since `python -m mpo status` reads it. The section `execution` is left out: how runs
-# execute changes no result.
+# Made first, since `python -m mpo status` reads it.
 rule study:
     output:
         f"{STUDY_DIR}/study.json",
@@ -15,7 +14,7 @@ rule study:
         f"{STUDY_DIR}/logs/study.log",
     priority: 1
     params:
-        config=canonical_json({key: config[key] for key in config if key != "execution"}),
+        config=PLAN,
     shell:
         "printf '%s\\n' {params.config:q} > {output:q} 2> {log:q}"
 

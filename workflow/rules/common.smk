@@ -1,5 +1,6 @@
 # Requires: `config`. Produces: STUDY, the IDENTITIES of its cells, the runs WANTED in its tables, the
-# TRAINING_RULES, the resources of a `job`, the digest `code_of` modules, and all checks of the config.
+# PLAN that study.json holds, the resources of a `job`, the digest `code_of` modules, and all checks of
+# the config.
 import functools
 import gc
 import hashlib
@@ -20,6 +21,7 @@ from mpo.study.files import ANSWERS, PAGES, TABLED, TABLES, TYPESET
 from mpo.study.packs import packs
 from mpo.study.status import given_up
 from mpo.study.plan import Study
+from mpo.study.stale import stale_files
 
 # Planning makes millions of objects that live to the end. Python's usual garbage collection would
 # take about a tenth of the time.
@@ -48,7 +50,22 @@ IDENTITIES = {cell.cell_id: cell.spec.identity for cell in STUDY.cells}
 WANTED = [run for run in STUDY.runs if not (STUDY.allow_missing and given_up(run, Path()))]
 STUDY_DIR = f"results/{STUDY.study}"
 
-ANY_CELL = "[^/]+/[^/]+"
+# How runs execute changes no result, so the section is left out.
+PLAN = canonical_json({key: config[key] for key in config if key != "execution"})
+
+
+def force_stale_files():
+    """Plans again what was made from another plan, unless the targets are other files of runs."""
+    dag = workflow.dag_settings
+    asked = {str(target) for target in dag.targets if "/runs/" in str(target)}
+    stale = map(str, stale_files(STUDY, PLAN, WANTED, Path()))
+    if asked:
+        stale = [file for file in stale if any(file.startswith(os.path.dirname(t)) for t in asked)]
+    dag.forcerun = {*dag.forcerun, *stale}
+
+
+if workflow.is_main_process:
+    force_stale_files()
 
 # Rules call `python`: let that be the one that runs Snakemake, also without an activated environment.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
@@ -96,35 +113,6 @@ def job(mem_mb, minutes, options=""):
 small_job = functools.partial(job, 2000, 60)
 
 
-def training_rules():
-    """Name -> seeds and budget, as they stand in paths, and a pattern of cells: each rule that trains.
-
-    The process that the user started sees what is to be trained. A job's own Snakemake is given the
-    name of its rule and reads the pack from that: other runs may have been trained meanwhile.
-    """
-    rules = {"train": (["{seed}"], "{steps}", ANY_CELL)}
-    if workflow.is_main_process:
-        cells_of_budget = Counter(cell.total_steps for cell in STUDY.cells)
-        for pack, cells in packs(STUDY, WANTED, Path()).items():
-            name = f"train_{'_'.join(map(str, pack.seeds))}_to_{pack.total_steps}"
-            # Most packs are of all cells. A pattern that names each would take seconds to compile.
-            some = len(cells) < cells_of_budget[pack.total_steps]
-            pattern = "|".join(map(re.escape, cells)) if some else ANY_CELL
-            rules[name] = pack.seeds, pack.total_steps, pattern
-    else:
-        for job in filter(None, (re.match(r"train_([\d_]+)_to_(\d+):", a) for a in sys.argv)):
-            rules[job[0].rstrip(":")] = job[1].split("_"), job[2], ANY_CELL
-    workflow.ruleorder(*reversed(rules))
-    # What a profile sets for `train` holds for packs, too.
-    settings = workflow.resource_settings._parsed_overwrite_resources
-    for name in rules if "train" in settings else ():
-        settings.setdefault(name, settings["train"])
-    return rules
-
-
-TRAINING_RULES = training_rules()
-
-
 def report_failures():
     """Writes failures.md, where a study has been started."""
     study, page = f"{STUDY_DIR}/study.json", f"{STUDY_DIR}/failures.md"
@@ -133,7 +121,7 @@ def report_failures():
 
 
 wildcard_constraints:
-    cell=ANY_CELL,
+    cell="[^/]+/[^/]+",
     seed="[0-9]+",
     steps="[0-9]+",
     env="[^/]+",
