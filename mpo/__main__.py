@@ -1,4 +1,4 @@
-"""The verbs that rules call: `python -m mpo VERB --help` describes each."""
+"""The commands that the workflow's rules run: `mpo VERB`, or `python -m mpo VERB`."""
 
 import argparse
 import logging
@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from mpo.jobs import cli
 from mpo.study.config import ConfigError, JobFailed
@@ -33,7 +34,9 @@ _Parsers = dict[str, argparse.ArgumentParser]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mpo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="mpo", description=__doc__, epilog="`mpo VERB --help` lists the options of a verb."
+    )
     choices = parser.add_subparsers(required=True, metavar="VERB")
     sub: _Parsers = {}
     for function in _VERBS:
@@ -41,10 +44,13 @@ def _parser() -> argparse.ArgumentParser:
         sub[name] = choices.add_parser(name, help=text, description=text)
         sub[name].set_defaults(function=function)
         sub[name].add_argument(
-            "--log", type=Path, nargs="+", default=[], help="write progress and errors here too"
+            "--log", type=Path, nargs="+", default=[], help="also write progress and errors here"
         )
         sub[name].add_argument(
-            "--attempt", type=int, default=1, help="a retry of a refused job ends at once"
+            "--attempt",
+            type=int,
+            default=1,
+            help="from 1; a job whose config was refused is not tried again",
         )
     _add_options_of_runs(sub)
     _add_options_of_studies(sub)
@@ -53,67 +59,71 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_options_of_runs(sub: _Parsers) -> None:
     options = sub["train"].add_argument
-    options("--cell", required=True, help="a CellSpec as JSON: what the runs share")
-    options("--checkpoint-interval", type=float, default=60.0, help="seconds")
-    options("--no-cuda-graphs", action="store_true", help="launch a GPU's kernels one by one")
-    options("--discard-resume-state", action="store_true", help="at the end: saves disk")
-    text = f"each run's {RUN}, in {Place.FORM}"
+    options("--cell", required=True, help="CellSpec as JSON: everything but the seeds")
+    options("--checkpoint-interval", type=float, default=60.0, help="in seconds")
+    options("--no-cuda-graphs", action="store_true", help="launch GPU kernels one by one")
+    text = "delete a run's checkpoints when it is finished, to save disk space"
+    options("--discard-resume-state", action="store_true", help=text)
+    text = f"{RUN} of each run, in {Place.FORM}"
     options("--out", type=_place_of_file, nargs="+", required=True, help=text)
 
     options = sub["verify"].add_argument
-    options("--runs", type=Path, nargs="+", required=True, help="directories of finished runs")
-    options("--steps", type=int, required=True, help="environment steps to train again")
-    options("--out", type=Path, required=True, help="the page")
+    options("--runs", type=Path, nargs="+", required=True, help="run directories")
+    options("--steps", type=int, required=True, help="environment steps to repeat")
+    options("--out", type=Path, required=True, help="Markdown file")
 
     for name in ("train", "verify"):
         options = sub[name].add_argument
         options("--device", choices=("auto", "cpu", "cuda"), default="auto")
-        options("--threads", type=int, default=1, help="CPU threads of the networks")
-        options("--compile-on-cpu", action="store_true", help="learn in compiled code there, too")
-        options("--runs-per-gpu", type=int, default=1, help="runs that may share a GPU")
+        options("--threads", type=int, default=1, help="CPU threads for the networks")
+        options("--compile-on-cpu", action="store_true", help="use torch.compile on a CPU too")
+        options("--runs-per-gpu", type=int, default=1, help="processes that may share a GPU")
 
-    sub["evaluate"].add_argument("--run", type=_place, required=True, help="a trained run")
-    sub["evaluate"].add_argument("--config", required=True, help="an EvaluationSpec as JSON")
+    sub["evaluate"].add_argument("--run", type=_place, required=True, help="run directory")
+    sub["evaluate"].add_argument("--config", required=True, help="EvaluationSpec as JSON")
 
     for name in ("train", "evaluate"):
-        sub[name].add_argument(
-            "--environment-timeout", type=float, default=300.0, help="seconds for one step"
-        )
+        text = "seconds that one call of an environment may take"
+        sub[name].add_argument("--environment-timeout", type=float, default=300.0, help=text)
     options = sub["video"].add_argument
-    options("--run", type=Path, required=True, help="a trained run")
-    options("--episode", type=int, default=0, help="of the final evaluation, from 0")
-    options("--out", type=Path, required=True, help="an .mp4 or a .gif")
+    options("--run", type=Path, required=True, help="run directory")
+    options("--episode", type=int, default=0, help="index in the final evaluation, from 0")
+    options("--out", type=Path, required=True, help=".mp4 or .gif file")
 
-    sub["events"].add_argument("--run", type=Path, required=True, help="an evaluated run")
-    sub["events"].add_argument("--out", type=Path, required=True, help="its name holds tfevents")
+    sub["events"].add_argument("--run", type=Path, required=True, help="run directory")
+    sub["events"].add_argument(
+        "--out", type=Path, required=True, help="event file; its name must contain tfevents"
+    )
 
 
 def _add_options_of_studies(sub: _Parsers) -> None:
     options = sub["random"].add_argument
-    options("--config", required=True, help="a RandomSpec as JSON")
-    options("--out", type=Path, required=True, help="a JSON file")
+    options("--config", required=True, help="RandomSpec as JSON")
+    options("--out", type=Path, required=True, help="JSON file")
 
     options = sub["statistics"].add_argument
-    options("--references", type=Path, required=True, help="csv of the environments' references")
-    options("--baselines", type=Path, nargs="?", help="csv of published returns, if there is one")
-    options("--random", type=Path, nargs="+", required=True, help="what `random` has measured")
+    options("--references", type=Path, required=True, help="CSV of reference returns")
+    options("--baselines", type=Path, nargs="?", help="CSV of published returns, optional")
+    options("--random", type=Path, nargs="+", required=True, help="JSON files of `mpo random`")
 
     for name in ("collect", "statistics", "typeset", "figure", "summary", "pages", "failures"):
-        sub[name].add_argument("--study", type=Path, required=True, help="the study's study.json")
-    sub["status"].add_argument("--study", type=Path, help="a study.json; all in results/ else")
+        sub[name].add_argument("--study", type=Path, required=True, help="study.json of the study")
+    sub["status"].add_argument(
+        "--study", type=Path, help="a study.json; default: every results/*/study.json"
+    )
     for name in ("statistics", "typeset", "figure", "summary", "pages"):
-        sub[name].add_argument("--tables", type=Path, required=True, help="the tables' directory")
-    sub["collect"].add_argument("--out", type=Path, required=True, help="the tables' directory")
-    sub["typeset"].add_argument("--out", type=Path, required=True, help="a directory")
-    sub["figure"].add_argument("--name", required=True, help="which figure")
+        sub[name].add_argument("--tables", type=Path, required=True, help="directory of the tables")
+    sub["collect"].add_argument("--out", type=Path, required=True, help="directory of the tables")
+    sub["typeset"].add_argument("--out", type=Path, required=True, help="directory")
+    sub["figure"].add_argument("--name", required=True, help="name of the figure")
     sub["figure"].add_argument("--out", type=Path, nargs="+", required=True, help="image files")
-    sub["figure"].add_argument("--caption", type=Path, required=True, help="a text file")
+    sub["figure"].add_argument("--caption", type=Path, required=True, help="text file")
     sub["summary"].add_argument("--figures", type=Path, nargs="+", required=True, help="PNG files")
     for name in ("summary", "failures"):
-        sub[name].add_argument("--out", type=Path, required=True, help="the page")
-    sub["pages"].add_argument("--summary", type=Path, required=True, help="its summary.md")
-    sub["pages"].add_argument("--films", type=Path, nargs="*", help="mp4 files")
-    sub["pages"].add_argument("--out", type=Path, required=True, help="a directory")
+        sub[name].add_argument("--out", type=Path, required=True, help="Markdown file")
+    sub["pages"].add_argument("--summary", type=Path, required=True, help="summary.md of the study")
+    sub["pages"].add_argument("--films", type=Path, nargs="*", help="MP4 files")
+    sub["pages"].add_argument("--out", type=Path, required=True, help="directory")
 
 
 def _place(directory: str) -> Place:
@@ -128,7 +138,7 @@ def _place_of_file(path: str) -> Place:
 
 
 def _log_to(paths: Sequence[Path]) -> None:
-    """Sends the log to stderr, and to each of the files."""
+    """Sends the log to stderr and to each of the files."""
     handlers: list[logging.Handler] = []
     if paths or not sys.stderr.isatty():
         handlers.append(logging.StreamHandler())
@@ -137,7 +147,7 @@ def _log_to(paths: Sequence[Path]) -> None:
         handlers.append(logging.FileHandler(path, mode="w"))
     logger = logging.getLogger("mpo")
     logger.setLevel(logging.INFO)
-    # dm_control logs with absl, which gives the root a handler that would print all of it again.
+    # dm_control logs with absl, whose handler at the root logger would print each line again.
     logger.propagate = False
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -148,8 +158,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
     Returns:
-        The exit code: 2 where the config is at fault, 75 where a signal stopped what can go on, 1
-        where anything else is wrong.
+        The exit code: 0 on success, 2 if the config is wrong, 75 if a signal stopped a job that
+        can be resumed, 1 after any other error.
     """
     args = _parser().parse_args(argv)
     refusal = args.log[0].with_suffix(".refused") if args.log else None
@@ -178,9 +188,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Runs the verb of the command line and ends the process with its exit code."""
     code = main()
     logging.shutdown()
     sys.stdout.flush()
-    # All is written. Python would take over a second to take torch's modules down, in every job.
+    # Everything is written. A regular exit would spend over a second tearing down torch's modules.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    run()
