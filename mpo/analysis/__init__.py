@@ -1,1 +1,1 @@
-"""From runs to answers: tables, scores, intervals and effects."""
+"""Statistics of a study: tables of runs, normalised scores, intervals, effects."""

@@ -1,7 +1,7 @@
-"""An arm's scores over environments in one number, with bootstrap bounds: pure functions.
+"""Aggregates of an arm's scores over all environments, with bootstrap intervals; pure functions.
 
-A seed is one unit, as in `mpo.analysis.intervals`. Scores come as one array [n_e] per environment,
-of equal or unequal lengths. Environments always weigh equally.
+The unit is a seed, as in `mpo.analysis.intervals`: one score per run. Scores are given as one array
+[n_e] per environment; lengths may differ. Environments always have equal weight.
 
 Source: Agarwal et al. 2021 (arXiv 2108.13264).
 """
@@ -31,12 +31,12 @@ class Estimate(NamedTuple):
     lo: float
     hi: float
     n: tuple[int, ...]
-    """Runs of each environment."""
+    """Number of runs in each environment."""
     replicates: int
 
 
 class Aggregates(NamedTuple):
-    """The aggregates of one arm, all from the same resamples."""
+    """The aggregates of one arm, all computed on the same resamples."""
 
     iqm: Estimate
     mean: Estimate
@@ -48,41 +48,43 @@ class Profile(NamedTuple):
     """A performance profile and its pointwise 95 % bootstrap band."""
 
     taus: np.ndarray
-    """Thresholds of the score, [T]."""
+    """Score thresholds, [T]."""
     estimate: np.ndarray
     """F(tau), the fraction of runs above each threshold, [T]."""
     lo: np.ndarray
     hi: np.ndarray
     n: tuple[int, ...]
-    """Runs of each environment."""
+    """Number of runs in each environment."""
     replicates: int
 
 
 class Improvement(NamedTuple):
-    """The probability that a run of x scores above one of y, and its 95 % bootstrap bounds."""
+    """The probability that a run of x scores above a run of y, with 95 % bootstrap bounds."""
 
     estimate: float
     lo: float
     hi: float
     n_x: tuple[int, ...]
-    """Runs of x in each environment."""
+    """Number of runs of x in each environment."""
     n_y: tuple[int, ...]
+    """Number of runs of y in each environment."""
     replicates: int
 
 
 def iqm(scores: Sequence[ArrayLike]) -> float:
     """The interquartile mean of an arm's runs, with equal weight for every environment.
 
-    The runs of all environments are pooled and sorted, each with weight N / (K n_e) for N runs of K
-    environments, n_e of them in its own. A weight of floor(N / 4) is dropped at each end; a run
-    astride a cut keeps the part of its weight inside. With equal n every weight is 1, and this is
-    `scipy.stats.trim_mean(pool, 0.25)`.
+    The N runs of all K environments are pooled and sorted. A run has weight N / (K n_e), where n_e
+    is the number of runs in its environment. A total weight of floor(N / 4) is cut off at each end;
+    a run on a cut keeps the part of its weight inside. With equal n_e every weight is 1, and the
+    result equals `scipy.stats.trim_mean(pool, 0.25)`.
 
     Args:
         scores: one array [n_e] per environment.
 
     Raises:
-        ValueError: no environment, one without runs, another shape or a value that is not finite.
+        ValueError: no environments, an environment without runs, an array that is not
+            one-dimensional, or a non-finite score.
 
     Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
         arXiv 2108.13264, section 4.3; the weights extend it to unequal n.
@@ -92,24 +94,28 @@ def iqm(scores: Sequence[ArrayLike]) -> float:
 
 
 def mean(scores: Sequence[ArrayLike]) -> float:
-    """The mean over environments of each environment's mean; arguments and errors as `iqm`."""
+    """The mean over environments of each environment's mean; arguments and errors as in `iqm`."""
     pool = Pool.of(scores)
     return float(_means(pool.weights, pool).mean())
 
 
 def median(scores: Sequence[ArrayLike]) -> float:
-    """The median over environments of each environment's mean, as arXiv 2108.13264 defines it.
+    """The median over environments of each environment's mean, as in arXiv 2108.13264.
 
-    It is not the median of the pooled runs. Arguments and errors as `iqm`.
+    It is not the median of the pooled runs. Arguments and errors as in `iqm`.
     """
     pool = Pool.of(scores)
     return float(np.median(_means(pool.weights, pool)))
 
 
 def optimality_gap(scores: Sequence[ArrayLike], gamma: float = 1.0) -> float:
-    """How far the runs fall short of gamma: gamma - mean(min(x, gamma)); 0 where all reach it.
+    """How far the runs fall short of gamma: gamma - mean(min(x, gamma)); 0 if all reach it.
 
-    Environments weigh equally. Arguments, errors and source as `iqm`.
+    Environments have equal weight. Errors and source as in `iqm`.
+
+    Args:
+        scores: one array [n_e] per environment.
+        gamma: the score that counts as solved.
     """
     pool = Pool.of(scores)
     return float(_gap(pool.weights, pool, gamma))
@@ -121,24 +127,23 @@ def aggregates(
     gamma: float = 1.0,
     replicates: int = 50_000,
 ) -> Aggregates:
-    """IQM, mean, median and optimality gap of one arm with stratified bootstrap intervals.
+    """IQM, mean, median and optimality gap of one arm, with stratified bootstrap intervals.
 
-    A replicate draws each environment's runs with replacement, as many as it has; environments are
-    never resampled. The bounds are the 2.5 and 97.5 percentiles of the replicates.
+    A replicate resamples the n_e runs of each environment with replacement; environments are never
+    resampled. The bounds are the 2.5 and 97.5 percentiles of the replicates.
 
     Args:
-        scores: one array [n_e] per environment, of any lengths; normalised, so that environments
-            compare.
-        rng: the same generator state gives the same bounds, in any order of the seeds.
-        gamma: the score of the optimality gap that counts as solved.
-        replicates: resamples drawn.
+        scores: normalised scores, one array [n_e] per environment.
+        rng: draws the resamples. The bounds depend on its state, not on the order of the seeds.
+        gamma: the score that counts as solved, for the optimality gap.
+        replicates: number of resamples.
 
     Returns:
-        The estimates; bounds are NaN where no environment has two runs, since then no resample
-        differs from the data.
+        The estimates. Bounds are NaN if no environment has two runs, because every resample then
+        equals the data.
 
     Raises:
-        ValueError: as `iqm`, or fewer than one replicate.
+        ValueError: as in `iqm`, or fewer than one replicate.
 
     Source: arXiv 2108.13264, section 4.1.
     """
@@ -164,13 +169,13 @@ def performance_profile(
     """F(tau), the fraction of runs that score above tau, with a pointwise bootstrap band.
 
     Args:
-        scores: as for `aggregates`; environments weigh equally.
+        scores: as in `aggregates`; environments have equal weight.
         taus: thresholds, [T].
         rng: draws the resamples.
-        replicates: resamples drawn.
+        replicates: number of resamples.
 
     Raises:
-        ValueError: as `aggregates`, or thresholds that are not one or more finite values.
+        ValueError: as in `aggregates`, or `taus` is empty or not finite.
 
     Source: arXiv 2108.13264, section 4.2 (run-score distributions).
     """
@@ -192,17 +197,17 @@ def probability_of_improvement(
 ) -> Improvement:
     """P(X > Y): mean over environments of 1/(n m) sum_ij (1[x_i > y_j] + 1[x_i = y_j] / 2).
 
-    In each environment this is the Mann-Whitney U of x divided by n m. The bootstrap resamples the
-    runs of both sides inside each environment, each side for itself.
+    In each environment, with n runs of x and m of y, this is the Mann-Whitney U of x divided by
+    n m. The bootstrap resamples x and y independently within each environment.
 
     Args:
         x: one array [n_e] per environment.
-        y: one array [m_e] per environment, the environments in the order of x.
+        y: one array [m_e] per environment, with the environments in the same order.
         rng: draws the resamples.
-        replicates: resamples drawn.
+        replicates: number of resamples.
 
     Raises:
-        ValueError: as `aggregates`, or x and y have not the same number of environments.
+        ValueError: as in `aggregates`, or x and y have different numbers of environments.
 
     Source: arXiv 2108.13264, section 4.3 (average probability of improvement).
     """
@@ -222,7 +227,7 @@ def probability_of_improvement(
 
 def _iqm(weights: np.ndarray, pool: Pool) -> np.ndarray:
     size, cut = pool.x.size, pool.x.size // 4
-    # The weight of runs 1..i that lies between the cuts: whole numbers with equal n, thus exact.
+    # The weight of runs 1..i between the two cuts. With equal n_e these are integers, so exact.
     inside = np.clip(np.cumsum(weights, axis=-1), cut, size - cut)
     return np.diff(inside, axis=-1, prepend=cut) @ pool.x / (size - 2 * cut)
 

@@ -1,8 +1,9 @@
-"""A study's statistics: from the tables of its runs to the tables that answer its questions.
+"""Computes a study's statistics from the tables of its runs.
 
-Tables: finals (a run's final return and score), references (the scale of the scores), aggregates,
-profiles, improvements (over arms), effects (of factors, paired by seed), differences (of each
-seed), efficiency, power, sample_efficiency (an arm's aggregate during training).
+Tables: finals (final return and score of each run), references (the scale of the scores),
+aggregates, profiles, improvements (comparisons of arms), effects (of factors, paired by seed),
+differences (the effects of single seeds), efficiency, power, and sample_efficiency (an arm's IQM
+during training).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,13 +36,13 @@ _COLUMNS = {
     "power": (*_CONTRAST, "env", "environments", "sd", "effect", "seeds"),
     "sample_efficiency": ("arm", "share", "env_step", "wall_s", *_BOUNDS, "environments", "n"),
 }
-"""Of the tables that can be empty: a study may have one arm, or environments without reference."""
+"""Columns of the tables that can be empty: with a single arm, or without any reference score."""
 
 POOLED = "pooled"
-"""Stands for the environment in rows that are over several."""
+"""Value of `env` in rows over several environments."""
 
 SUM = "their sum"
-"""What an interaction is compared with."""
+"""Value of `against` in rows of interactions: the sum of the two single effects."""
 
 _TAUS = 101
 _DELTAS = (0.05, 0.1, 0.2)
@@ -51,16 +52,19 @@ _CURVE_REPLICATES = 2_000
 def compute(
     study: Study, tables: Path, table: Path, random: Sequence[Path]
 ) -> dict[str, pd.DataFrame]:
-    """Every table by name.
+    """Computes every table, by name.
 
-    Numbers over environments are of normalised scores, and of the environments that have a
-    reference and a run of every arm: others would make arms differ by where they were run.
+    Statistics over environments use normalised scores. They include only environments with a
+    reference score and a run of every arm; otherwise arms would differ by their environments.
 
     Args:
-        study: its plan; `statistics` says the seed and the replicates of the bootstrap.
+        study: the study's plan; its `statistics` set the seed and the replicates of the bootstrap.
         tables: the directory of its tables.
-        table: see `references.read`.
-        random: likewise.
+        table: csv of reference returns, see `references.read`.
+        random: measurements of a random policy, see `references.read`.
+
+    Raises:
+        ConfigError: see `references.read`.
     """
     scale = references.read(study, table, random)
     finals = _finals(study, tables, scale)
@@ -89,7 +93,7 @@ def _table(name: str, rows: Iterator[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _finals(study: Study, tables: Path, scale: pd.DataFrame) -> pd.DataFrame:
-    """One row a planned run: its final return with the mean action, and its score."""
+    """One row per planned run, with the final return of its mean-action policy and its score."""
     runs = read(tables, "runs")[["run_id", "env", "arm", *study.axis_values, "seed", "status"]]
     returns = seed_returns(tables, "final")[["run_id", "return"]]
     finals = runs.merge(returns, on="run_id", how="left")
@@ -97,14 +101,14 @@ def _finals(study: Study, tables: Path, scale: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shared_environments(study: Study, finals: pd.DataFrame) -> list[str]:
-    """Environments, in the study's order, in which every arm has a score."""
+    """The environments in which every arm has a score, in the study's order."""
     complete = finals.dropna(subset="score").groupby("env")["arm"].nunique()
     arms = finals["arm"].nunique()
     return [e.id for e in study.environments if complete.get(e.id, 0) == arms]
 
 
 def _by_arm(finals: pd.DataFrame, environments: Sequence[str]) -> dict[str, list[np.ndarray]]:
-    """Each arm's scores, an array an environment; nothing where no environment is shared."""
+    """Each arm's scores, one array per environment; empty if `environments` is empty."""
     if not environments:
         return {}
     found = finals.dropna(subset="score")
@@ -115,7 +119,7 @@ def _by_arm(finals: pd.DataFrame, environments: Sequence[str]) -> dict[str, list
 
 
 def _bounds(found: Any) -> dict[str, Any]:
-    """The columns of a bootstrap estimate."""
+    """The columns that describe a bootstrap estimate."""
     return {
         "estimate": found.estimate,
         "lo": found.lo,
@@ -153,7 +157,7 @@ def _profiles(
 def _improvements(
     study: Study, by_arm: dict[str, list[np.ndarray]], rng: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
-    """The probability that a later arm of the study beats an earlier one."""
+    """For each pair of arms, the probability that the later one in the study beats the earlier."""
     for (other, y), (arm, x) in combinations(by_arm.items(), 2):
         found = aggregates.probability_of_improvement(
             x, y, rng, replicates=study.statistics.replicates
@@ -163,7 +167,7 @@ def _improvements(
 
 
 def _effects(study: Study, finals: pd.DataFrame, shared: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Each level of each varied axis against its first, then each pair of axes' interaction."""
+    """Each level of each varied axis against its first level, then interactions of two axes."""
     cells = _cells(study, finals, "score")
     pooled = [cells[env] for env in shared]
     for names, index, level in _contrasts(study):
@@ -185,7 +189,7 @@ def _effects(study: Study, finals: pd.DataFrame, shared: Sequence[str]) -> Itera
 
 
 def _differences(study: Study, finals: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """What `_effects` averages in one environment: a row a seed."""
+    """The differences that `_effects` averages within an environment, one row per seed."""
     for names, index, level in _contrasts(study):
         for env, unit, found in _by_environment(study, finals, index, level):
             for difference in found.differences:
@@ -193,7 +197,7 @@ def _differences(study: Study, finals: pd.DataFrame) -> Iterator[dict[str, Any]]
 
 
 def _contrasts(study: Study) -> list[tuple[dict[str, str], int, int]]:
-    """Each level but the first of each varied axis: its names, and the indices of both."""
+    """Every level of each varied axis except the first, as (names, axis index, level index)."""
     varied = {name: values for name, values in study.axis_values.items() if len(values) > 1}
     return [
         (
@@ -210,7 +214,7 @@ def _contrasts(study: Study) -> list[tuple[dict[str, str], int, int]]:
 def _by_environment(
     study: Study, finals: pd.DataFrame, index: int, level: int
 ) -> Iterator[tuple[str, str, effects.EnvironmentEffect]]:
-    """The effect in each environment that has a complete pair, in both units."""
+    """The effect in each environment with a complete pair, as a return and as a score."""
     for unit in ("return", "score"):
         for env, x in _cells(study, finals, unit).items():
             if _complete(x, {index: level}):
@@ -218,8 +222,8 @@ def _by_environment(
 
 
 def _cells(study: Study, finals: pd.DataFrame, unit: str) -> dict[str, np.ndarray]:
-    """Per environment the values [seeds, levels of the first varied axis, of the second, ...]."""
-    # The plan's order is environment, axes, seed.
+    """Values by environment, [seeds, levels of the first varied axis, of the second, ...]."""
+    # Rows are in the plan's order: environment, axes, seed.
     sizes = [len(values) for values in study.axis_values.values() if len(values) > 1]
     shape = (len(study.environments), *sizes, len(study.seeds))
     values = np.moveaxis(finals[unit].to_numpy().reshape(shape), -1, 1)
@@ -227,7 +231,7 @@ def _cells(study: Study, finals: pd.DataFrame, unit: str) -> dict[str, np.ndarra
 
 
 def _complete(x: np.ndarray, levels: Mapping[int, int]) -> bool:
-    """Whether some seed has the cells of these levels and of the baseline, of each factor."""
+    """Whether some seed has all cells of the given levels and of the baseline, for each factor."""
     for factor, level in levels.items():
         x = x.take((0, level), factor + 1)
     return bool((~np.isnan(x)).all(tuple(factor + 1 for factor in levels)).any())
@@ -245,13 +249,13 @@ def _over_all(found: effects.Effect) -> dict[str, Any]:
 def _student(
     interval: intervals.Interval, found: effects.EnvironmentEffect | effects.Effect
 ) -> dict[str, Any]:
-    """The columns of an interval of Student's t, and of the pairs behind it."""
+    """The columns that describe a Student-t interval and its pairs."""
     bounds = {"estimate": interval.mean, "lo": interval.lo, "hi": interval.hi, "n": interval.n}
     return bounds | {"method": "student-t", "sd": found.sd, "correlation": found.correlation}
 
 
 def _efficiency(study: Study, tables: Path, scale: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Area under the learning curve, and steps to a threshold, of each environment and arm."""
+    """Area under the learning curve and steps to a threshold, for each environment and arm."""
     curves = seed_returns(tables, "online")
     share = study.statistics.threshold
     for env in scale.to_dict("records"):
@@ -271,7 +275,7 @@ def _efficiency(study: Study, tables: Path, scale: pd.DataFrame) -> Iterator[dic
 
 
 def _power(changes: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Seeds that would detect an effect in score, in one environment and pooled, from its sd."""
+    """Seeds needed to detect an effect on the score, given the sd of the paired differences."""
     known = changes[changes["unit"] == "score"].dropna(subset="sd")
     for row in known[[*_CONTRAST, "env", "environments", "sd"]].to_dict("records"):
         needed = effects.power_table(row["sd"], _DELTAS, row["environments"])
@@ -286,11 +290,11 @@ def _sample_efficiency(
     shared: Sequence[str],
     rng: np.random.Generator,
 ) -> Iterator[dict[str, Any]]:
-    """Each arm's IQM after each share of the budget, and the seconds of training until then.
+    """Each arm's IQM at fractions of the training budget, and the mean training time in seconds.
 
-    The shares are the snapshots of the shared environment that has the fewest; the other ones'
-    scores, and all clocks, are interpolated linearly. A run that has diverged keeps its last score,
-    and its clock stands still.
+    The fractions are the snapshots of the shared environment with the fewest snapshots. Scores of
+    the other environments, and all clocks, are interpolated linearly. A diverged run keeps its
+    last score, and its clock stops.
     """
     if not shared:
         return
@@ -320,6 +324,6 @@ def _sample_efficiency(
 
 
 def _at(steps: np.ndarray, runs: pd.DataFrame, column: str) -> np.ndarray:
-    """A column of each run at these environment steps, linearly between its rows: [runs, steps]."""
+    """Interpolates a column of each run linearly at environment steps: [runs, steps]."""
     groups = runs.groupby("run_id", sort=False)
     return np.stack([np.interp(steps, rows["env_step"], rows[column]) for _, rows in groups])

@@ -1,4 +1,4 @@
-"""Published returns of other algorithms, for learning curves to be read against."""
+"""Published returns of other algorithms, shown beside the study's own results."""
 
 import csv
 import math
@@ -17,19 +17,20 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Baseline(Section):
-    """One published number; a row of `config/baselines.csv`, where lo, hi and n may be empty."""
+    """A published result: one row of `config/baselines.csv`; lo, hi and n may be empty."""
 
     env: Text
     algorithm: Text
     steps: Count
-    """Environment steps it was trained for."""
+    """Environment steps of training."""
     mean: Float
     """Undiscounted return."""
     lo: Float | None
-    """Of an interval of the mean, both or none; whose and how wide, `source` says."""
+    """Lower bound of an interval of the mean; `source` says which interval. Needs `hi`."""
     hi: Float | None
+    """Upper bound of that interval; needs `lo`."""
     n: Count | None
-    """Training runs behind it."""
+    """Number of training runs."""
     source: Text
 
     @model_validator(mode="after")
@@ -43,18 +44,18 @@ class Baseline(Section):
 
 
 def read(study: Study, table: Path | None) -> pd.DataFrame:
-    """The baselines of a study's environments, in the order of the study and of the table.
+    """Reads the baselines for a study's environments, in the order of the study, then the table.
 
     Args:
-        study: names the environments.
-        table: csv with the fields of `Baseline` as columns; without one there are no baselines.
+        study: the study.
+        table: csv file with the fields of `Baseline` as columns; None for no baselines.
 
     Returns:
-        A row a baseline, with the fields of `Baseline` as columns.
+        One row per baseline, with the fields of `Baseline` as columns.
 
     Raises:
-        ConfigError: a row or a column that is no `Baseline`, or two rows of one environment,
-            algorithm and steps.
+        ConfigError: an invalid row or column, or two rows with the same environment, algorithm and
+            steps.
     """
     rows = []
     if table is not None:
@@ -63,11 +64,12 @@ def read(study: Study, table: Path | None) -> pd.DataFrame:
     try:
         given = TypeAdapter(list[Baseline]).validate_python(rows)
     except ValidationError as error:
-        raise ConfigError(f"{table}, by number of row from 0:\n{explain(error)}") from None
+        raise ConfigError(f"{table}, rows numbered from 0:\n{explain(error)}") from None
     found: dict[tuple[str, str, int], Baseline] = {}
     for row in given:
         if found.setdefault((row.env, row.algorithm, row.steps), row) is not row:
-            raise ConfigError(f"{table}: {row.env}, {row.algorithm}, {row.steps} steps, twice")
+            key = f"{row.env}, {row.algorithm}, {row.steps} steps"
+            raise ConfigError(f"{table}: two rows for {key}")
     ours = [row for e in study.environments for row in given if row.env == e.id]
     columns = list(Baseline.model_fields)
     frame = pd.DataFrame([row.model_dump() for row in ours], columns=columns)
@@ -75,22 +77,23 @@ def read(study: Study, table: Path | None) -> pd.DataFrame:
 
 
 def in_words(baseline: Mapping[Hashable, Any]) -> str:
-    """The return of a row, with its interval where it has one, to the digits it was given in."""
+    """Formats a row's return, and its interval if it has one, with the digits of the table."""
     mean, lo, hi = (f"{baseline[key]:g}".replace("-", MINUS) for key in ("mean", "lo", "hi"))
     return mean if math.isnan(baseline["lo"]) else f"{mean} [{lo}, {hi}]"
 
 
 def comparable(baselines: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Of each of a study's environments and algorithm, the row `nearest` to the budget there."""
+    """Keeps, for each algorithm and environment, the row `nearest` to the study's budget."""
     budgets = {run.spec.env_id: run.total_steps for run in study.runs}
     parts = [nearest(baselines[baselines["env"] == env], n) for env, n in budgets.items()]
     return pd.concat(parts, ignore_index=True)
 
 
 def nearest(baselines: pd.DataFrame, budget: int) -> pd.DataFrame:
-    """Of each environment and algorithm, the row to compare with a training of `budget` steps.
+    """Keeps, for each algorithm and environment, the row to compare with `budget` training steps.
 
-    The one of most steps within the budget; where all took more, the one of fewest.
+    This is the row with the most steps within the budget. If all rows exceed the budget, it is the
+    row with the fewest steps.
     """
     beyond = baselines["steps"] > budget
     distance = (baselines["steps"] - budget).abs()

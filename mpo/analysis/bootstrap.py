@@ -1,6 +1,8 @@
-"""The stratified bootstrap: runs are drawn anew inside each environment, environments never are.
+"""The stratified bootstrap: resamples the runs within each environment, never the environments.
 
-Letters: K environment, n_e runs of one of them, N runs of all, R resample.
+Letters: K environments, n_e runs in environment e, N runs in all, R resamples, S statistics.
+
+Source: Agarwal et al. 2021 (arXiv 2108.13264), section 4.1.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,22 +13,22 @@ from numpy.typing import ArrayLike
 
 
 class Pool(NamedTuple):
-    """The N runs of K environments in ascending order of their scores."""
+    """The N runs of K environments, sorted by score in ascending order."""
 
     x: np.ndarray
     """Scores, [N]."""
     member: np.ndarray
-    """1 where the run belongs to the environment, else 0, [N, K]."""
+    """1 if the run belongs to the environment, else 0, [N, K]."""
     weights: np.ndarray
-    """N / (K n_e), [N]: in units of a run, so that equal n gives every run exactly 1."""
+    """N / (K n_e), [N]: environments weigh the same; with equal n_e every weight is exactly 1."""
     order: np.ndarray
-    """Position of each run when the environments stand one after another, [N]."""
+    """Index of each run when the environments are concatenated, [N]."""
     n: tuple[int, ...]
-    """Runs of each environment."""
+    """Number of runs in each environment."""
 
     @classmethod
     def of(cls, scores: Sequence[ArrayLike]) -> "Pool":
-        """Of one array [n_e] per environment; raises as `sorted_runs`."""
+        """Builds a pool from one array [n_e] per environment; errors as in `sorted_runs`."""
         runs = sorted_runs(scores)
         n = tuple(x.size for x in runs)
         environment = np.repeat(np.arange(len(n)), n)
@@ -38,13 +40,16 @@ class Pool(NamedTuple):
 
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""Maps weights [..., N] of a pool's runs, which sum to N, to statistics [..., S]."""
+"""Maps weights of a pool's runs, [..., N], which sum to N, to statistics, [..., S]."""
 
 
 def bootstrap(
     pool: Pool, statistic: Statistic, replicates: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The bounds [S], [S] of the statistics. A replicate is how often it drew each run."""
+    """Returns the lower and upper 95 % bounds of the statistics, [S] each.
+
+    A resample only changes the weights: each run counts as often as it was drawn.
+    """
     draws = [
         statistic(resample(pool.n, rows, rng)[:, pool.order] * pool.weights)
         for rows in chunks(replicates, pool.x.size)
@@ -53,7 +58,7 @@ def bootstrap(
 
 
 def chunks(replicates: int, runs: int) -> list[int]:
-    """Splits the replicates so that an array [replicates, runs] of a chunk takes about 1 MiB.
+    """Splits the replicates into chunks; an array [chunk, runs] then takes about 1 MiB.
 
     Raises:
         ValueError: fewer than one replicate.
@@ -65,7 +70,10 @@ def chunks(replicates: int, runs: int) -> list[int]:
 
 
 def resample(n: Sequence[int], rows: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each of `rows` resamples drew each run, [R, N], environment by environment."""
+    """Counts how often each of R = `rows` resamples draws each run, [R, N].
+
+    The runs are in the order of the environments, which have `n` runs each.
+    """
     first = np.cumsum([0, *n])
     drawn = [
         k + rng.integers(size, size=(rows, size)) for k, size in zip(first[:-1], n, strict=True)
@@ -75,31 +83,31 @@ def resample(n: Sequence[int], rows: int, rng: np.random.Generator) -> np.ndarra
 
 
 def bounds(draws: np.ndarray, n: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The 2.5 and 97.5 percentiles over the first axis; NaN where no environment has two runs."""
+    """The 2.5 and 97.5 percentiles along the first axis; NaN if no environment has two runs."""
     lo, hi = np.percentile(draws, (2.5, 97.5), axis=0)
     return (lo, hi) if max(n) > 1 else (lo * np.nan, hi * np.nan)
 
 
 def sorted_runs(scores: Sequence[ArrayLike]) -> list[np.ndarray]:
-    """The environments' runs, each sorted, so that no bound depends on the order of the seeds.
+    """Sorts the runs of each environment, so that bounds do not depend on the order of the seeds.
 
     Raises:
-        ValueError: no environment, or as `finite_vector`.
+        ValueError: no environments, or as in `finite_vector`.
     """
     if not len(scores):
-        raise ValueError("expected one array of runs per environment, received no environment")
+        raise ValueError("expected one array of runs per environment, received no environments")
     return [np.sort(finite_vector(x, f"environment {e}")) for e, x in enumerate(scores)]
 
 
 def finite_vector(values: ArrayLike, name: str) -> np.ndarray:
-    """The values as float64, [n].
+    """Converts values to float64, [n].
 
     Raises:
-        ValueError: there are none, they have another shape, or one is not finite.
+        ValueError: no values, not one-dimensional, or a non-finite value.
     """
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or not x.size:
-        raise ValueError(f"{name}: expected one or more values on one axis, received {x.shape}")
+        raise ValueError(f"{name}: expected a non-empty vector, received shape {x.shape}")
     if not np.isfinite(x).all():
         raise ValueError(f"{name}: expected finite values, received {x.tolist()}")
     return x

@@ -1,11 +1,11 @@
-"""Paired effects of a study's factors; pure functions of numbers.
+"""Effects of a study's factors, paired by seed; pure functions.
 
-Scores come as one array [n_e, L_1, L_2, ...] per environment: one row per seed, then one axis per
-factor, as long as the factor has levels; NaN where a run is missing. Level 0 is the baseline. All
-arms of a row share the seed, so that their differences are paired.
+Scores are given as one array [n_e, L_1, L_2, ...] per environment: n_e seeds, then one axis per
+factor with its L levels; NaN marks a missing run. Level 0 is the baseline. All arms of a row share
+the seed, so differences between arms are paired.
 
-A seed is one unit: its differences are averaged over the other factors first, and only seeds give
-intervals their width.
+The unit is a seed: its differences are first averaged over the other factors, and intervals reflect
+only the spread over seeds.
 
 Source: Patterson et al., "Empirical Design in Reinforcement Learning", arXiv 2304.01315.
 """
@@ -20,7 +20,7 @@ from scipy.special import nctdtr, stdtrit  # noncentral t: CDF at (df, ncp, t); 
 from mpo.analysis.intervals import Interval, pooled_t_interval, t_interval
 
 MAX_SEEDS = 1000
-"""The most seeds that `power_table` tries."""
+"""The largest number of seeds that `power_table` tries."""
 
 
 class EnvironmentEffect(NamedTuple):
@@ -29,41 +29,41 @@ class EnvironmentEffect(NamedTuple):
     interval: Interval
     """Mean difference over seeds and its 95 % Student-t interval."""
     pairs: int
-    """Complete pairs behind it: at most the seeds times the combinations of other levels."""
+    """Number of complete pairs: at most seeds times combinations of the other factors' levels."""
     sd: float
-    """Standard deviation of the seeds' differences; NaN for one seed."""
+    """Standard deviation of the differences over seeds; NaN for one seed."""
     correlation: float
-    """Pearson correlation over seeds of the two sides; near 0, pairing gains nothing."""
+    """Pearson correlation of the two sides over seeds; near 0, pairing gains nothing."""
     differences: np.ndarray
-    """One a seed, [n]."""
+    """The difference of each seed, [n]."""
 
 
 class Effect(NamedTuple):
     """A paired effect over environments, in the unit of the scores."""
 
     pooled: Interval
-    """Mean over environments, equally weighted, and its 95 % Student-t interval."""
+    """Mean over environments, equally weighted, and its 95 % Welch-t interval."""
     sd: float
-    """Standard deviation of the seeds' differences within an environment, over all of them."""
+    """Standard deviation of the differences over seeds, pooled within environments."""
     correlation: float
-    """Correlation of the two sides within an environment, over all of them."""
+    """Correlation of the two sides over seeds, pooled within environments."""
     environments: tuple[EnvironmentEffect, ...]
 
 
 def main_effect(scores: Sequence[ArrayLike], factor: int, level: int) -> Effect:
-    """What `level` of a factor adds to its baseline, other factors averaged.
+    """The effect of `level` of a factor over its baseline, averaged over the other factors.
 
         d[seed, others] = x[level, seed, others] - x[baseline, seed, others]
 
-    A pair with a missing side is dropped, a seed without any pair too.
+    Pairs with a missing side are dropped, and seeds without a complete pair.
 
     Args:
         scores: one array [n_e, levels of factor 0, levels of factor 1, ...] per environment.
         factor: index of the factor.
-        level: 1 or more.
+        level: index of the level, 1 or more.
 
     Raises:
-        ValueError: no such factor or level, arrays of other axes, an infinite score, or an
+        ValueError: no such factor or level, arrays with different axes, an infinite score, or an
             environment without a complete pair.
     """
     cells = _cells(scores)
@@ -75,27 +75,28 @@ def main_effect(scores: Sequence[ArrayLike], factor: int, level: int) -> Effect:
 def interaction(
     scores: Sequence[ArrayLike], factors: tuple[int, int], levels: tuple[int, int]
 ) -> Effect:
-    """How the effect of the first factor's level changes with the level of the second.
+    """How the effect of one factor changes with the level of another.
 
-        d[seed, others] at the second factor's level - the same d at the second factor's baseline
+    With d of the first factor as in `main_effect`, this is
 
-    with d as in `main_effect`. It takes all four cells of a seed; the two sides of its correlation
-    are the two d.
+        d[seed, others] at the second factor's level - d[seed, others] at its baseline
+
+    It needs all four cells of a seed. The two sides of its correlation are the two d.
 
     Args:
-        scores: as for `main_effect`.
-        factors: indices of two different factors; exchanging them leaves the effect the same.
-        levels: the level of each, 1 or more.
+        scores: as in `main_effect`.
+        factors: indices of two different factors; the effect is symmetric in them.
+        levels: level of each factor, 1 or more.
 
     Raises:
-        ValueError: as `main_effect`, or twice the same factor.
+        ValueError: as in `main_effect`, or the same factor twice.
     """
     cells = _cells(scores)
     if factors[0] == factors[1]:
-        raise ValueError(f"an interaction takes two different factors, received {factors}")
+        raise ValueError(f"an interaction needs two different factors, received {factors}")
     for factor, level in zip(factors, levels, strict=True):
         _check_level(cells, factor, level)
-    # The two factors in front: x[first, second, seed, others].
+    # Move the two factors to the front: x[first, second, seed, others].
     fronted = [np.moveaxis(x, (factors[0] + 1, factors[1] + 1), (0, 1)) for x in cells]
     i, j = levels
     return _paired([(x[i, 0] - x[0, 0], x[i, j] - x[0, j]) for x in fronted])
@@ -104,24 +105,25 @@ def interaction(
 def power_table(
     sd: float, deltas: Sequence[float] = (0.05, 0.1, 0.2), environments: int = 1
 ) -> dict[float, int | None]:
-    """The fewest seeds with which a paired t-test detects an effect with 80 % power.
+    """The smallest number of seeds at which a paired t-test detects an effect with 80 % power.
 
-    The test is two-sided at 5 %, of the mean over E environments of equal spread. Its power at n
-    seeds in each is P(T > t(.975, f)) for T noncentral t with f = E (n - 1) degrees of freedom and
-    noncentrality delta sqrt(E n) / sd. A rejection on the wrong side is not counted: at 80 % power
-    it has a probability below 1e-6.
+    The test is two-sided at the 5 % level. It tests the mean over E environments with equal spread.
+    With n seeds per environment its power is P(T > t(.975, f)), where T has a noncentral t
+    distribution with f = E (n - 1) degrees of freedom and noncentrality delta sqrt(E n) / sd.
+    Rejections in the wrong direction are not counted; at 80 % power their probability is below
+    1e-6.
 
     Args:
-        sd: standard deviation of the seeds' differences within an environment, as seen; 0 leaves
-            two seeds, the fewest of a test.
-        deltas: effects, in the unit of the scores, above 0.
+        sd: observed standard deviation of the differences over seeds within an environment; 0
+            gives two seeds, the fewest a test can have.
+        deltas: effects to detect, above 0, in the unit of the scores.
         environments: E.
 
     Returns:
-        Seeds, in each environment, of each effect; None where `MAX_SEEDS` are not enough.
+        Seeds per environment for each effect; None if `MAX_SEEDS` are not enough.
 
     Raises:
-        ValueError: a negative or infinite sd, an effect not above 0, or no environment.
+        ValueError: a negative or infinite sd, an effect of 0 or less, or no environments.
 
     Source: Cohen, "Statistical Power Analysis for the Behavioral Sciences" (1988), chapter 2.
     """
@@ -135,7 +137,7 @@ def power_table(
 
 
 def _seeds(ratio: float, environments: int) -> int | None:
-    """The fewest seeds for an effect of `ratio` standard deviations."""
+    """The smallest number of seeds for an effect of `ratio` standard deviations, or None."""
     for n in range(2, MAX_SEEDS + 1):
         freedom, noncentrality = environments * (n - 1), ratio * np.sqrt(environments * n)
         if 1 - nctdtr(freedom, noncentrality, stdtrit(freedom, 0.975)) >= 0.8:
@@ -144,7 +146,7 @@ def _seeds(ratio: float, environments: int) -> int | None:
 
 
 def _paired(sides: Sequence[tuple[np.ndarray, np.ndarray]]) -> Effect:
-    """The effect of the second side over the first, each [n_e, ...] per environment."""
+    """The effect of the second side over the first; sides are [n_e, ...] for each environment."""
     seeds, environments = [], []
     for e, (first, second) in enumerate(sides):
         complete = ~np.isnan(second - first).reshape(len(first), -1)
@@ -159,16 +161,16 @@ def _paired(sides: Sequence[tuple[np.ndarray, np.ndarray]]) -> Effect:
 
 
 def _seed_means(side: np.ndarray, complete: np.ndarray) -> np.ndarray:
-    """The mean of each seed over its complete pairs, [seeds that have one]."""
+    """The mean of each seed over its complete pairs, [seeds with a complete pair]."""
     total = np.where(complete, side.reshape(complete.shape), 0).sum(1)
     has = complete.any(1)
     return total[has] / complete.sum(1)[has]
 
 
 def _spread(seeds: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
-    """Standard deviation of b - a and correlation of a and b, within environments, over all.
+    """Standard deviation of b - a and correlation of a and b, pooled within environments.
 
-    NaN where no environment has two seeds, and the correlation where a side is constant.
+    Both are NaN if no environment has two seeds; the correlation also if a side is constant.
     """
     a = np.concatenate([_centred(first) for first, _ in seeds])
     b = np.concatenate([_centred(second) for _, second in seeds])
@@ -179,7 +181,7 @@ def _spread(seeds: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, floa
 
 
 def _centred(x: np.ndarray) -> np.ndarray:
-    # The mean of equal values may differ from them in the last bit; that is no spread.
+    # The mean of equal values may differ from them by rounding, which is not spread.
     return x - x.mean() if np.ptp(x) else np.zeros_like(x)
 
 
@@ -194,7 +196,7 @@ def _check_level(cells: list[np.ndarray], factor: int, level: int) -> None:
 def _cells(scores: Sequence[ArrayLike]) -> list[np.ndarray]:
     cells = [np.asarray(x, dtype=np.float64) for x in scores]
     if not cells:
-        raise ValueError("expected one array of cells per environment, received no environment")
+        raise ValueError("expected one array of cells per environment, received no environments")
     for e, x in enumerate(cells):
         if x.ndim < 2 or not x.size or x.shape[1:] != cells[0].shape[1:]:
             shapes = f"{x.shape}, environment 0 {cells[0].shape}"

@@ -1,6 +1,6 @@
-"""Sample efficiency of learning curves; pure functions of numbers.
+"""Sample efficiency of learning curves; pure functions.
 
-All runs share one grid of environment steps, [T]; their curves are returns [..., T].
+All runs are evaluated at the same T environment steps; learning curves are returns [..., T].
 """
 
 import warnings
@@ -12,36 +12,39 @@ from scipy.stats import CensoredData, ecdf
 
 
 class Crossings(NamedTuple):
-    """When runs first reached a threshold; a run that did not is right-censored at its budget."""
+    """When runs first reached a threshold; runs that did not are right-censored at the budget."""
 
     steps: np.ndarray
-    """Environment steps of the first evaluation at or above it, else of the last one, [...]."""
+    """Environment step of the first evaluation at or above the threshold, else the last, [...]."""
     reached: np.ndarray
-    """Bool, [...]."""
+    """Whether the run reached the threshold, bool [...]."""
 
 
 class Survival(NamedTuple):
-    """The Kaplan-Meier curve of runs that have not reached a threshold, and its median."""
+    """Kaplan-Meier curve of the runs that have not yet reached a threshold, and its median."""
 
     steps: np.ndarray
-    """Distinct crossing and censoring steps, ascending, [Q]; before the first, the curve is 1."""
+    """Distinct crossing and censoring steps, ascending, [Q]; the curve is 1 before the first."""
     probability: np.ndarray
-    """Estimated probability that a run needs more than these steps, [Q]."""
+    """Estimated probability that a run needs more steps than these, [Q]."""
     lo: np.ndarray
-    """Pointwise 95 % bounds, [Q]."""
+    """Lower bound of the pointwise 95 % interval, [Q]."""
     hi: np.ndarray
+    """Upper bound of the pointwise 95 % interval, [Q]."""
     median: float
-    """Environment steps at which half of the runs have reached it; infinite: not reached."""
+    """Environment step by which half of the runs reached the threshold; inf if never."""
     median_lo: float
     median_hi: float
     n: int
+    """Number of runs."""
     reached: int
+    """Number of runs that reached the threshold."""
 
 
 def area_under_curve(steps: ArrayLike, returns: ArrayLike) -> np.ndarray:
-    """The trapezoid area under each curve, divided by the span of the grid.
+    """The trapezoidal area under each curve, divided by the range of the steps.
 
-    Its unit is that of the returns: a constant curve has its own value.
+    The result has the unit of the returns; for a constant curve it is that constant.
 
     Args:
         steps: environment steps of the evaluations, ascending, [T] with T of 2 or more.
@@ -51,23 +54,23 @@ def area_under_curve(steps: ArrayLike, returns: ArrayLike) -> np.ndarray:
         [...].
 
     Raises:
-        ValueError: a grid that does not ascend, curves of another length, or a return that is not
-            finite (a short run is missing, never stretched).
+        ValueError: steps that do not ascend, curves of another length, or a non-finite return. A
+            run that is too short counts as missing; it is never extended.
     """
     grid, curves = _curves(steps, returns)
     return np.trapezoid(curves, grid, axis=-1) / (grid[-1] - grid[0])
 
 
 def steps_to_threshold(steps: ArrayLike, returns: ArrayLike, threshold: float) -> Crossings:
-    """The first evaluation of each curve at or above a threshold.
+    """Finds the first evaluation of each curve at or above a threshold.
 
     Args:
-        steps: as for `area_under_curve`; the last is the budget.
+        steps: as in `area_under_curve`; the last one is the budget.
         returns: [..., T].
         threshold: in the unit of the returns.
 
     Raises:
-        ValueError: as `area_under_curve`, or a threshold that is not finite.
+        ValueError: as in `area_under_curve`, or a non-finite threshold.
     """
     grid, curves = _curves(steps, returns)
     if not np.isfinite(threshold):
@@ -80,21 +83,22 @@ def steps_to_threshold(steps: ArrayLike, returns: ArrayLike, threshold: float) -
 def kaplan_meier(steps: ArrayLike, reached: ArrayLike) -> Survival:
     """The Kaplan-Meier estimate of the steps that a run needs to reach a threshold.
 
-    The median is the first step where the curve is at one half or below; its bounds are the first
-    steps where the lower and the upper bound of the curve are. Each is infinite ("not reached")
-    where its curve stays above one half.
+    The median is the first step at which the curve is at most one half. Its bounds are the first
+    steps at which the curve's lower and upper bound are at most one half. Each is infinite ("not
+    reached") if its curve stays above one half.
 
-    The bounds are Greenwood's on the log-log scale, which are undefined where the curve is 1 or 0.
-    Where it is 1, they are 1. Where it is 0, the upper one is the exact binomial bound of 0 in the
-    n runs that crossed, 1 - 0.025^(1/n); else the median of runs that cross at one evaluation would
-    have no upper bound however many they are.
+    The bounds of the curve are Greenwood's, on the log-log scale. They are undefined where the
+    curve is 1 or 0. Where it is 1, both bounds are set to 1. Where it is 0, the lower one is 0 and
+    the upper one is the exact binomial bound for 0 of the n runs that crossed, 1 - 0.025^(1/n).
+    Without it, the median of runs that all cross at the same evaluation would have no upper bound,
+    however many runs there are.
 
     Args:
-        steps: a run's crossing, or where it was censored, [n]; 0 or more.
-        reached: whether it crossed, bool [n].
+        steps: the step at which each run crossed or was censored, [n]; 0 or more.
+        reached: whether each run crossed, bool [n].
 
     Raises:
-        ValueError: no runs, other shapes or types, or steps that are not finite and 0 or more.
+        ValueError: no runs, wrong shapes or types, or a step that is negative or not finite.
 
     Sources: Kaplan and Meier 1958, JASA 53; the median's interval: Brookmeyer and Crowley 1982,
         Biometrics 38; the exact bound: Clopper and Pearson 1934, Biometrika 26.
@@ -121,7 +125,7 @@ def kaplan_meier(steps: ArrayLike, reached: ArrayLike) -> Survival:
 
 
 def _first_at_half(grid: np.ndarray, curve: np.ndarray) -> float:
-    at_half = curve <= 0.5 + 1e-9  # a curve at one half is a product of rounded fractions
+    at_half = curve <= 0.5 + 1e-9  # the curve is a product of fractions, so 0.5 may be rounded
     return float(grid[at_half.argmax()]) if at_half.any() else np.inf
 
 
@@ -132,5 +136,6 @@ def _curves(steps: ArrayLike, returns: ArrayLike) -> tuple[np.ndarray, np.ndarra
     if not curves.ndim or curves.shape[-1] != grid.size:
         raise ValueError(f"expected returns [..., {grid.size}], received {curves.shape}")
     if not np.isfinite(curves).all():
-        raise ValueError(f"expected finite returns, received {np.sum(~np.isfinite(curves))} others")
+        count = np.sum(~np.isfinite(curves))
+        raise ValueError(f"expected finite returns, received {count} non-finite")
     return grid, curves

@@ -1,7 +1,7 @@
-"""Means of seeds and their Student-t intervals; pure functions of numbers.
+"""Means over seeds and their Student-t intervals; pure functions.
 
-A seed is one unit: whoever calls these averages a seed's evaluation episodes first, since episodes
-of one seed are no independent repetitions of training.
+The unit is a seed. Callers first average the evaluation episodes of a seed, because episodes of one
+seed are not independent repetitions of training.
 
 Source: Patterson et al., "Empirical Design in Reinforcement Learning", arXiv 2304.01315.
 """
@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit  # the quantile of Student's t: of (degrees of freedom, level)
 
 MINUS = "\N{MINUS SIGN}"
-"""Of numbers in text."""
+"""The minus sign of numbers in text."""
 
 EXPLORATORY = 5
-"""Fewer seeds than these explore; they settle nothing."""
+"""Results of fewer seeds than this are labelled exploratory."""
 
 
 class Interval(NamedTuple):
-    """A mean of `n` values between the bounds `lo` and `hi`, in the unit of the values."""
+    """The mean of `n` values with its bounds `lo` and `hi`, in the unit of the values."""
 
     n: int
     mean: float
@@ -33,17 +33,17 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """The mean and its Student-t interval: x̄ ± t(1 − (1−c)/2, n−1) · s/√n.
 
     Args:
-        values: [n], one a seed.
+        values: one value per seed, [n].
         confidence: c, the nominal coverage, between 0 and 1.
 
     Returns:
-        The interval; its bounds are NaN for n = 1, where no spread can be estimated.
+        The interval; its bounds are NaN for n = 1, since one value has no spread.
 
     Raises:
-        ValueError: no values, one that is not finite, or a confidence outside (0, 1).
+        ValueError: no values, a non-finite value, or a confidence outside (0, 1).
 
     Source: Student, "The probable error of a mean", Biometrika 6 (1908). In simulations of returns
-        its coverage stays at the nominal one from n = 3, where a percentile bootstrap covers 74 %.
+        its coverage is nominal from n = 3 on; a percentile bootstrap covers only 74 % there.
     """
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or not x.size or not np.isfinite(x).all():
@@ -59,24 +59,24 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
 
 
 def pooled_t_interval(samples: Sequence[ArrayLike], confidence: float = 0.95) -> Interval:
-    """The mean over environments of their means, equally weighted, and its Student-t interval.
+    """The mean of the environments' means, equally weighted, with Welch's t interval.
 
-    Each environment has a variance v = s²/n of its mean; their sum over E environments, divided by
-    E², has (Σ v)² / Σ v²/(n−1) degrees of freedom.
+    The mean of an environment has the variance v = s²/n. The mean over E environments has the
+    variance Σ v / E², with (Σ v)² / Σ v²/(n−1) degrees of freedom.
 
     Args:
-        samples: one array [n_e] per environment, one value a seed.
-        confidence: as for `t_interval`.
+        samples: one array [n_e] per environment, with one value per seed.
+        confidence: as in `t_interval`.
 
     Returns:
-        The interval, of n = Σ n_e values; its bounds are NaN where an environment has one seed.
+        The interval, with n = Σ n_e; its bounds are NaN if an environment has only one seed.
 
     Raises:
-        ValueError: no environment, or as `t_interval`.
+        ValueError: no environments, or as in `t_interval`.
 
     Source: Welch, "The generalization of 'Student's' problem when several different population
         variances are involved", Biometrika 34 (1947). In simulations of six environments it covers
-        95 to 96 % from three seeds on, where a stratified percentile bootstrap covers 84 %.
+        95 to 96 % from three seeds on; a stratified percentile bootstrap covers 84 %.
     """
     if not samples:
         raise ValueError("expected values of one environment or more, received none")

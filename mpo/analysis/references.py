@@ -1,7 +1,7 @@
-"""The scale on which environments are compared: a random policy scores 0, a reference scores 1.
+"""Normalised scores, which make environments comparable: 0 is a random policy, 1 a reference.
 
-Source: Agarwal et al., arXiv 2108.13264: scores are normalised by values that are fixed in advance,
-never by the data's own smallest and largest.
+Source: Agarwal et al., arXiv 2108.13264. Scores are normalised by values fixed in advance, never by
+the minimum and maximum of the data.
 """
 
 import json
@@ -26,25 +26,26 @@ _UNKNOWN = {"reference": np.nan, "what": None, "source": None}
 
 
 def read(study: Study, table: Path, random: Sequence[Path]) -> pd.DataFrame:
-    """The scale of each environment of a study.
+    """Reads the random and the reference return of each environment of a study.
 
     Args:
-        study: names the environments.
-        table: csv of env, reference, what (it is), source (of it).
-        random: measurements of a random policy, JSON of env_id, mean and episodes.
+        study: the study.
+        table: csv of reference returns, with the columns env, reference, what (a description) and
+            source.
+        random: JSON files with a random policy's returns: env_id, mean, episodes.
 
     Returns:
-        One row an environment: env, random, random_episodes, reference, what, source; the last
-        three are empty where nobody has given a reference.
+        One row per environment: env, random, random_episodes, reference, what, source. The last
+        three are empty if the environment has no reference.
 
     Raises:
-        ConfigError: the table has other columns, an environment twice, or a reference that is not
-            above the random return.
+        ConfigError: the table has other columns, lists an environment twice, or has a reference
+            that is not above the random return.
     """
     given = pd.read_csv(table)
     if list(given.columns) != _COLUMNS or given["env"].duplicated().any():
         raise ConfigError(
-            f"{table}: expected the columns {', '.join(_COLUMNS)} and one row an environment, "
+            f"{table}: expected the columns {', '.join(_COLUMNS)} and one row per environment, "
             f"received {', '.join(given.columns)} and {', '.join(given['env'])}"
         )
     references = {row["env"]: row for row in given.to_dict("records")}
@@ -67,7 +68,12 @@ def read(study: Study, table: Path, random: Sequence[Path]) -> pd.DataFrame:
 
 
 def scores(finals: pd.DataFrame, scale: pd.DataFrame) -> pd.Series:
-    """(return - random) / (reference - random) of each row of `env` and `return`."""
+    """The score (return - random) / (reference - random) of each row.
+
+    Args:
+        finals: rows with `env` and `return`.
+        scale: the table from `read`.
+    """
     by_env = scale.set_index("env").loc[finals["env"]]
     low, high = by_env["random"].to_numpy(), by_env["reference"].to_numpy()
     return pd.Series((finals["return"].to_numpy() - low) / (high - low), index=finals.index)

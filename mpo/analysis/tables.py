@@ -1,7 +1,8 @@
-"""From the directories of a study's runs to tidy tables: `collect`, then `write`; `read` one back.
+"""Collects the runs of a study into tidy tables (`collect`), writes them and reads them back.
 
-Tables: runs (one row a planned run), evals (an evaluation episode), train (a logging interval),
-curves and scores (an interval of the mean over seeds). Rows follow the order of the study's plan.
+Tables: runs (one row per planned run), evals (per evaluation episode), train (per logging
+interval), curves and scores (means over seeds with intervals, during training and at its end). Rows
+follow the order of the study's plan.
 """
 
 import json
@@ -23,7 +24,7 @@ from mpo.study.plan import CORE_AXES, Run, Study
 from mpo.study.status import run_status
 
 SCHEMA_VERSION = 3
-"""Of the written tables: bump it with any change to a column's name or meaning."""
+"""Version of the tables; bump it whenever a column's name or meaning changes."""
 
 CONFIDENCE = 0.95
 
@@ -56,30 +57,34 @@ _EVALUATION = ["run_id", "phase", "policy", "env_step"]
 
 
 class MissingRuns(RuntimeError):
-    """A planned run has not left all that tables are made of."""
+    """A planned run lacks files that the tables need."""
 
 
 def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
-    """Reads every planned run's directory below `root`.
+    """Reads the directories of all planned runs below `root`.
 
-    A run that diverged counts with what it last was; a missing one has a row in `runs` alone, and
-    each cell of the other tables says its number of runs, 0 where there is none.
+    A diverged run counts with its last finite policy. A missing run has a row in `runs` only. Rows
+    of `curves` and `scores` give their number of runs, which may be 0.
+
+    Args:
+        study: the study's plan.
+        root: the directory that contains `results/`.
 
     Returns:
-        The tables runs, evals, train, curves (online evaluations of the mode policy) and scores
-        (final evaluations of either policy), by name.
+        The tables runs, evals, train, curves (online evaluations of the mean action) and scores
+        (final evaluations, mean and sampled action), by name.
 
     Raises:
-        MissingRuns: planned runs are missing, and the study does not allow it; or all are.
-        ValueError: a run has another spec than its plan, evaluations other than those planned, or
-            a return that is not finite.
+        MissingRuns: planned runs are missing and the study does not allow it, or all are missing.
+        ValueError: a run was trained with another spec than planned, its evaluations are not those
+            planned, or a return is not finite.
     """
     present = [run for run in study.runs if not _lacking(run, root)]
     if not (study.allow_missing and present):
         _refuse_missing(study, root)
     runs = pd.DataFrame([_run_row(study, run, root, run in present) for run in study.runs])
     evals, train = (_stack(present, root, name) for name in (EVALUATIONS, METRICS))
-    # Seeds that were trained in one process have its clocks in common.
+    # Seeds trained in one process share its clocks, so each gets an equal share of the time.
     shares = 1 / runs.set_index("run_id")["stacked"]
     clocks = [name for name in _CLOCKS if name in train]
     train[clocks] = train[clocks].mul(train["run_id"].map(shares), axis=0)
@@ -101,11 +106,11 @@ def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
 
 
 def seed_means(evals: pd.DataFrame) -> pd.DataFrame:
-    """Averages the episodes of each run: the unit of every statistic is a seed.
+    """Averages the episodes of each run, since the unit of every statistic is a seed.
 
     Returns:
         One row per run_id x phase x policy x env_step, with the mean `return` and the number of
-        `episodes`; runs keep their order, the rest is sorted.
+        `episodes`. Runs keep their order; within a run, rows are sorted.
     """
     order = pd.Categorical(evals["run_id"], categories=evals["run_id"].unique())
     groups = evals.assign(run_id=order).groupby(_EVALUATION, observed=True)["return"]
@@ -115,10 +120,10 @@ def seed_means(evals: pd.DataFrame) -> pd.DataFrame:
 
 
 def seed_returns(tables: Path, phase: str) -> pd.DataFrame:
-    """The return of every seed with the mean action, at each step evaluated in a phase.
+    """The return of each run's mean-action policy, at every step evaluated in `phase`.
 
     Returns:
-        One row per run_id x env_step, with its `env`, `arm` and `return`.
+        One row per run_id x env_step, with `env`, `arm` and `return`.
     """
     means = seed_means(read(tables, "evals"))
     shown = means[(means["phase"] == phase) & (means["policy"] == "mode")]
@@ -126,9 +131,9 @@ def seed_returns(tables: Path, phase: str) -> pd.DataFrame:
 
 
 def arm_label(study: Study, arm: Mapping[str, Any]) -> str:
-    """An arm in words, e.g. "Retrace on, adam, gamma 0.95": its axes of more than one value.
+    """Names an arm by the axes that the study varies, e.g. "Retrace on, adam, gamma 0.95".
 
-    A study of a single arm is named by its core axes.
+    The arm of a single-arm study is named by the core axes.
     """
     varied = [name for name, values in study.axis_values.items() if len(values) > 1]
     return ", ".join(words(name, arm[name]) for name in varied or CORE_AXES)
@@ -137,7 +142,7 @@ def arm_label(study: Study, arm: Mapping[str, Any]) -> str:
 def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
     """Writes each table as NAME.parquet (zstd) and NAME.csv.
 
-    The parquet metadata hold the schema version, the units and the commit that made the table.
+    The parquet metadata record the schema version, the units and the commit that made the table.
     """
     origin = commit()
     for name, frame in tables.items():
@@ -148,29 +153,29 @@ def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
         described = table.replace_schema_metadata({**table.schema.metadata, **metadata})
         with replacing(directory / f"{name}.parquet") as path:
             pq.write_table(described, path, compression="zstd")
-        # By arrow, for it writes millions of floats a second, each in its shortest exact form.
+        # Arrow is fast, and writes each float in the shortest form that reads back exactly.
         with replacing(directory / f"{name}.csv") as path:
             pa.csv.write_csv(table, path)
 
 
 def read(directory: Path, name: str) -> pd.DataFrame:
-    """Reads a table that `write` has written.
+    """Reads a table that `write` wrote.
 
     Raises:
-        ValueError: the table is of another schema version.
+        ValueError: the table has another schema version.
     """
     table = pq.ParquetFile(directory / f"{name}.parquet").read()
     version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise ValueError(
-            f"{directory / name}.parquet: this code reads schema_version {SCHEMA_VERSION}, "
+            f"{directory / name}.parquet: expected schema_version {SCHEMA_VERSION}, "
             f"received {version}"
         )
     return table.to_pandas()
 
 
 def words(name: str, value: Any) -> str:
-    """An axis value in words."""
+    """Formats an axis value for labels, e.g. "Retrace on", "gamma 0.95"."""
     if name == "optimizer":
         return str(value)
     if isinstance(value, bool):
@@ -181,12 +186,12 @@ def words(name: str, value: Any) -> str:
 
 
 def flat(value: Any) -> Any:
-    """An axis value as a table can hold it: a tuple as text such as 64x64."""
+    """Converts an axis value for a table cell: a tuple becomes text such as 64x64."""
     return "x".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _refuse(error: type[Exception], what: str, problems: Sequence[str]) -> None:
-    """Raises `error` where there are problems: names the first ten and counts the others."""
+    """Raises `error` if there are problems; lists the first ten and counts the rest."""
     if problems:
         more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
         raise error("\n  ".join([f"{len(problems)} {what}:", *problems[:10], *more]))
@@ -201,12 +206,12 @@ def _refuse_missing(study: Study, root: Path) -> None:
     for run in study.runs:
         if lacking := _lacking(run, root):
             problems.append(f"{run.run_id} ({run_status(run, root).status}): {', '.join(lacking)}")
-    hint = "planned runs lack files (`allow_missing: true` makes tables without them)"
+    hint = "planned runs lack files (set `allow_missing: true` to make tables without them)"
     _refuse(MissingRuns, hint, problems)
 
 
 def _plan(study: Study) -> pd.DataFrame:
-    """Every planned evaluation: run_id, phase, policy, env_step and its number of episodes."""
+    """All planned evaluations: run_id, phase, policy, env_step and number of episodes."""
     parts = []
     for run in study.runs:
         steps = range(0, run.total_steps + 1, run.spec.snapshot_interval)
@@ -219,15 +224,20 @@ def _plan(study: Study) -> pd.DataFrame:
 
 
 def _refuse_unplanned(plan: pd.DataFrame, means: pd.DataFrame) -> None:
-    """Every run of an environment counts alike: the same steps, and the planned episodes."""
+    """Refuses evaluations that differ from the plan, so that all runs have equal weight.
+
+    Raises:
+        ValueError: an unplanned or missing evaluation, another number of episodes, or a non-finite
+            return.
+    """
     both = plan.merge(means, on=_EVALUATION, how="outer", suffixes=("", "_found"))
     bad = (both["episodes"] != both["episodes_found"]) | ~np.isfinite(both["return"])
     _refuse(
         ValueError,
-        "evaluations that are not as planned: each of its number of episodes, of finite return",
+        "evaluations differ from the plan, or have a non-finite return",
         [
             f"{r.run_id}: {r.phase}, {r.policy}, step {r.env_step}: planned {r.episodes:g} "
-            f"episodes, found {r.episodes_found:g} of mean return {r['return']:g}"
+            f"episodes, found {r.episodes_found:g} with mean return {r['return']:g}"
             for r in both[bad].fillna({"episodes": 0, "episodes_found": 0}).to_records()
         ],
     )
@@ -247,7 +257,7 @@ def _run_row(study: Study, run: Run, root: Path, present: bool) -> dict[str, Any
     directory = root / run.directory
     record = json.loads((directory / RUN).read_text())
     if canonical_json(record["spec"]) != run.spec.identity:
-        raise ValueError(f"{run.run_id}: its results are of another spec than the study plans")
+        raise ValueError(f"{run.run_id}: its results have another spec than the study plans")
     evaluation = json.loads((directory / EVALUATION_COST).read_text())
     provenance = record["provenance"]
     clocks = {name: record[name] / record["stacked"] for name in _CLOCKS}
@@ -259,7 +269,7 @@ def _run_row(study: Study, run: Run, root: Path, present: bool) -> dict[str, Any
         "updates_per_s": record["updates"] / clocks["wall_s"],
         **{name: costs[name] for name in _COSTS},
         **{name: provenance[name] for name in _PROVENANCE},
-        # Older runs do not say.
+        # Older runs did not record this.
         "compiled": provenance.get("compiled"),
         **{name: provenance["packages"].get(name) for name in _PACKAGES},
         "started": provenance["started"],
@@ -269,7 +279,7 @@ def _run_row(study: Study, run: Run, root: Path, present: bool) -> dict[str, Any
 
 
 def _stack(runs: Sequence[Run], root: Path, name: str) -> pd.DataFrame:
-    """One file of every run, below one another; a column that a run lacks is empty there."""
+    """Concatenates one file of every run; columns that a run lacks are empty in its rows."""
     parts = []
     for run in runs:
         part = pq.ParquetFile(root / run.directory / name).read().replace_schema_metadata()
@@ -280,8 +290,9 @@ def _stack(runs: Sequence[Run], root: Path, name: str) -> pd.DataFrame:
 def _estimates(
     study: Study, runs: pd.DataFrame, plan: pd.DataFrame, means: pd.DataFrame
 ) -> pd.DataFrame:
-    """An interval of the mean over seeds per phase x env x arm x policy x env_step."""
-    size = len(study.seeds)  # runs are planned by env, arm, seed: each block of this many is a cell
+    """The mean over seeds and its interval, for each phase x env x arm x policy x env_step."""
+    # Runs are planned in the order env, arm, seed: every block of `size` runs is one cell.
+    size = len(study.seeds)
     cells = runs[["env", "arm", *study.axis_values]].iloc[::size].reset_index(drop=True)
     number = pd.Series(np.arange(len(runs)) // size, index=runs["run_id"])
     cells["diverged"] = (runs["status"] == "diverged").groupby(number.to_numpy()).sum()

@@ -278,10 +278,10 @@ def test_both_sides_need_the_same_environments():
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ([], "received no environment"),
-        ([[1.0], []], r"environment 1: expected one or more values on one axis, received \(0,\)"),
-        ([1.0, 2.0], r"environment 0: .* received \(\)"),
-        (np.ones((2, 3, 4)), r"environment 0: .* received \(3, 4\)"),
+        ([], "received no environments"),
+        ([[1.0], []], r"environment 1: expected a non-empty vector, received shape \(0,\)"),
+        ([1.0, 2.0], r"environment 0: .* received shape \(\)"),
+        (np.ones((2, 3, 4)), r"environment 0: .* received shape \(3, 4\)"),
         ([[1.0], [2.0, math.nan]], r"environment 1: expected finite values, received \[2.0, nan\]"),
         ([[math.inf]], "environment 0: expected finite values"),
     ],
@@ -305,5 +305,5 @@ def test_other_arguments_are_checked():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="one or more replicates, received 0"):
         aggregates(RAGGED, rng, replicates=0)
-    with pytest.raises(ValueError, match=r"taus: .* received \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"taus: .* received shape \(1, 2\)"):
         performance_profile(RAGGED, [[0.1, 0.2]], rng)

@@ -229,7 +229,10 @@ def test_power_falls_with_the_effect(usual):
     [
         ("env,reference,what,source\nPendulum-v1,-2000,w,s", "Pendulum-v1 must be above.*-2000"),
         ("env,value\nPendulum-v1,1", "expected the columns env, reference, what, source"),
-        ("env,reference,what,source\nA-v0,1,w,s\nA-v0,2,w,s", "one row an environment.*A-v0, A-v0"),
+        (
+            "env,reference,what,source\nA-v0,1,w,s\nA-v0,2,w,s",
+            "one row per environment.*A-v0, A-v0",
+        ),
     ],
 )
 def test_a_bad_table_of_references_is_refused(tmp_path, text, message):

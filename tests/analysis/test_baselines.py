@@ -60,7 +60,7 @@ def test_without_a_table_there_are_none():
         (HEAD + "A-v0,TD3,1,2,3,4,,s\n", "expected lo <= mean <= hi, received 3.0, 2.0, 4.0"),
         (HEAD + "A-v0,TD3,1,2,1,,,s\n", "expected lo <= mean <= hi, received 1.0, 2.0, None"),
         (HEAD + "A-v0,TD3,1,2,,,,\n", "0.source: .*string, received None"),
-        (HEAD + 2 * "A-v0,TD3,1,2,,,,s\n", "A-v0, TD3, 1 steps, twice"),
+        (HEAD + 2 * "A-v0,TD3,1,2,,,,s\n", "two rows for A-v0, TD3, 1 steps"),
     ],
 )
 def test_a_bad_table_is_refused(tmp_path, text, message):

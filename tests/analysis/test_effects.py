@@ -190,7 +190,7 @@ def test_the_pooled_interval_covers(seeds):
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ([], "received no environment"),
+        ([], "received no environments"),
         ([[1.0, 2.0]], r"environment 0: expected \[seeds, levels, ...\], received \(2,\)"),
         ([[[1.0, 2.0]], [[1.0, 2.0, 3.0]]], r"environment 1: .* \(1, 3\), environment 0 \(1, 2\)"),
         ([np.ones((0, 2))], r"environment 0: .* received \(0, 2\)"),

@@ -55,7 +55,7 @@ def test_crossings_have_the_shape_of_the_runs():
         ([0], [1.0], r"two or more ascending steps, received \[0.0\]"),
         ([[0, 10]], [[1.0, 2.0]], "two or more ascending steps"),
         ([0, math.nan], [1.0, 2.0], "two or more ascending steps"),
-        ([0, 10, 20], [1.0, math.nan, math.nan], "finite returns, received 2 others"),
+        ([0, 10, 20], [1.0, math.nan, math.nan], "finite returns, received 2 non-finite"),
     ],
 )
 def test_curves_off_the_grid_are_refused(steps, returns, message):
