@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mpo.study.config import EvaluationSpec, RandomSpec
 from mpo.study.files import EVALUATION_COST, RUN
 from mpo.study.plan import Run, Study
+from mpo.study.specs import EvaluationSpec, RandomSpec
 
 
 def stale_files(study: Study, plan: str, runs: Iterable[Run], root: Path) -> list[Path]:
