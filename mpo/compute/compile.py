@@ -1,4 +1,4 @@
-"""Fewer kernels and less of Python between them: torch's compiler, where it can be had."""
+"""Compilation with `torch.compile`, where it is available: fewer kernels, less Python overhead."""
 
 import functools
 import logging
@@ -18,25 +18,27 @@ _R = TypeVar("_R")
 logger = logging.getLogger(__name__)
 
 _AGENTS = 1024
-"""Compiled anew for each of so many in a process; torch gives up at eight."""
+"""Most agents in a process whose functions are compiled; torch's own limit is eight."""
 
 
 @functools.cache
 def available() -> bool:
-    """Whether kernels can be made for the GPU here; warns where they can't."""
+    """Returns whether code can be compiled for the GPU here; logs a warning if not."""
     from torch.utils._triton import has_triton
 
-    lacks = [] if has_triton() else ["Triton (of torch for CUDA), or a GPU of its kind"]
-    # The compilers that Triton looks for.
+    lacks = [] if has_triton() else ["Triton (part of torch for CUDA) or a GPU that it supports"]
+    # Triton itself looks for these compilers.
     if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
         lacks.append("a C compiler (CC, gcc or clang)")
     if lacks:
-        logger.warning("learning on the GPU is slower than need be: no %s", ", no ".join(lacks))
+        logger.warning(
+            "learning on the GPU is not compiled and thus slower; missing: %s", " and ".join(lacks)
+        )
     return not lacks
 
 
 def compiles(device: torch.device, on_cpu: bool = False) -> bool:
-    """Whether `compiled` does."""
+    """Returns whether `compiled` compiles functions for this device."""
     if device.type == "cpu":
         return on_cpu and available_on_cpu()
     return device.type == "cuda" and available()
@@ -45,15 +47,15 @@ def compiles(device: torch.device, on_cpu: bool = False) -> bool:
 def compiled(
     function: Callable[_P, _R], device: torch.device, on_cpu: bool = False
 ) -> Callable[_P, _R]:
-    """The function in few kernels, where that is possible; elsewhere the function itself.
+    """Compiles a function if that is possible here; otherwise returns it unchanged.
 
-    Its first call takes seconds; torch keeps what it made on disk for the next process. The kernels
-    are chosen by rules, not by timing them, so they round alike each time.
+    The first call takes seconds; torch caches the result on disk for later processes. Kernels are
+    chosen by fixed rules rather than by timing them, so that every run rounds in the same way.
 
     Args:
-        function: a method, if it is to be compiled on a CPU.
-        device: where it works; on a GPU it is compiled in any case.
-        on_cpu: whether it is compiled on a CPU, too.
+        function: the function; to be compiled on a CPU, it must be a method.
+        device: the device of its tensors; on a GPU it is always compiled.
+        on_cpu: whether to compile it on a CPU as well.
     """
     if not compiles(device, on_cpu):
         return function
@@ -63,7 +65,7 @@ def compiled(
 
     torch._dynamo.config.recompile_limit = _AGENTS
     torch._dynamo.config.accumulated_recompile_limit = 4 * _AGENTS
-    # It would rather have products of 10 bits; ours are of 24.
+    # torch recommends TensorFloat32, whose products have 10-bit mantissas; float32 has 24 bits.
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     options: dict[str, Any] = {"deterministic": True}
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
@@ -71,7 +73,7 @@ def compiled(
 
 @functools.cache
 def available_on_cpu() -> bool:
-    """Whether kernels can be made for the CPU here, as a trial tells; warns where they can't."""
+    """Returns whether a small function can be compiled for the CPU; logs a warning if not."""
     from torch._inductor.exc import InductorError
 
     trial = _Compiled(_Trial().double)
@@ -80,23 +82,26 @@ def available_on_cpu() -> bool:
     except InductorError as error:
         lines = str(error).splitlines() or [repr(error)]
         reason = next((line for line in lines if "error:" in line), lines[0])
-        logger.warning("learning is not compiled: a trial of torch's compiler failed: %s", reason)
+        logger.warning("learning is not compiled, because torch.compile fails here: %s", reason)
         return False
-    logger.info("acting and learning are compiled when they are called first")
+    logger.info("acting and learning will be compiled at their first calls")
     return True
 
 
 class _Trial:
+    """A function for `available_on_cpu` to compile."""
+
     def double(self, x: Tensor) -> Tensor:
         return 2 * x
 
 
 class _Compiled:
-    """A method of tensors of a CPU, and mappings and sequences of them, compiled for each layout.
+    """A method compiled for the CPU, once for each layout (shapes and strides) of its arguments.
 
-    Torch would look at each call whether anything that the method reads has changed, its object's
-    attributes included, which takes as long as a small update. Here tensors may change in value,
-    and may be other ones of the same layout; nothing else may change at all.
+    Its arguments are tensors, or mappings or sequences of tensors. At each call `torch.compile`
+    checks guards on everything that the method reads, including attributes of its object, which
+    takes as long as a small update. Here the guards are off: tensors may change in value or be
+    replaced by others with the same layout, but nothing else that the method reads may change.
     """
 
     def __init__(self, method: Callable[..., Any]) -> None:
@@ -124,7 +129,7 @@ class _Compiled:
 
 
 def _tensors(argument: Any) -> Iterable[Tensor]:
-    """What an argument consists of."""
+    """The tensors in an argument."""
     if isinstance(argument, Tensor):
         return (argument,)
     return argument.values() if isinstance(argument, Mapping) else argument

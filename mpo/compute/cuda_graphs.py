@@ -1,7 +1,7 @@
-"""CUDA graphs: hundreds of small kernels, launched as one.
+"""CUDA graphs: hundreds of small kernels, replayed with a single launch.
 
-`tensordict.nn.CudaGraphModule` would serve, but for three things: it waits for the GPU at each
-call, copies what it returns, and knows of no generator but the default one.
+`tensordict.nn.CudaGraphModule` does not fit for three reasons: it waits for the GPU at every call,
+copies its outputs, and supports only the default random generator.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,20 +13,20 @@ from torch import Tensor
 Tensors = Mapping[str, Tensor]
 
 _WARM_UP = 3
-"""Calls before a capture: libraries choose their kernels, and optimizers make their state."""
+"""Calls before the capture, in which libraries choose kernels and optimizers create their state."""
 
 
 def capture(
     function: Callable[[], Tensors], generators: Sequence[torch.Generator]
 ) -> tuple[Callable[[], None], Tensors]:
-    """Records what a function does on the GPU, without doing it.
+    """Records the kernels of a function in a CUDA graph, without running them.
 
     Args:
-        function: works on tensors that stay where they are, and never looks at their values.
-        generators: those that it draws from; each repetition draws on.
+        function: reads tensors at fixed addresses, and does not depend on their values on the host.
+        generators: the generators it draws from; each replay continues their sequences.
 
     Returns:
-        What does it, any number of times, and what it writes its result to.
+        A function that replays the graph, and the output tensors, which each replay overwrites.
     """
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
@@ -38,16 +38,16 @@ def capture(
 
 
 class _Parts(NamedTuple):
-    """Tensors as parts of what they lie in, which is copied at once where it holds several."""
+    """Tensors as views of the storages they share, so that each storage is copied only once."""
 
     wholes: list[Tensor]
-    """One-dimensional, each."""
+    """The storages, as one-dimensional tensors."""
     layout: dict[str, tuple[int, int, torch.Size, tuple[int, ...], int]]
-    """By name: of which whole it is a part, how long that is, and shape, strides and offset."""
+    """For each name: index of its storage, length of that storage, shape, strides and offset."""
 
     @classmethod
     def of(cls, tensors: Tensors) -> "_Parts":
-        """Finds the wholes of some tensors, all small enough to be copied."""
+        """Finds the storages of some tensors; all must be small enough to be copied whole."""
         layout, numbers, wholes = {}, dict[int, int](), list[Tensor]()
         for name, x in tensors.items():
             storage = x.untyped_storage()
@@ -59,7 +59,7 @@ class _Parts(NamedTuple):
         return cls(wholes, layout)
 
     def elsewhere(self, device: torch.device) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Places for the wholes on a device, and the same tensors as parts of those."""
+        """Allocates the storages on a device; returns them, and the named views of them."""
         places = [torch.empty_like(whole, device=device) for whole in self.wholes]
         parts = {
             name: places[number].as_strided(shape, strides, offset)
@@ -69,9 +69,10 @@ class _Parts(NamedTuple):
 
 
 class Graphed:
-    """A function of tensors, captured at its fourth call and repeated as one graph from then on.
+    """A function of tensors, captured in a CUDA graph at its fourth call and replayed from then on.
 
-    All calls compute the same; what one returns is overwritten by the next.
+    Every call computes the same as the function itself. Each call overwrites the outputs of the one
+    before.
     """
 
     def __init__(
@@ -81,13 +82,13 @@ class Graphed:
         generators: Sequence[torch.Generator] = (),
         capture: Callable[..., tuple[Callable[[], None], Tensors]] = capture,
     ) -> None:
-        """Takes a function as `capture` wants it, of inputs that lie anywhere.
+        """Wraps a function; see `capture` for what it may do.
 
         Args:
-            function: gets its inputs on the device.
-            device: where it works.
-            generators: those that it draws from.
-            capture: records it; see there.
+            function: receives its inputs on `device`, wherever the caller's inputs are.
+            device: a GPU.
+            generators: the generators that the function draws from.
+            capture: records the function; tests replace it.
         """
         self._function = function
         self._device = device
@@ -101,7 +102,7 @@ class Graphed:
         self._outputs: Tensors = {}
 
     def __call__(self, inputs: Tensors) -> Tensors:
-        """Calls the function; inputs of other names or layouts than before start anew."""
+        """Calls the function; inputs with other names or layouts than before are captured anew."""
         given = _Parts.of(inputs)
         if given.layout != self._layout:
             self._layout = given.layout

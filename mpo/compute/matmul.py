@@ -1,12 +1,15 @@
-"""Matrix products of S stacked learners, in the fastest kernels at hand.
+"""Matrix products of S stacked learners, with the fastest kernels available.
 
-On a CPU each seed is multiplied by itself, so its numbers are those it has alone: batched kernels
-round by the size of the stack. Large products in single precision go to oneDNN, which uses the full
-width of the vector registers of any x86 CPU; MKL, that torch takes by itself, does so with Intel's
-alone, and is half as fast with AMD's.
+On a CPU each seed is multiplied separately, so that its numbers are the same as when it is trained
+alone: rounding in batched kernels depends on the size of the stack. Large float32 products use
+oneDNN, which uses the full vector width of any x86 CPU. MKL, torch's default, does so on Intel CPUs
+only, and is half as fast on AMD's.
 
-On a GPU, and where torch's compiler is at work, nothing is written to where it was asked for but by
-a copy: the compiler, which leaves most of them out, can't have it otherwise.
+On a GPU, and in compiled code, an `out` tensor is filled by a copy. The compiler does not support
+writing a product into it directly, and removes most of these copies.
+
+Letters: S seed; A, B, C, I, O rows and columns; N action samples, D action dimensions, H hidden
+units.
 """
 
 import contextlib
@@ -17,8 +20,9 @@ from torch.nn import functional as F
 
 
 def _is_intel() -> bool:
-    """Whether Linux says so of the first CPU: to tell of all takes long where there are many."""
+    """Returns whether Linux reports an Intel CPU."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as cpus:
+        # The first CPU's entry is enough; the whole file takes long on machines with many CPUs.
         return "GenuineIntel" in cpus.read(200)
     return False
 
@@ -26,15 +30,16 @@ def _is_intel() -> bool:
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 _SUITS_MKL = _is_intel()
 _LARGE = 2**20
-"""Multiplications from which oneDNN is worth its dearer call."""
+"""Fewest multiplications for which oneDNN outweighs the higher cost of calling it."""
 _WIDE = 16
-"""Least inner size and columns for it: a vector of single-precision numbers."""
+"""Smallest inner size and number of columns for oneDNN: one vector register of float32."""
 _MANY_ROWS = 2048
-"""Of all seeds, from which our own kernel beats cuBLAS on a GPU: it works on large blocks."""
+"""Fewest rows, over all seeds, for which our Triton kernel beats cuBLAS: it works on large
+blocks."""
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The affine map x @ weight + bias: [S, B, I], [S, I, O] and [S, 1, O] -> [S, B, O]."""
+    """Computes x @ weight + bias: [S, B, I], [S, I, O] and [S, 1, O] -> [S, B, O]."""
     if _one_by_one(x):
         seeds = zip(x.split(1), weight.split(1), bias.split(1), strict=True)
         return torch.cat([affine(*seed) for seed in seeds])
@@ -42,25 +47,26 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return _onednn(x[0], weight[0], bias[0, 0]).unsqueeze(0)
     if step_by_step(x):
         return torch.baddbmm(bias, x, weight)
-    # With a bias a GPU's kernel takes half as long again; the compiler adds it in passing.
+    # On a GPU `baddbmm` takes 1.5 times as long as `bmm`; the compiler fuses the addition.
     return torch.bmm(x, weight) + bias
 
 
 def affine_elu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The ELU of the affine map, shapes as there."""
+    """Computes the ELU of `affine`; same shapes."""
     if x.is_cuda and x.shape[0] * x.shape[1] >= _MANY_ROWS and torch.compiler.is_compiling():
         from mpo.compute import triton_kernels
 
         return triton_kernels.affine_elu(x, weight, bias)
     y = affine(x, weight, bias)
     if x.device.type == "cpu" and torch.compiler.is_compiling():
-        # exp(x) - 1 where the ELU takes expm1: as exact where there is a 1 to add to, and faster.
+        # exp(y) - 1 is faster than the expm1 of torch's ELU. Near 0 its relative error is larger,
+        # but its absolute error is only that of rounding a number near 1.
         return torch.where(y > 0, y, y.clamp(max=0).exp() - 1)
     return F.elu_(y)
 
 
 def product(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
-    """The product x @ y: [S, A, B] and [S, B, C] -> [S, A, C], into `out` where given."""
+    """Computes x @ y: [S, A, B] and [S, B, C] -> [S, A, C], into `out` if given."""
     if _one_by_one(x):
         out = x.new_empty(len(x), x.shape[1], y.shape[2]) if out is None else out
         for seed in zip(x.split(1), y.split(1), out.split(1), strict=True):
@@ -76,7 +82,7 @@ def product(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def sum_rows(x: Tensor, out: Tensor | None = None) -> Tensor:
-    """The sum over B: [S, B, C] -> [S, 1, C], into `out` where given."""
+    """Sums over B: [S, B, C] -> [S, 1, C], into `out` if given."""
     if step_by_step(x):
         return torch.sum(x, 1, keepdim=True, out=out)
     total = x.sum(1, keepdim=True)
@@ -84,7 +90,10 @@ def sum_rows(x: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def add_product_(start: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Adds x @ y, of a small inner size, to `start`: [S, A, B] and [S, B, C] to [S, A, C]."""
+    """Computes start + x @ y, in place where possible: [S, A, C], [S, A, B], [S, B, C].
+
+    Meant for a small inner size B.
+    """
     if x.device.type == "cpu" and torch.compiler.is_compiling():
         return product(x, y) + start
     if _one_by_one(x):
@@ -95,9 +104,9 @@ def add_product_(start: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def add_products(shared: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Adds each x @ y to what they share: [S, 1, B, H], [S, N, B, D] and [S, D, H] -> [S, N*B, H].
+    """Computes shared + x @ y for each of N: [S, 1, B, H], [S, N, B, D], [S, D, H] -> [S, N*B, H].
 
-    D is small.
+    Meant for a small inner size D.
     """
     samples, rows = x.shape[1:3]
     if not step_by_step(x):
@@ -107,7 +116,7 @@ def add_products(shared: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def step_by_step(x: Tensor) -> bool:
-    """Whether each operation is carried out as it is called, on a CPU: in place is faster then."""
+    """Returns whether this runs uncompiled on a CPU, where operations in place are faster."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -124,20 +133,20 @@ def _suits_onednn(x: Tensor, y: Tensor) -> bool:
         and x.dtype == torch.float32
         and x.device.type == "cpu"
         and _HAS_ONEDNN
-        # Uncompiled, MKL is left aside even there, lest a run have other numbers than it once had.
+        # Uncompiled code uses oneDNN on Intel CPUs too, so that runs keep the numbers they had.
         and not (_SUITS_MKL and torch.compiler.is_compiling())
     )
 
 
 def _onednn(x: Tensor, y: Tensor, bias: Tensor | None) -> Tensor:
-    """As torch.compile would call it, x @ y + bias: [A, B], [B, C] and [C] -> [A, C]."""
+    """Computes x @ y + bias with oneDNN: [A, B], [B, C] and [C] -> [A, C]."""
     if torch.compiler.is_compiling():
         return torch.ops.mpo.onednn(x, y, bias)
     return torch.ops.mkldnn._linear_pointwise(x, y.T, bias, "none", [], "")
 
 
-# The compiler takes oneDNN's operation with constant weights only; under a name of ours it asks
-# for nothing but the shape.
+# The compiler supports oneDNN's operation with constant weights only. Registered as a custom
+# operation, it only has to know the shape of the result.
 _operations = torch.library.Library("mpo", "DEF")
 _operations.define("onednn(Tensor x, Tensor y, Tensor? bias) -> Tensor")
 _operations.impl("onednn", _onednn, "CPU")

@@ -1,9 +1,11 @@
-"""What torch's compiler has no fast kernel for; to be imported on a GPU alone, for it takes Triton.
+"""A Triton kernel for affine maps in float32; import it only where Triton is installed.
 
-cuBLAS multiplies single-precision matrices without the tensor cores. These are several times
-faster, and multiply such numbers, too, if each is split in two that they take: x = x' + x" with x'
-its leading 11 bits, and x y = x' y' + x' y" + x" y' up to the rounding (3xTF32, Ootomo & Yokota
-2022, arXiv 2203.03341).
+cuBLAS multiplies float32 matrices without the tensor cores, which are several times faster. Here
+each float32 number is split into two that the tensor cores accept: x = x' + x", where x' has the
+leading 11 bits. Then x y = x' y' + x' y" + x" y' up to rounding (3xTF32, Ootomo & Yokota 2022,
+arXiv 2203.03341).
+
+Letters: S seed, B rows, I inputs, O outputs.
 """
 
 import torch
@@ -12,8 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 _ROWS, _COLUMNS, _INNER = 64, 64, 32
-"""A block of the result, and how much of the products are summed at a time: the fastest of a dozen
-on an H100, for 256 x 256 weights."""
+"""Rows and columns of a block of the result, and the number of inputs summed at a time. Of a dozen
+choices, these were the fastest on an H100 with 256 x 256 weights."""
 
 
 @triton.jit
@@ -25,13 +27,13 @@ def _affine_elu(  # type: ignore[no-untyped-def]
     B,  # noqa: N803
     I: tl.constexpr,  # noqa: E741, N803
     O: tl.constexpr,  # noqa: E741, N803
-    of_weight,  # elements from one seed's to the next
-    of_bias,
+    of_weight,  # stride between seeds, in elements
+    of_bias,  # stride between seeds, in elements
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     INNER: tl.constexpr,
 ):
-    """One block of one seed's result."""
+    """Computes one block of one seed's result."""
     seed = tl.program_id(1).to(tl.int64)
     across = tl.cdiv(O, COLUMNS)
     rows = (tl.program_id(0) // across) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -51,7 +53,7 @@ def _affine_elu(  # type: ignore[no-untyped-def]
         )
         total = tl.dot(left, tl.trans(right), total, input_precision="tf32x3")
     total += tl.load(bias + seed * of_bias + columns, mask=columns < O, other=0.0)[None, :]
-    # Without the minimum an overflow, not taken, would be a NaN's cause.
+    # The minimum avoids an overflow of exp in the branch that is not taken.
     elu = tl.where(total > 0, total, tl.exp(tl.minimum(total, 0.0)) - 1)
     tl.store(
         out + seed * B * O + rows * O + columns[None, :],
@@ -61,11 +63,14 @@ def _affine_elu(  # type: ignore[no-untyped-def]
 
 
 def affine_elu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """elu(x @ weight + bias): contiguous [S, B, I], [S, I, O] and [S, 1, O] -> [S, B, O]."""
+    """Computes elu(x @ weight + bias): [S, B, I], [S, I, O] and [S, 1, O] -> [S, B, O].
+
+    `x` must be contiguous, and each seed's bias too; `weight` may have any strides.
+    """
     seeds, rows, inner = x.shape
     columns = weight.shape[2]
     out = torch.empty(seeds, rows, columns, device=x.device, dtype=x.dtype)
-    # The tensor cores read both factors along the sum.
+    # The tensor cores read both factors along the summed dimension.
     transposed = weight.mT.contiguous()
     blocks = -(-rows // _ROWS) * -(-columns // _COLUMNS)
     _affine_elu[blocks, seeds](

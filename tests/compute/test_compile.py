@@ -1,4 +1,4 @@
-"""What a GPU is given to compile, as far as a CPU can tell."""
+"""The code that is compiled for a GPU, as far as it can be tested on a CPU."""
 
 import logging
 import os
@@ -24,7 +24,10 @@ MODES = [
 
 
 def tracing(traced: list[str]):
-    """In place of `compile.compiled`: notes what is traced, and makes no kernels of it."""
+    """Returns a replacement of `compile.compiled` that traces functions but compiles no kernels.
+
+    The names of the traced functions are appended to `traced`.
+    """
 
     def compiled(function, device, on_cpu=False):
         def backend(graph, inputs):
@@ -38,7 +41,7 @@ def tracing(traced: list[str]):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_acting_and_learning_are_traced_whole(mode, elsewhere, monkeypatch):  # noqa: F811
-    """By torch's compiler, short of making kernels of it; a break would be an error."""
+    """A graph break would be an error (`fullgraph`)."""
     traced = []
     torch.compiler.reset()
     monkeypatch.setattr("mpo.algorithm.agent.compiled", tracing(traced))
@@ -49,7 +52,7 @@ def test_acting_and_learning_are_traced_whole(mode, elsewhere, monkeypatch):  # 
         metrics = agent.update(windows, m_steps=2)
         agent._heads({"obs": torch.zeros(3, OBS, device=elsewhere)})
     assert len(metrics) > 10 and all(x.is_meta for x in metrics.values())
-    # Once each: nothing that changes from update to update is a constant of theirs.
+    # Traced once each: nothing that changes between updates is a constant in the trace.
     assert sorted(traced) == ["_evaluate", "_fit_policy", "_policy_heads"]
 
 
@@ -72,9 +75,9 @@ def test_an_optimizer_s_step_is_traced_whole_and_stays_what_it_is(name, monkeypa
     torch.compiler.reset()
     monkeypatch.setattr("mpo.algorithm.optimizers.compiled", tracing(traced))
     monkeypatch.setattr("mpo.algorithm.optimizers.compiles", lambda device: True)
-    # Single precision makes of 1 - 0.999 what is wrong in the fifth digit.
+    # In float32, 1 - 0.999 is only exact to four digits.
     torch.testing.assert_close(trained(), plain, rtol=0, atol=1e-5)
-    # Some make their state in the first step; and a state that is loaded is another one.
+    # Traced again where the first step creates the state, and after loading a state.
     assert 1 <= len(traced) <= 3
 
 
@@ -98,7 +101,7 @@ def test_what_a_gpu_lacks_is_said_and_done_without(monkeypatch, caplog):
 
 
 def test_torch_knows_what_its_compiler_is_asked_for(monkeypatch):
-    """It refuses options that it does not have, before anything is compiled."""
+    """torch.compile refuses unknown options before it compiles anything."""
     monkeypatch.setattr(compile, "available", lambda: True)
     limits = ("recompile_limit", "accumulated_recompile_limit")
     before = {name: getattr(torch._dynamo.config, name) for name in limits}
@@ -128,7 +131,7 @@ for seeds, rows, inner, columns in ((2, 70, 48, 40), (1, 64, 64, 64), (3, 130, 1
 
 @pytest.mark.needs("triton")
 def test_the_kernel_is_an_affine_map_and_its_elu():
-    """In Triton's interpreter, where the package is installed: torch for CUDA brings it."""
+    """Runs in Triton's interpreter, on the CPU; torch for CUDA includes the package."""
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", KERNEL], env=environment, capture_output=True, text=True

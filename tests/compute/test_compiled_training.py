@@ -1,4 +1,4 @@
-"""Acting and learning in the code that torch's compiler makes for this CPU."""
+"""Acting and learning compiled for the CPU by torch."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ MODES = {
 @pytest.mark.needs("compiler")
 @pytest.mark.parametrize("mode", MODES)
 def test_it_computes_what_the_uncompiled_form_does(mode):
-    """That form is checked against the papers' sums in float64, in test_agent.py."""
+    """The uncompiled code is tested against the papers' formulas in test_agent.py."""
     plain = make_agent((3,), optimizer="sgd", **MODES[mode])
     made = MPOAgent(OBS, D, plain.config, (3,), CPU, compile_on_cpu=True)
     made.load_state_dict([plain.state_dict(0)])

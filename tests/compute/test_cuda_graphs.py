@@ -1,7 +1,7 @@
-"""What a GPU is given to repeat, as far as a CPU can tell.
+"""CUDA graphs, as far as they can be tested on a CPU.
 
-A capture here calls the function again at each repetition and writes to where the first one wrote:
-as a CUDA graph does, it takes what it is not given through its inputs from where it was.
+Here a stand-in for the capture calls the function at every replay, and copies the results to the
+outputs of the first one. Like a CUDA graph, it gets its inputs from fixed tensors only.
 """
 
 import copy
@@ -98,12 +98,12 @@ def test_parts_of_one_tensor_are_copied_as_one():
 
 
 Tapes = dict[str, list[Tape]]
-"""By the name of the function that is captured."""
+"""The tapes of each captured function, by its name."""
 
 
 @pytest.fixture
 def tapes(monkeypatch: pytest.MonkeyPatch) -> Tapes:
-    """Of all graphs from here on."""
+    """Records all graphs that are created during the test."""
     found: Tapes = defaultdict(list)
 
     def taped(function, device, generators=()):
@@ -117,7 +117,7 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> Tapes:
 
 
 def graphed_replay(obs_dim: int, capacity: int, seeds: Sequence[int]) -> Replay:
-    """A replay that takes the CPU for a GPU."""
+    """Makes a replay that treats the CPU as a GPU."""
     generators = [torch_generator(seed, "sample") for seed in seeds]
     replay = Replay(obs_dim, 1, capacity, generators, staged=True)
     replay._rows._graphs = True
@@ -125,7 +125,7 @@ def graphed_replay(obs_dim: int, capacity: int, seeds: Sequence[int]) -> Replay:
 
 
 def graphed_trainer(**settings) -> MPOTrainer:
-    """A trainer that takes the CPU for a GPU."""
+    """Makes a trainer that treats the CPU as a GPU."""
     trainer = plain_trainer(**settings)
     trainer.agent._graphs = True
     trainer.agent._heads = trainer.agent._graphed(trainer.agent._policy_heads)
@@ -148,7 +148,7 @@ def plain_trainer(**settings) -> MPOTrainer:
 
 
 def windows_for(agent: MPOAgent) -> dict[str, torch.Tensor]:
-    """Made-up windows of Pendulum for two seeds."""
+    """Random windows with Pendulum's dimensions, for two seeds."""
     generator = torch.Generator().manual_seed(0)
     widths = {"obs": 3, "next_obs": 3, "first_obs": 3, "action": 1, "action_raw": 1}
     vectors = {name: torch.rand(2, 1, 8, n, generator=generator) for name, n in widths.items()}
@@ -187,7 +187,7 @@ def test_a_training_by_graphs_is_the_same_training(tmp_path: Path, tapes, settin
 
 
 def transitions(count: int, episode: int) -> Iterator[torch.Tensor]:
-    """Packed, of one dimension each; episodes are cut by a time limit."""
+    """Yields packed transitions with O = D = 1 from episodes truncated by a time limit."""
     numbers = torch.arange(count + 1.0)
     for number in range(count):
         over = (number + 1) % episode == 0
@@ -196,7 +196,7 @@ def transitions(count: int, episode: int) -> Iterator[torch.Tensor]:
 
 
 def test_what_is_drawn_by_graphs_is_what_is_drawn(tapes):
-    """While there come to be more successors apart than there were places, so they move."""
+    """Stores so many separate successors that their tensor has to grow, and so to move."""
     drawn = []
     for graphs in (False, True):
         generator = torch_generator(5, "sample")
@@ -204,7 +204,7 @@ def test_what_is_drawn_by_graphs_is_what_is_drawn(tapes):
         samples = []
         for number, packed in enumerate(transitions(800, 3)):
             replay.add(0, packed)
-            # One added between two drawings mostly, and sometimes none, two or three.
+            # Mostly one transition is added between two samples, sometimes none, two or three.
             if number > 5 and number % 40 not in (7, 20, 21):
                 for _ in range(2 if number % 40 == 30 else 1):
                     windows = replay.sample(16, torch.arange(2))
@@ -235,7 +235,7 @@ def test_a_state_that_is_loaded_is_learnt_from_in_a_graph_of_its_own(tapes):
 
 
 class Trace(TorchDispatchMode):
-    """Every operation, with all that a CUDA graph would keep of it."""
+    """Records every operation with the shapes and constants that a CUDA graph would fix."""
 
     WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
 
@@ -249,7 +249,7 @@ class Trace(TorchDispatchMode):
         flat, _ = torch.utils._pytree.tree_flatten((args, kwargs or {}))
         assert not any(isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in flat) or (
             not name.startswith("index")
-        ), "an index of bools has a size that only the GPU knows"
+        ), "indexing with bools gives a size that only the GPU knows"
         self.operations.append((str(operation), [self._kept(x) for x in flat]))
         return operation(*args, **(kwargs or {}))
 
@@ -269,7 +269,7 @@ MODES = [{}, {"n_step": 3}, {"retrace": True, "retrace_steps": 4}]
     + [({}, optimizer, 2) for optimizer in ("adamw", "sgd", "rmsprop")],
 )
 def test_each_update_is_the_same_operations_and_waits_for_nothing(mode, optimizer, m_steps):
-    """So the numbers of one update, kept in a graph, are right for all."""
+    """So the constants in a graph captured from one update are right for all updates."""
     agent: MPOAgent = make_agent(optimizer=optimizer, **mode)
     windows = dict(make_windows(agent.config.window).items())
     traces = []
@@ -295,7 +295,7 @@ def test_acting_is_the_same_operations_and_waits_for_nothing():
 
 
 def test_hyperparameters_that_a_gpu_repeats_are_constants():
-    """A schedule of any of them would have to reach the graph as a tensor."""
+    """Graphs fix them; a schedule would have to be passed to the graph as a tensor."""
     config = Hyperparameters(policy_layer_sizes=(4,), critic_layer_sizes=(4,), replay_size=10)
     with pytest.raises(ValueError, match="frozen"):
         config.policy_lr = 1.0
@@ -303,12 +303,12 @@ def test_hyperparameters_that_a_gpu_repeats_are_constants():
 
 @pytest.fixture
 def elsewhere(monkeypatch):
-    """A device without numbers: it takes no tensor of another, and whoever looks at one fails."""
+    """The meta device: mixing it with another device, or reading a value, is an error."""
     monkeypatch.setattr(
         "mpo.algorithm.agent.torch_generator",
         lambda seed, stream, *_: torch_generator(seed, stream),
     )
-    # The fused optimizers know no such device.
+    # Fused optimizers do not support the meta device.
     monkeypatch.setattr(StackedOptimizer, "step", lambda self: self.flat.add_(self._gradient))
     return torch.device("meta")
 
@@ -330,7 +330,7 @@ def test_learning_and_acting_happen_on_the_device_alone(mode, elsewhere):
 @pytest.mark.parametrize("mode", [{}, {"use_retrace": True, "retrace_steps": 3}])
 def test_what_is_stored_is_drawn_and_learnt_from_on_the_device_alone(mode, elsewhere, monkeypatch):
     trainer = MPOTrainer("Pendulum-v1", 0, elsewhere, (32,), (32,), 100, extra_seeds=(1,), **mode)
-    # The one thing that comes back to the host.
+    # Actions are the only thing that comes back to the host.
     actions = np.zeros((2, 1), np.float32), np.zeros(2, np.float32)
     monkeypatch.setattr(trainer.agent, "act", lambda obs: actions)
     recorder = Recorder(2)

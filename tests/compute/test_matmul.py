@@ -1,4 +1,4 @@
-"""Products of a stack against plain ones, in each kernel that may compute them."""
+"""Stacked matrix products against plain ones, for every kernel that may compute them."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ S = 3
 LARGE = (1024, 48, 32)
 SMALL = (7, 5, 6)
 THIN = (70000, 2, 8)
-"""Rows, inner size, columns; the first only is oneDNN's."""
+"""Rows, inner size and columns; only the first shape uses oneDNN."""
 SHAPES = pytest.mark.parametrize("shape", [LARGE, SMALL, THIN], ids=["large", "small", "thin"])
 
 
