@@ -5,7 +5,6 @@ Both come from what they show: Snakemake's own graph of the tiny study's rules, 
 when a drawing is out of date.
 """
 
-import os
 import re
 import subprocess
 import sys
@@ -119,7 +118,6 @@ def _longest_path(after: Mapping[str, set[str]]) -> set[str]:
 
 def _imports(names: Iterable[str]) -> dict[str, list[str]]:
     """Each wing and top module -> those that it imports, also where only types are wanted."""
-    os.chdir(ROOT)
     graph = grimp.build_graph("mpo", cache_dir=None)
     return {
         name: [
@@ -167,5 +165,6 @@ DRAWINGS = {"rules.svg": rules, "floors.svg": floors}
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))  # this checkout's package, wherever another one is installed
     for name, draw in DRAWINGS.items():
         (FOLDER / name).write_text(draw())
