@@ -195,6 +195,27 @@ class Seized(Clock):
         return super().step(action)
 
 
+class Told(gym.Env):
+    """Answers with the values that it is told, whatever the action."""
+
+    observation_space = Box(-1, 1, (2,))
+    action_space = Box(-1, 1, (1,))
+
+    def __init__(self, obs=(0.0, 0.0), reward=0.0, first=None, over=False, **spaces) -> None:
+        self.obs = np.array(obs) if isinstance(obs, tuple) else obs
+        self.first = self.obs if first is None else first
+        self.reward, self.over = reward, over
+        vars(self).update(spaces)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.first, {}
+
+    def step(self, action):
+        self.action = action
+        return self.obs, self.reward, self.over, False, {}
+
+
 class Unfit(gym.Env):
     """Has the given spaces and nothing else."""
 
@@ -219,6 +240,7 @@ for _name, _class, _limit, _arguments in (
     ("Fickle", Fickle, 10, {}),
     ("Hanging", Hanging, 10, {}),
     ("Seized", Seized, 10, {}),
+    ("Told", Told, 10, {}),
     ("Discrete", Unfit, 5, {"action_space": gym.spaces.Discrete(2), "observation_space": _LINE}),
     (
         "Unbounded",

@@ -7,7 +7,7 @@ import difflib
 import importlib
 import time
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -101,16 +101,7 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
         ConfigError: the id is unknown or lacks its version, or a space is not supported.
     """
     env = _make(env_id, render_mode)
-    actions = env.action_space
-    if not isinstance(actions, Box) or len(actions.shape) != 1:
-        raise ConfigError(f"environment {env_id!r}: MPO needs a 1-D Box of actions, got {actions}")
-    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
-        raise ConfigError(f"environment {env_id!r}: actions must have finite bounds, got {actions}")
-    if not (actions.low < actions.high).all():
-        raise ConfigError(
-            f"environment {env_id!r}: each action's lower bound must be below its upper bound, "
-            f"got {actions}"
-        )
+    _refuse_unscalable(env_id, env.action_space)
     observations = env.observation_space
     if not isinstance(observations, Box) or len(observations.shape) != 1:
         if not observations.is_np_flattenable:
@@ -122,6 +113,34 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     with np.errstate(over="ignore"):
         env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
     return _Guard(env, env_id)
+
+
+def _refuse_unscalable(env_id: str, actions: gym.Space) -> None:
+    """Refuses actions that [-1, 1] cannot be mapped to.
+
+    Raises:
+        ConfigError: the space is no 1-D Box of floating-point numbers with finite bounds, or its
+            scale is not a normal number of its dtype: the mapping would then send inf or NaN.
+    """
+
+    def refuse(wanted: str) -> NoReturn:
+        raise ConfigError(f"environment {env_id!r}: {wanted}, got {actions}")
+
+    if not isinstance(actions, Box) or len(actions.shape) != 1:
+        refuse("MPO needs a 1-D Box of actions")
+    if not np.issubdtype(actions.dtype, np.floating):
+        refuse("MPO needs floating-point actions")
+    if actions.shape == (0,):
+        refuse("MPO needs at least one action")
+    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
+        refuse("actions must have finite bounds")
+    if not (actions.low < actions.high).all():
+        refuse("each action's lower bound must be below its upper bound")
+    numbers = np.finfo(actions.dtype)
+    half = actions.high.astype(np.longdouble) / 2 - actions.low.astype(np.longdouble) / 2
+    largest = np.maximum(-actions.low, actions.high)
+    if not ((half * numbers.tiny <= 1) & (half * numbers.max >= 1) & (largest < numbers.max)).all():
+        refuse(f"actions must have finite bounds whose range {numbers.dtype} can rescale")
 
 
 def dimensions(observations: gym.Space, actions: gym.Space) -> tuple[int, int]:
