@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mpo.analysis.answers import POOLED, SUM
 from mpo.analysis.baselines import comparable, in_words
+from mpo.analysis.contrasts import POOLED, SUM
 from mpo.analysis.intervals import EXPLORATORY, MINUS, t_interval
 from mpo.analysis.tables import CONFIDENCE, read
 from mpo.report.typeset import NONE, Table, latex, markdown

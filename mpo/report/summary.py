@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from mpo.analysis.answers import POOLED, SUM
 from mpo.analysis.baselines import in_words
+from mpo.analysis.contrasts import POOLED, SUM
 from mpo.analysis.intervals import EXPLORATORY, MINUS
 from mpo.analysis.tables import flat, read
 from mpo.provenance import commit, packages

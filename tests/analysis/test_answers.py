@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpo.analysis import answers, references, tables
+from mpo.analysis import answers, contrasts, references, tables
 from mpo.analysis.aggregates import iqm
 from mpo.analysis.intervals import t_interval
 from mpo.study.config import ConfigError
@@ -71,7 +71,7 @@ def test_an_effect_pairs_runs_of_the_same_seed_and_other_factors(usual):
             "factor == 'retrace' and unit == 'score' and env == @environment.id"
         )
         assert sorted(dots["difference"]) == pytest.approx(sorted(np.mean(cells, axis=1)))
-    pooled = effects.loc[answers.POOLED]
+    pooled = effects.loc[contrasts.POOLED]
     assert pooled["estimate"] == pytest.approx(np.mean(means))
     assert (pooled["environments"], pooled["n"], pooled["method"]) == (3, 9, "student-t")
 
@@ -79,7 +79,7 @@ def test_an_effect_pairs_runs_of_the_same_seed_and_other_factors(usual):
 def test_an_interaction_is_the_difference_of_differences(usual):
     study, found = usual
     (row,) = found["effects"].query("factor == 'retrace x optimizer'").to_dict("records")
-    assert row["level"] == "Retrace on and sgd" and row["env"] == answers.POOLED
+    assert row["level"] == "Retrace on and sgd" and row["env"] == contrasts.POOLED
 
     def cell(*names):
         return score(study, found["finals"], *names)
@@ -111,7 +111,7 @@ def test_an_environment_that_lacks_an_arm_is_not_pooled_and_its_pairs_are_kept(t
     assert (found["aggregates"]["environments"] == 2).all()
     effects = found["effects"].query("factor == 'retrace' and unit == 'score'").set_index("env")
     assert effects.loc["Pendulum-v1", "n"] == 2  # adam's seeds 1 and 2; sgd has no pair
-    assert effects.loc[answers.POOLED, "environments"] == 2
+    assert effects.loc[contrasts.POOLED, "environments"] == 2
 
 
 def write_curve(study, root, run, scores, wall_s):
@@ -200,7 +200,7 @@ def test_without_a_reference_returns_are_compared_and_nothing_is_pooled(tmp_path
     assert found["sample_efficiency"].empty
     assert set(found["effects"]["unit"]) == {"return"} and len(found["effects"]) == 2
     assert found["efficiency"]["area"].notna().all() and found["efficiency"]["reached"].isna().all()
-    assert answers.POOLED not in set(found["effects"]["env"])
+    assert contrasts.POOLED not in set(found["effects"]["env"])
 
 
 def test_one_arm_has_aggregates_and_no_effects(tmp_path):
@@ -221,7 +221,7 @@ def test_power_falls_with_the_effect(usual):
     for (_, _, env), rows in found["power"].groupby(["factor", "level", "env"]):
         assert list(rows["effect"]) == [0.05, 0.1, 0.2]
         assert rows["seeds"].is_monotonic_decreasing and (rows["seeds"] >= 2).all()
-        assert (rows["environments"] == (3 if env == answers.POOLED else 1)).all()
+        assert (rows["environments"] == (3 if env == contrasts.POOLED else 1)).all()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mpo.analysis.answers import POOLED, SUM
+from mpo.analysis.contrasts import POOLED, SUM
 from mpo.analysis.intervals import MINUS
 from mpo.analysis.tables import read
 from mpo.report.figures import style
