@@ -6,7 +6,9 @@ from pathlib import Path
 from tests.pipeline import ROOT
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.M | re.S)
-_INLINE = re.compile(r"`((?:make|mkdocs|mpo|pip|python|snakemake|source|tensorboard) [^`\n]+)`")
+_INLINE = re.compile(
+    r"`((?:make|mkdocs|mpo|pip|python|snakemake|source|tensorboard)\s(?:[^`\n]|\n(?!\n))+)`"
+)
 GENERATED = "docs/reference/config.md"
 
 
@@ -36,7 +38,7 @@ def commands() -> dict[str, set[str]]:
             for line in re.sub(r"\\\n *", "", block).splitlines()
         ]
         if page != GENERATED:  # which names commands of other pages
-            lines += _INLINE.findall(without_blocks(text))
+            lines += [" ".join(span.split()) for span in _INLINE.findall(without_blocks(text))]
         for line in lines:
             if command := re.sub(r"(^|\s+)# .*", "", line).strip():
                 found.setdefault(command, set()).add(page)

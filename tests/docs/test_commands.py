@@ -73,6 +73,7 @@ NOT_RUN = {
     "python -m benchmarks.gpu": "needs a GPU",
     "pip install -c constraints.txt -e .": _PACKAGES,
     "pip install -c constraints.txt -e '.[slurm]'": _PACKAGES,
+    "mkdocs serve": "serves until it is stopped; test_site.py builds the same site",
     "tensorboard --logdir results/default/tensorboard": "serves until it is stopped; "
     "test_workflow.py makes its files",
     **dict.fromkeys(
