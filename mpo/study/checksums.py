@@ -5,17 +5,26 @@ file that the job wrote, and a SHA-256 of itself. Whoever reads a finished file 
 Records of older versions have no checksums; their files are read unchecked.
 """
 
+import errno
 import hashlib
 import json
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mpo.study.config import JobFailed, canonical_json
+from mpo.study.files import POLICIES, RUN
+from mpo.study.specs import RunSpec
 
 FILES, OWN = "files", "sha256"
 """The keys of a record that hold the checksums of the job's files, and its own."""
+
+_OF_THE_FILE = (None, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
+"""Errors of an `OSError` that are the file's fault. The others are of the disk or of its rights,
+and deleting the file is no remedy. Libraries raise their own kinds of `OSError` without a number.
+"""
 
 
 class Damaged(JobFailed):
@@ -28,8 +37,11 @@ class Damaged(JobFailed):
             path: the file.
             reason: what is wrong with it.
         """
+        # Nothing that collects the runs asks for the policies, so their job would not run again.
+        what = f"it and {RUN} beside it" if path.name == POLICIES else "it"
         super().__init__(
-            f"{path}: {reason}. It was left as it is. Delete it, and the same command remakes it"
+            f"{path}: {reason}. It was left as it is. Delete {what}, and the same command makes it "
+            "again"
         )
         self.path = path
 
@@ -45,20 +57,46 @@ def sealed(record: Mapping[str, Any], files: Iterable[Path] = ()) -> dict[str, A
     return full | {OWN: _digest(full)}
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """Reads a record.
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON object, without looking at its checksum.
 
     Raises:
         FileNotFoundError: there is none.
-        Damaged: it is not a JSON object, or not the one that the job wrote.
+        Damaged: it cannot be read, or is something else.
     """
     with reading(path):
         record = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(record, dict):
         raise Damaged(path, f"expected a JSON object, found {type(record).__name__}")
-    if OWN in record and record[OWN] != _digest(record):
+    return record
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Reads a record.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Damaged: it cannot be read, or is not the one that the job wrote.
+    """
+    record = read_object(path)
+    with reading(path):
+        changed = OWN in record and record[OWN] != _digest(record)
+    if changed:
         raise Damaged(path, "its content was changed after its job had written it")
     return record
+
+
+def read_run(directory: Path) -> tuple[dict[str, Any], RunSpec]:
+    """Reads the record of a training, and the spec in it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Damaged: see `read_record`; or it holds no spec, or one of another version of the code.
+    """
+    path = directory / RUN
+    record = read_record(path)
+    with reading(path):
+        return record, RunSpec.parse(json.dumps(record["spec"]))
 
 
 def intact(path: Path, record: Mapping[str, Any]) -> Path:
@@ -67,20 +105,33 @@ def intact(path: Path, record: Mapping[str, Any]) -> Path:
     Raises:
         Damaged: it is another one, or it is not there.
     """
-    expected = record.get(FILES, {}).get(path.name)
-    if not path.exists():
-        raise Damaged(path, "it is missing")
+    check_size(path, record)
+    expected = _expected(path, record)
     if expected is not None:
         with reading(path):
             found = _fingerprint(path)
         if found != expected:
             raise Damaged(
                 path,
-                f"it is not the file that its job wrote: {found['bytes']} bytes with SHA-256 "
-                f"{found['sha256'][:12]}, expected {expected['bytes']} with "
-                f"{expected['sha256'][:12]}",
+                f"it is not the file that its job wrote: its SHA-256 is {found['sha256'][:12]}, "
+                f"expected {str(expected['sha256'])[:12]}",
             )
     return path
+
+
+def check_size(path: Path, record: Mapping[str, Any]) -> None:
+    """Checks a finished file without reading it.
+
+    Raises:
+        Damaged: it is missing, no file, or of another size than the record says.
+    """
+    if not path.is_file():
+        there = path.exists() or path.is_symlink()
+        raise Damaged(path, "it is not a file" if there else "it is missing")
+    expected, found = _expected(path, record), path.stat().st_size
+    if expected is not None and found != expected["bytes"]:
+        text = f"{found} bytes, expected {expected['bytes']}"
+        raise Damaged(path, f"it is not the file that its job wrote: {text}")
 
 
 @contextmanager
@@ -89,7 +140,8 @@ def reading(path: Path) -> Iterator[None]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        Damaged: it cannot be read.
+        OSError: the disk or its rights do not allow it.
+        Damaged: it cannot be read, or lacks what is looked for.
     """
     try:
         yield
@@ -97,14 +149,23 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         # Every library has errors of its own for a file that is cut, empty or of another kind.
-        first = (str(error).splitlines() or [""])[0]
-        raise Damaged(path, f"it cannot be read ({type(error).__name__}: {first})") from error
+        if isinstance(error, OSError) and error.errno not in _OF_THE_FILE:
+            raise
+        text = textwrap.shorten(str(error), 200)
+        raise Damaged(path, f"it cannot be read ({type(error).__name__}: {text})") from error
+
+
+def _expected(path: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a record says of a file; None if it says nothing."""
+    files = record.get(FILES)
+    found = files.get(path.name) if isinstance(files, dict) else None
+    return found if isinstance(found, dict) and {"bytes", "sha256"} <= found.keys() else None
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+        return {"bytes": file.tell(), "sha256": digest}
 
 
 def _digest(record: Mapping[str, Any]) -> str:

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from mpo.study.checksums import reading
 from mpo.study.files import replacing
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes indented JSON, with keys in the given order."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -36,10 +37,18 @@ def read_policies(path: Path) -> list[tuple[int, dict[str, torch.Tensor]]]:
     """Reads policy snapshots without running pickled code.
 
     Returns:
-        (environment step, state dict of a one-seed `GaussianPolicy`) pairs, oldest first.
+        (environment step, state dict of a one-seed `GaussianPolicy`) pairs, oldest first; at least
+        one.
+
+    Raises:
+        Damaged: the file cannot be read, or holds something else.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    return [
-        (int(step), {name: values[k] for name, values in content["policy"].items()})
-        for k, step in enumerate(content["steps"])
-    ]
+    with reading(path):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        found = [
+            (int(step), {name: values[k] for name, values in content["policy"].items()})
+            for k, step in enumerate(content["steps"])
+        ]
+        if not found:
+            raise ValueError("no snapshots")
+    return found

@@ -10,8 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mpo import provenance
+from mpo.study.checksums import sealed
 from mpo.study.config import ConfigError, canonical_json
-from mpo.study.files import RUN
+from mpo.study.files import METRICS, POLICIES, RUN
 from mpo.study.specs import CellSpec
 from mpo.training.artifacts import write_json
 from mpo.training.checkpoint import Resumed, ResumeDirectory
@@ -188,21 +189,19 @@ def _write(
         record = own.write(total_steps, directory)
         if record["error"]:
             logger.warning("seed %d diverged: %s", seed, record["error"])
-        write_json(
-            directory / RUN,
-            record
-            | {
-                "env_id": stack.env_id,
-                "seed": seed,
-                "spec": spec.of_seed(seed).model_dump(mode="json"),
-                "provenance": {
-                    **origin,
-                    "started": own.started.isoformat(timespec="seconds"),
-                    "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "resumed": own.resumed,
-                },
+        record |= {
+            "env_id": stack.env_id,
+            "seed": seed,
+            "spec": spec.of_seed(seed).model_dump(mode="json"),
+            "provenance": {
+                **origin,
+                "started": own.started.isoformat(timespec="seconds"),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "resumed": own.resumed,
             },
-        )
+        }
+        written = [directory / name for name in (METRICS, POLICIES)]
+        write_json(directory / RUN, sealed(record, written))
 
 
 def _label(stack: Stack) -> str:
