@@ -7,12 +7,13 @@ BIN := .venv/bin
 study: .venv/installed
 	$(BIN)/snakemake --cores all $(if $(CONFIG),--configfile $(CONFIG))
 
+# Linters, types and tests. With MPO_REQUIRE_ALL=1 also the slow tests, and nothing may be skipped.
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(MPO_REQUIRE_ALL),,-m "not slow")
 
 # How fast it is, on an idle machine, in half an hour to three quarters; PART=update measures that alone.
 bench: .venv/installed
