@@ -2,10 +2,6 @@
 ENVIRONMENTS = {environment.slug: environment.id for environment in STUDY.environments}
 
 
-localrules:
-    study,
-
-
 # Made first, since `python -m mpo status` reads it.
 rule study:
     output:
@@ -13,6 +9,7 @@ rule study:
     log:
         f"{STUDY_DIR}/logs/study.log",
     priority: 1
+    localrule: True
     params:
         config=PLAN,
     shell:
@@ -62,8 +59,8 @@ rule statistics:
     input:
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
-        references="config/references.csv",
-        baselines=[path for path in ["config/baselines.csv"] if Path(path).exists()],
+        references=user_table("config/references.csv"),
+        baselines=user_table("config/baselines.csv"),
         random=expand(rules.random.output, env=ENVIRONMENTS),
     output:
         [f"{STUDY_DIR}/tables/{name}.{kind}" for name in ANSWERS for kind in ("parquet", "csv")],

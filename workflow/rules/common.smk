@@ -11,7 +11,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config
 
 import mpo
 from mpo.study.config import ConfigError, canonical_json
@@ -21,17 +23,27 @@ from mpo.study.files import ANSWERS, PAGES, TABLED, TABLES, TYPESET
 from mpo.study.packs import packs
 from mpo.study.status import given_up
 from mpo.study.plan import Study
-from mpo.study.stale import stale_files
 
-# Planning makes millions of objects that live to the end. Python's usual garbage collection would
-# take about a tenth of the time.
-gc.set_threshold(1_000_000)
+# As a module in another workflow, this one must leave the other's settings and rules alone.
+MODULE = workflow.modifier.is_module
+
+
+def source(path):
+    """A file of the pipeline, wherever Snakemake was started."""
+    return workflow.source_path(f"../../{path}")
+
+
+def merged_config():
+    """The default study, with the user's config files and `--config` laid over it."""
+    found = yaml.safe_load(Path(source("config.yaml")).read_text(encoding="utf-8"))
+    update_config(found, config)
+    return found
 
 
 def parse_study():
     """The validated study. The process that the user started also makes every environment once."""
     try:
-        study = Study.parse(config)
+        study = Study.parse(CONFIG)
         if workflow.is_main_process:
             from mpo.environments.envs import make_env
 
@@ -45,34 +57,26 @@ def parse_study():
     return study
 
 
+CONFIG = merged_config()
 STUDY = parse_study()
 IDENTITIES = {cell.cell_id: cell.spec.identity for cell in STUDY.cells}
 WANTED = [run for run in STUDY.runs if not (STUDY.allow_missing and given_up(run, Path()))]
 STUDY_DIR = f"results/{STUDY.study}"
 
 # How runs execute changes no result, so the section is left out.
-PLAN = canonical_json({key: config[key] for key in config if key != "execution"})
+PLAN = canonical_json({key: CONFIG[key] for key in CONFIG if key != "execution"})
 
-
-def force_stale_files():
-    """Plans again what was made from another plan, unless the targets are other files of runs."""
-    dag = workflow.dag_settings
-    asked = {str(target) for target in dag.targets if "/runs/" in str(target)}
-    stale = map(str, stale_files(STUDY, PLAN, WANTED, Path()))
-    if asked:
-        stale = [file for file in stale if any(file.startswith(os.path.dirname(t)) for t in asked)]
-    dag.forcerun = {*dag.forcerun, *stale}
-
-
-if workflow.is_main_process:
-    force_stale_files()
-
-# Rules call `python`: let that be the one that runs Snakemake, also without an activated environment.
-os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
-
-# A scheduler that stops a job signals all of its processes. A shell between Snakemake and the
-# training would die of the signal, and Snakemake would take the training for dead while it saves.
-shell.prefix("set -euo pipefail; exec ")
+if not MODULE:
+    config.update(CONFIG)  # for the report
+    # Planning makes millions of objects that live to the end. Python's usual garbage collection would
+    # take about a tenth of the time.
+    gc.set_threshold(1_000_000)
+    # Rules call `python`: let that be the one that runs Snakemake, also without an activated
+    # environment.
+    os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
+    # A scheduler that stops a job signals all of its processes. A shell between Snakemake and the
+    # training would die of the signal, and Snakemake would take the training for dead while it saves.
+    shell.prefix("set -euo pipefail; exec ")
 
 
 @functools.cache
@@ -111,6 +115,11 @@ def job(mem_mb, minutes, options=""):
 
 
 small_job = functools.partial(job, 2000, 60)
+
+
+def user_table(path):
+    """A table that users may replace: the one in the working directory, else the pipeline's."""
+    return path if Path(path).exists() else source(path)
 
 
 def report_failures():

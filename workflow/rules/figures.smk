@@ -1,8 +1,4 @@
 # Requires: the tables. Produces: each figure as PNG, PDF and SVG, by a rule of its own.
-localrules:
-    figures,
-
-
 for figure, module in FIGURES.items():
 
     rule:
@@ -16,7 +12,7 @@ for figure, module in FIGURES.items():
             pictures=[
                 report(
                     f"{STUDY_DIR}/figures/{figure}.png",
-                    caption=f"../../{STUDY_DIR}/figures/{figure}.rst",
+                    caption=os.path.abspath(f"{STUDY_DIR}/figures/{figure}.rst"),
                     category="Figures",
                     labels={"figure": figure.replace("_", " ")},
                 ),
@@ -42,3 +38,4 @@ for figure, module in FIGURES.items():
 rule figures:
     input:
         [f"{STUDY_DIR}/figures/{name}.png" for name in FIGURES],
+    localrule: True

@@ -1,0 +1,58 @@
+# Requires: STUDY, PLAN, WANTED, TRAINING_RULES. Produces: what the user asked Snakemake for, widened:
+# stale files are planned again, and whatever names the rule `train` holds for every rule that trains.
+from mpo.study.stale import stale_files
+
+
+def for_all_trainings(settings, *fields):
+    """Adds the rules of packs to settings that list the rule `train`, or give it a value."""
+    for field in fields:
+        given = getattr(settings, field)
+        if "train" not in given:
+            continue
+        if hasattr(given, "keys"):
+            setattr(settings, field, {**dict.fromkeys(TRAINING_RULES, given["train"]), **given})
+            settings.__dict__.pop(f"_parsed_{field}", None)  # computed from the old values
+        else:
+            setattr(settings, field, {*given, *TRAINING_RULES})
+
+
+def widen_dag(settings):
+    """Widens what is to be made.
+
+    As a target, `train` stands for all trainings. Stale files of runs are planned again unless the
+    targets are other files of runs.
+    """
+    if "train" in settings.targets:
+        runs = {f"{run.directory}/run.json" for run in WANTED}
+        settings.targets = ({*settings.targets} - {"train"}) | runs
+    for_all_trainings(settings, "forcerun", "until", "omit_from")
+    stale = [str(path) for path in stale_files(STUDY, PLAN, WANTED, Path())]
+    asked = [os.path.dirname(target) for target in settings.targets if "/runs/" in target]
+    if asked:
+        stale = [path for path in stale if path.startswith(tuple(asked))]
+    settings.forcerun = {*settings.forcerun, *stale}
+
+
+WIDEN = {
+    "dag_settings": widen_dag,
+    "scheduling_settings": lambda settings: for_all_trainings(settings, "prioritytargets"),
+    "group_settings": lambda settings: for_all_trainings(settings, "overwrite_groups"),
+}
+
+
+class Widened(type(workflow)):
+    """The workflow. Snakemake assigns it most settings only after it has read this file.
+
+    These attributes are not documented: pyproject.toml pins the range of Snakemake, and each setting
+    has a test.
+    """
+
+    def __setattr__(self, name, value):
+        if name in WIDEN and value is not None:
+            WIDEN[name](value)
+        super().__setattr__(name, value)
+
+
+if workflow.is_main_process and not MODULE:
+    workflow.__class__ = Widened
+    for_all_trainings(workflow.resource_settings, "overwrite_threads", "overwrite_resources")
