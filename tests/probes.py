@@ -1,4 +1,4 @@
-"""Environments whose optimum is known, registered on import as `probe/...-v0`."""
+"""Probe environments: known optima, or known failures; registered on import as `probe/...-v0`."""
 
 import ctypes
 import itertools
@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Dict
 
 
 class Target(gym.Env):
-    """One step; the reward is largest where the action equals `target` (in its own units)."""
+    """One step; the best action is `target`, in the environment's own units."""
 
     observation_space = Box(-1, 1, (1,), np.float32)
 
@@ -28,7 +28,7 @@ class Target(gym.Env):
 
 
 class Copy(gym.Env):
-    """One step; the best action is the observation, which comes as a Dict."""
+    """One step; the best action equals the observation, which is a Dict."""
 
     observation_space = Dict({"x": Box(-1, 1, (1,)), "y": Box(-1, 1, (1,))})
     action_space = Box(-1, 1, (2,))
@@ -46,7 +46,7 @@ class Copy(gym.Env):
 
 
 class TwoSteps(gym.Env):
-    """Two steps that want unlike actions, 0.5 then -0.5; only the first observation is 0."""
+    """Two steps with different best actions, 0.5 then -0.5; only the first observation is 0."""
 
     observation_space = Box(0, 1, (1,), np.float32)
     action_space = Box(-1, 1, (1,))
@@ -63,9 +63,9 @@ class TwoSteps(gym.Env):
 
 
 class Regulator(gym.Env):
-    """Linear dynamics x' = a x + b u with the cost x^2 + r u^2: an LQR that never ends.
+    """An infinite-horizon LQR: dynamics x' = a x + b u, cost x^2 + r u^2.
 
-    Its optimum, found from the Riccati equation, keeps every action well inside the bounds.
+    Its optimal actions, from the Riccati equation, are well inside the bounds.
     """
 
     observation_space = Box(-np.inf, np.inf, (1,))
@@ -84,7 +84,7 @@ class Regulator(gym.Env):
 
 
 class Chain(gym.Env):
-    """Walks through `LENGTH` states, told one-hot, whatever the action; reward 1 at the end."""
+    """Walks through `LENGTH` one-hot states whatever the action; reward 1 at the end."""
 
     LENGTH = 5
     observation_space = Box(0, 1, (LENGTH,), np.float32)
@@ -105,7 +105,7 @@ class Chain(gym.Env):
 
 
 class Clock(gym.Env):
-    """Reward 1 a step; terminates after `length` steps, or never (then a time limit ends it)."""
+    """Reward 1 per step; terminates after `length` steps, or runs to its time limit."""
 
     observation_space = Box(0, 1, (1,), np.float32)
     action_space = Box(-1, 1, (1,))
@@ -127,7 +127,7 @@ class Clock(gym.Env):
 
 
 class Broken(Clock):
-    """Its seventh step of each episode answers with a reward that is not a number."""
+    """The seventh step of each episode returns NaN as reward."""
 
     def step(self, action):
         obs, reward, terminated, truncated, info = super().step(action)
@@ -135,7 +135,7 @@ class Broken(Clock):
 
 
 class Raising(Clock):
-    """Its third step of each episode raises."""
+    """The third step of each episode raises an exception."""
 
     def step(self, action):
         if self._time == 2:
@@ -144,7 +144,7 @@ class Raising(Clock):
 
 
 class Unlucky(Clock):
-    """Its third step raises in episodes of a few reset seeds."""
+    """The third step raises an exception in episodes with certain reset seeds."""
 
     def reset(self, *, seed=None, options=None):
         self._unlucky = seed is not None and seed % 64 == 44
@@ -157,7 +157,7 @@ class Unlucky(Clock):
 
 
 class Blind(Clock):
-    """Its second observation of each episode is too large for single precision."""
+    """The second observation of each episode is too large for float32."""
 
     def step(self, action):
         _, *rest = super().step(action)
@@ -165,7 +165,7 @@ class Blind(Clock):
 
 
 class Fickle(Clock):
-    """Its observations repeat neither by seed nor by action."""
+    """Not deterministic: observations depend on more than reset seed and actions."""
 
     _calls = itertools.count()
 
@@ -174,7 +174,7 @@ class Fickle(Clock):
 
 
 class Hanging(Clock):
-    """Its ninth step of the second episode never answers."""
+    """The ninth step of the second episode never returns."""
 
     def reset(self, *, seed=None, options=None):
         self._episode = getattr(self, "_episode", 0) + 1
@@ -187,7 +187,7 @@ class Hanging(Clock):
 
 
 class Seized(Clock):
-    """Its fifth step never answers, nor lets the interpreter do anything else."""
+    """The fifth step never returns, and holds the interpreter's lock."""
 
     def step(self, action):
         if self._time == 4:
@@ -217,7 +217,7 @@ class Told(gym.Env):
 
 
 class Unfit(gym.Env):
-    """Has the given spaces and nothing else."""
+    """Has unsuitable spaces and nothing else."""
 
     def __init__(self, action_space: gym.Space, observation_space: gym.Space) -> None:
         self.action_space, self.observation_space = action_space, observation_space

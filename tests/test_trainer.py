@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mpo import trainer as module
-from mpo.environments.envs import EnvironmentFailed
+from mpo.environments.guard import EnvironmentFailed
 from mpo.environments.rollouts import vector_env
 from mpo.study.config import ConfigError
 from mpo.study.hyperparameters import Hyperparameters

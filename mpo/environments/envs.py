@@ -5,7 +5,6 @@ As in Gymnasium, a time limit sets `truncated`, not `terminated`.
 
 import difflib
 import importlib
-import time
 import warnings
 from typing import Any, NoReturn
 
@@ -13,75 +12,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from mpo.study.config import ConfigError, JobFailed
-
-
-class EnvironmentFailed(JobFailed):
-    """An environment raised an exception or returned a non-finite number."""
-
-
-_call: tuple["_Guard", str, float] | None = None
-"""The environment call in progress: the environment, the method's name and its start."""
-
-
-def current_call() -> tuple[str, float] | None:
-    """Returns the environment call that this process is waiting for, if any.
-
-    Returns:
-        A description of the call, and when it began, in seconds of `time.monotonic`.
-    """
-    call = _call  # read once: the main thread may change it at any time
-    if call is None:
-        return None
-    guard, name, since = call
-    return f"{guard.where} ({name})", since
-
-
-_LARGEST = float(np.finfo(np.float32).max)
-"""Largest reward: the replay stores float32, so a larger one would become infinite."""
-
-
-class _Guard(gym.Wrapper):
-    """Reports failures of the environment with its id, the call and the step."""
-
-    def __init__(self, env: gym.Env, env_id: str) -> None:
-        super().__init__(env)
-        self._id = env_id
-        self._step = 0
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        self._step = 0
-        obs, info = self._guarded("reset", seed=seed, options=options)
-        self._refuse_non_finite(obs)
-        return obs, info
-
-    def step(self, action: np.ndarray) -> Any:
-        self._step += 1
-        result = self._guarded("step", action)
-        self._refuse_non_finite(result[0])
-        if not -_LARGEST <= result[1] <= _LARGEST:
-            raise EnvironmentFailed(f"{self.where}: reward is {result[1]}")
-        return result
-
-    def _guarded(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        global _call
-        _call = self, name, time.monotonic()
-        try:
-            return getattr(self.env, name)(*args, **kwargs)
-        except Exception as error:
-            text = f"{self.where}: {name} raised {type(error).__name__}: {error}"
-            raise EnvironmentFailed(text) from error
-        finally:
-            _call = None
-
-    def _refuse_non_finite(self, obs: np.ndarray) -> None:
-        if not np.isfinite(obs).all():
-            raise EnvironmentFailed(f"{self.where}: observation is {obs}")
-
-    @property
-    def where(self) -> str:
-        """The environment and the step, for messages."""
-        return f"environment {self._id!r}, step {self._step} of an episode"
+from mpo.environments.guard import Guard
+from mpo.study.config import ConfigError
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
@@ -106,13 +38,10 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     if not isinstance(observations, Box) or len(observations.shape) != 1:
         if not observations.is_np_flattenable:
             raise ConfigError(f"environment {env_id!r}: cannot flatten observations {observations}")
-        env = gym.wrappers.FlattenObservation(env)
-    space = Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
-    env = gym.wrappers.TransformObservation(env, lambda obs: obs.astype(np.float32), space)
     # For dm_control's float64 actions, Gymnasium casts the float64 range to float32: it overflows.
     with np.errstate(over="ignore"):
         env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-    return _Guard(env, env_id)
+    return Guard(env, env_id)
 
 
 def _refuse_unscalable(env_id: str, actions: gym.Space) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mpo.environments.envs import current_call
+from mpo.environments.guard import current_call
 from mpo.study.files import replacing
 from mpo.training.signals import Interrupted, Signals
 

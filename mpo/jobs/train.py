@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mpo.environments.envs import EnvironmentFailed
+from mpo.environments.guard import EnvironmentFailed
 from mpo.jobs.heartbeat import Heartbeat
 from mpo.study.config import JobFailed
 from mpo.study.paths import Place

@@ -13,7 +13,7 @@ EXIT_CODE = 75
 """Exit code of a stopped job that can be run again: EX_TEMPFAIL of sysexits.h."""
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A signal stopped the job; running it again completes it."""
 
     def __init__(self, number: Signals, text: str) -> None:

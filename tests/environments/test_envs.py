@@ -6,8 +6,9 @@ import termios
 import numpy as np
 import pytest
 
-from mpo.environments.envs import EnvironmentFailed, make_env
+from mpo.environments.envs import make_env
 from mpo.environments.episodes import EpisodeStream
+from mpo.environments.guard import EnvironmentFailed
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED, episode_seed, numpy_generator
 from mpo.study.config import ConfigError
 from tests import (
