@@ -16,17 +16,17 @@ from tests.docs.pages import blocks, commands, function, pages
 from tests.pipeline import ROOT
 
 RUN = {
-    "make study": ["summary.md"],
-    "make study CONFIG=config/tiny.yaml": ["summary.md"],
+    "make study": ["pages/summary.html"],
+    "make study CONFIG=config/tiny.yaml": ["pages/summary.html"],
     "make reference STUDY=small": [
         "../reference/tiny/summary.md",
         "../reference/tiny/tables/runs.csv",
     ],
     "source .venv/bin/activate": [],
-    "snakemake --cores 8": ["summary.md"],
-    "snakemake --cores 8 --configfile config/tiny.yaml": ["summary.md"],
-    "snakemake --cores 8 --resources gpu=2": ["summary.md"],
-    "snakemake --cores 8 --config allow_missing=true": ["summary.md"],
+    "snakemake --cores 8": ["pages/summary.html"],
+    "snakemake --cores 8 --configfile config/tiny.yaml": ["pages/summary.html"],
+    "snakemake --cores 8 --resources gpu=2": ["pages/summary.html"],
+    "snakemake --cores 8 --config allow_missing=true": ["pages/summary.html"],
     "snakemake --cores 8 figures": ["figures/effects.png", "figures/final_scores.pdf"],
     "snakemake --cores 1 results/default/figures/final_scores.png": ["figures/final_scores.png"],
     "snakemake --cores 1 results/default/runs/Pendulum-v1/retrace-on_optimizer-adam/seed0/"
