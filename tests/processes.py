@@ -11,11 +11,14 @@ from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
+import torch
 
 from mpo.study.hyperparameters import Training
 from mpo.study.paths import Place
 from mpo.study.specs import EvaluationSpec, RunSpec
+from mpo.training import loop
 from mpo.training.recorder import CLOCKS
+from mpo.training.stack import Stack
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,6 +96,25 @@ def train(
     if log:
         command += ["--log", *(place.log("train") for place in places)]
     return _start(command, output)
+
+
+def train_here(directory, spec, steps, seed=None, resume=None):
+    """Trains a run in this process, which saves a start of Python and torch.
+
+    Args:
+        directory: for the run's files.
+        spec: of the run.
+        steps: its budget, in environment steps.
+        seed: in place of the spec's.
+        resume: its resume directory, if it has one.
+
+    Returns:
+        The number of the environment step at which it ended.
+    """
+    seeds = [spec.seed if seed is None else seed]
+    stack = Stack(spec.env_id, spec.training, seeds, torch.device("cpu"))
+    loop.train(stack, spec.cell, steps, [directory], [resume] if resume else [])
+    return stack.env_steps
 
 
 def evaluate(folder, spec, steps, episodes):

@@ -33,13 +33,13 @@ def test_any_number_of_kills_changes_no_bit(tmp_path, case, kills):
     processes.train_here(calm, spec, STEPS)
     folder, steps = tmp_path / "killed", []
     for number in range(kills):
-        # Saving all the time, so that many a kill is inside the writing of a checkpoint.
+        # It saves all the time, so that many kills fall into the writing of a checkpoint.
         process = processes.train(folder, spec, STEPS, interval=0.01)
-        if number < 2:
+        if number < kills // 5:
             time.sleep(chance.uniform(0, 3))  # while it starts
         else:
             processes.wait_until_training(process, processes.resume(folder, spec))
-            if number >= 4:
+            if number >= 2 * kills // 5:
                 processes.wait_for_step(process, processes.resume(folder, spec), steps[-1] + 1)
             time.sleep(chance.uniform(0, 0.15))
         assert process.poll() is None, "it ended before it was killed"

@@ -98,10 +98,10 @@ LONG = changed(
     environments=["Pendulum-v1"],
     seeds=[0],
     axes={"retrace": [False], "optimizer": ["adam"]},
-    schedule={"total_steps": 6000, "snapshot_interval": 3000, "log_interval": 1000},
-    execution={"checkpoint_interval_s": 0.5},
+    schedule={"total_steps": 3000, "snapshot_interval": 1500, "log_interval": 500},
+    execution={"checkpoint_interval_s": 0.2},
 )
-RUN = f"results/tiny/runs/Pendulum-v1/{CELL}/seed0/step6000"
+RUN = f"results/tiny/runs/Pendulum-v1/{CELL}/seed0/step3000"
 
 
 @pytest.fixture(scope="module")
