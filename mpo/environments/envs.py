@@ -5,14 +5,19 @@ As in Gymnasium, a time limit sets `truncated`, not `terminated`.
 
 import difflib
 import importlib
+import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
-from mpo.environments.guard import Guard
+from mpo.environments.guard import EnvironmentFailed, Guard
 from mpo.study.config import ConfigError
 
 
@@ -26,22 +31,60 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
 
     Returns:
         An environment whose observation space is a float32 Box `[O]` and whose action space is the
-        Box [-1, 1] `[D]`, mapped affinely to the environment's own bounds. Its `step` and `reset`
-        raise `EnvironmentFailed` if the environment raises or returns a non-finite number.
+        Box [-1, 1] `[D]`, mapped affinely to the environment's own bounds. Its methods raise
+        `EnvironmentFailed` if the environment raises or returns something that cannot be used.
 
     Raises:
-        ConfigError: the id is unknown or lacks its version, or a space is not supported.
+        ConfigError: the id is unknown or lacks its version, the environment cannot be made, or a
+            space is not supported.
     """
     env = _make(env_id, render_mode)
-    _refuse_unscalable(env_id, env.action_space)
-    observations = env.observation_space
-    if not isinstance(observations, Box) or len(observations.shape) != 1:
-        if not observations.is_np_flattenable:
-            raise ConfigError(f"environment {env_id!r}: cannot flatten observations {observations}")
-    # For dm_control's float64 actions, Gymnasium casts the float64 range to float32: it overflows.
-    with np.errstate(over="ignore"):
-        env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-    return Guard(env, env_id)
+    with _named(env_id, "reading its spaces"):
+        actions, observations = env.action_space, env.observation_space
+    _refuse_unscalable(env_id, actions)
+    if not observations.is_np_flattenable:
+        raise ConfigError(f"environment {env_id!r}: cannot flatten observations {observations}")
+    with _named(env_id, "wrapping it"):
+        # For dm_control's float64 actions, Gymnasium casts the float64 range to float32: it
+        # overflows.
+        with np.errstate(over="ignore"):
+            env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+        return Guard(env, env_id)
+
+
+def check(env_id: str) -> None:
+    """Makes an environment, plays its first step, and closes it.
+
+    Whatever it prints goes to stderr: stdout belongs to the program that plans.
+
+    Args:
+        env_id: see `make_env`.
+
+    Raises:
+        ConfigError: the environment cannot be made, or fails in this step.
+    """
+    with _stdout_to_stderr():
+        env = make_env(env_id)
+        try:
+            env.reset(seed=0)
+            env.step(np.zeros(env.action_space.shape or (), np.float32))
+            env.close()
+        except EnvironmentFailed as error:
+            raise ConfigError(str(error)) from error
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Also holds for what other languages print."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _refuse_unscalable(env_id: str, actions: gym.Space) -> None:
@@ -79,22 +122,47 @@ def dimensions(observations: gym.Space, actions: gym.Space) -> tuple[int, int]:
 
 
 def _make(env_id: str, render_mode: str | None) -> gym.Env:
-    try:
-        if env_id.startswith("dm_control/"):
-            with warnings.catch_warnings():
+    module, _, name = env_id.rpartition(":")
+    if env_id.startswith("dm_control/"):
+        module = "shimmy"
+    if module:
+        with _named(env_id, f"importing {module!r}"), warnings.catch_warnings():
+            if module == "shimmy":
                 # glfw warns if there is no display, but no window is ever opened here.
                 warnings.simplefilter("ignore")
-                importlib.import_module("shimmy")
-        module, _, name = env_id.rpartition(":")
-        if module:
             importlib.import_module(module)
-        # Refuse an id without a version: `make` would take the newest one, which can change when
-        # Gymnasium is upgraded.
-        gym.spec(name)
-        # Environments that cannot render may not accept the argument.
-        options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-        return gym.make(name, disable_env_checker=True, **options)
-    except (gym.error.Error, ModuleNotFoundError) as error:
-        near = difflib.get_close_matches(env_id, gym.registry, n=5, cutoff=0.4)
-        choices = f"; similar ids: {', '.join(near)}" if near else ""
-        raise ConfigError(f"environment {env_id!r}: {error}{choices}") from error
+    # Environments that cannot render may not accept the argument.
+    options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    with _named(env_id, "making it"):
+        try:
+            # Refuse an id without a version: `make` would take the newest one, which can change
+            # when Gymnasium is upgraded.
+            gym.spec(name)
+            return gym.make(name, disable_env_checker=True, **options)
+        except (gym.error.Error, ImportError) as error:
+            similar = _similar(name)
+            choices = f"; similar ids: {', '.join(similar)}" if similar else ""
+            raise ConfigError(f"environment {env_id!r}: {error}{choices}") from error
+
+
+@contextmanager
+def _named(env_id: str, doing: str) -> Iterator[None]:
+    """Turns whatever the environment's own code raises into a `ConfigError` with its id."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        text = f"environment {env_id!r}: {doing} raised {type(error).__name__}: {error}"
+        raise ConfigError(text) from error
+
+
+def _similar(name: str) -> list[str]:
+    """Returns the registered ids that are most like `name`, each in its newest version."""
+    newest: dict[tuple[str | None, str], EnvSpec] = {}
+    for spec in gym.registry.values():
+        known = newest.setdefault((spec.namespace, spec.name), spec)
+        if (spec.version or 0) > (known.version or 0):
+            newest[spec.namespace, spec.name] = spec
+    ids = [spec.id for spec in newest.values() if spec.id != name]
+    return difflib.get_close_matches(name, ids, n=5, cutoff=0.4)
