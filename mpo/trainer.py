@@ -1,7 +1,7 @@
 """The public API: trains MPO on one environment, for one seed or for several stacked ones.
 
-The names, parameters and defaults of this file are fixed. The seeds at work are in
-`training/stack.py`, the training loop in `training/loop.py`, the learning in `algorithm/`.
+The names, parameters and defaults in this file must not change. The state of the seeds is in
+`training/stack.py`, the training loop in `training/loop.py`, and the algorithm in `algorithm/`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ logger = logging.getLogger(__name__)
 
 
 def _format_metrics(metrics: Mapping[str, float]) -> str:
-    """One line, see `format_metrics`."""
+    """Formats metrics as one line; see `format_metrics`."""
     return format_metrics(metrics)
 
 
 def _make_env(env_id: str, *, seed: int | None = None) -> gym.Env:
-    """An environment as the agent sees it (see `make_env`), reset and seeded if a seed is given."""
+    """Makes an environment with `make_env`; if a seed is given, resets and seeds it."""
     env = make_env(env_id)
     if seed is not None:
         env.reset(seed=seed)
@@ -48,22 +48,23 @@ def _make_env(env_id: str, *, seed: int | None = None) -> gym.Env:
 
 
 def _to_device_tensor(value: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A float32 copy of an array on a device."""
+    """Copies an array to a device, as float32."""
     return torch.tensor(value, dtype=torch.float32, device=device)
 
 
 def _evaluate_vectorized(
     agent: MPOAgent, eval_envs: gym.vector.VectorEnv, seed: int = 42
 ) -> Dict[str, float]:  # noqa: UP006
-    """Plays one mean-action episode in each environment, all at once, for each seed of the agent.
+    """Plays one episode per environment with the mean action, for each seed of the agent.
 
     Args:
         agent: its online policy acts.
-        eval_envs: n environments as of `make_env`.
-        seed: episode i resets with seed + i.
+        eval_envs: n environments, each from `make_env`.
+        seed: episode i uses the reset seed `seed + i`.
 
     Returns:
-        return_mean, return_std, return_min, return_max and length_mean over all episodes.
+        return_mean, return_std, return_min, return_max and length_mean over all episodes; lengths
+        in environment steps.
     """
     seeds = [seed + i for i in range(eval_envs.num_envs)]
     returns, lengths = [], []
@@ -81,7 +82,7 @@ def _evaluate_vectorized(
 
 
 def _hyperparameters(given: Mapping[str, Any]) -> Hyperparameters:
-    """The hyperparameters among the constructor's arguments, checked.
+    """Validates the hyperparameters among the constructor's arguments.
 
     Raises:
         ConfigError: a value is out of range.
@@ -161,7 +162,7 @@ class MPOTrainer:
         cuda_graphs: bool = True,
         compile_on_cpu: bool = False,
     ) -> None:
-        """Makes the environments, the agent and an empty replay; see the class."""
+        """Creates the environments, the agent and an empty replay; see the class for arguments."""
         self.config = _hyperparameters(locals())
         self.device = torch.device(device)
         self.env_id, self.seeds = env_id, (seed, *extra_seeds)
@@ -173,7 +174,7 @@ class MPOTrainer:
             cuda_graphs=cuda_graphs,
             compile_on_cpu=compile_on_cpu,
         )
-        """The seeds at work: their agent, replay and episodes."""
+        """The stacked seeds: their agent, replay and episodes."""
 
     @property
     def agent(self) -> MPOAgent:
@@ -181,21 +182,21 @@ class MPOTrainer:
         return self.stack.agent
 
     def replay_size(self) -> int:
-        """Transitions that the replay holds for the first seed."""
+        """Returns the number of transitions that the replay holds for the first seed."""
         return self.stack.replay.size()
 
     def replay_ptr(self) -> int:
-        """The slot of the replay that the first seed's next transition takes."""
+        """Returns the replay's slot for the first seed's next transition."""
         return self.stack.replay.pointer()
 
     @staticmethod
     def _as_cpu_float_tensor(value: np.ndarray | float, shape: tuple[int, ...]) -> torch.Tensor:
-        """A float32 CPU tensor of the given shape."""
+        """Converts a value to a float32 CPU tensor of the given shape."""
         return torch.as_tensor(value, dtype=torch.float32, device="cpu").reshape(shape)
 
     @staticmethod
     def _is_finite_value(value: np.ndarray | float) -> bool:
-        """Whether every element is finite."""
+        """Returns whether every element is finite."""
         return bool(np.isfinite(value).all())
 
     def _add_transition(
@@ -210,7 +211,7 @@ class MPOTrainer:
         truncated: float = 0.0,
         seed_index: int = 0,
     ) -> bool:
-        """Stores a transition, see `Stack.add_transition`."""
+        """Stores a transition; see `Stack.add_transition`."""
         return self.stack.add_transition(
             obs,
             action_exec,
@@ -224,12 +225,12 @@ class MPOTrainer:
         )
 
     def _get_sequence_offsets(self, seq_len: int) -> torch.Tensor:
-        """0 ... seq_len - 1, see `Stack.offsets`."""
+        """Returns 0 ... seq_len - 1; see `Stack.offsets`."""
         return self.stack.offsets(seq_len)
 
     def _sample_sequences(self, batch_size: int, seq_len: int) -> TensorDict:
-        """Windows of consecutive transitions, [S, T, B]; see `Replay.sample`."""
-        # Imported for who asks for it: it takes a second, in every job.
+        """Samples windows of consecutive transitions, [S, T, B]; see `Replay.sample`."""
+        # Imported only here, because the import takes a second and jobs do not need it.
         from tensordict import TensorDict
 
         windows = self.stack.replay.sample(batch_size, self._get_sequence_offsets(seq_len))
@@ -248,31 +249,34 @@ class MPOTrainer:
         checkpoint_interval_s: float = 60.0,
         keep_resume_state: bool = True,
     ) -> None:
-        """Trains until `total_steps` environment steps a seed and writes what was learnt.
+        """Trains each seed up to `total_steps` environment steps and writes the results.
 
-        A seed whose loss, parameters or actions are no longer finite has diverged: its run.json
-        says so, and when all have, training stops.
+        A seed diverges when its loss, parameters or actions become non-finite, which is recorded in
+        its run.json. Training stops early when all seeds have diverged.
 
         Args:
-            total_steps: environment steps in all; nothing that is learnt depends on it.
+            total_steps: environment steps per seed, in total. It only decides when training stops:
+                the first steps of a longer training are the same.
             update_after: environment steps before the first update.
-            batch_size: windows an update, a seed.
-            out_dir: gets train.parquet, policies.pt and run.json; with extra seeds, a folder
-                seedN of them for each.
-            m_steps: policy steps an update.
-            snapshot_interval: environment steps between policy snapshots, the first at 0.
+            batch_size: windows per update and seed.
+            out_dir: where train.parquet, policies.pt and run.json are written; with extra seeds,
+                in a folder seedN for each.
+            m_steps: policy steps per update.
+            snapshot_interval: environment steps between policy snapshots; the first is at step 0.
             log_interval: environment steps between rows of metrics.
-            resume_dir: keeps the resumable state; with extra seeds, in a folder seedN for each.
-                What it holds replaces this trainer's own state; where that is beyond `total_steps`
-                already, nothing is trained and what lies beyond is not reported. SIGTERM, SIGINT
-                and SIGUSR1 then end the training with a checkpoint.
+            resume_dir: where the state to resume from is kept; with extra seeds, in a folder seedN
+                for each. If it holds a state, training continues from there. If that state is
+                already beyond `total_steps`, nothing is trained, and results are written up to
+                `total_steps`. With this directory, SIGTERM, SIGINT and SIGUSR1 end the training
+                with a checkpoint.
             checkpoint_interval_s: seconds between checkpoints.
-            keep_resume_state: whether a later call with more steps can go on from the end.
+            keep_resume_state: whether to keep the state at the end, so that a later call can
+                continue with more steps.
 
         Raises:
-            ConfigError: a value is out of range, or `resume_dir` is of another training.
-            EnvironmentFailed: see `make_env`.
-            Interrupted: one of the signals came.
+            ConfigError: a value is out of range, or `resume_dir` belongs to another training.
+            EnvironmentFailed: an environment raised an exception or returned a non-finite number.
+            Interrupted: one of the signals above was received.
         """
         intervals = {"snapshot_interval": snapshot_interval, "log_interval": log_interval}
         spec = self._spec(
@@ -289,12 +293,16 @@ class MPOTrainer:
         )
 
     def _folders(self, directory: str) -> list[Path]:
-        """Each seed's own: the directory itself, or its folder seedN where there are several."""
+        """Returns each seed's folder: the directory itself, or seedN in it for several seeds."""
         path = Path(directory)
         return [path] if len(self.seeds) == 1 else [path / f"seed{seed}" for seed in self.seeds]
 
     def _spec(self, intervals: dict[str, int], **training: Any) -> CellSpec:
-        """What shapes the training; ConfigError where a value is out of range."""
+        """Builds the spec of the training.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
         try:
             settings = Training(**self.config.model_dump(), **training)
             return CellSpec(env_id=self.env_id, training=settings, **intervals)

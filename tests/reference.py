@@ -1,8 +1,10 @@
-"""MPO by the papers' sums, one sample at a time, in float64, for one learner: slow and plain.
+"""A slow, plain reference of MPO for one learner: the papers' formulas in float64.
 
-Sources: 2018a is Abdolmaleki et al. (arXiv 1806.06920), 2018b (1812.02256), MO-MPO 2020
-(2005.07513), Retrace Munos et al. 2016 (1606.02647). Nothing here is shared with `mpo`, except that
-`PlainPolicy` and `PlainCritic` read the weights of one stacked learner.
+Everything is computed sample by sample.
+
+Sources: Abdolmaleki et al. 2018a (arXiv 1806.06920) and 2018b (1812.02256); MO-MPO, Abdolmaleki et
+al. 2020 (2005.07513); Retrace, Munos et al. 2016 (1606.02647). It shares no code with `mpo`;
+`PlainPolicy` and `PlainCritic` copy the weights of one stacked learner.
 
 Letters: N action samples, B states, T time, D action dimensions.
 """
@@ -57,7 +59,7 @@ def kl_from_uniform(table: Tensor) -> Tensor:
 
 
 def penalty_values(actions: Tensor) -> Tensor:
-    """Minus the distance of each action [N, B, D] from the box [-1, 1], [N, B]."""
+    """Minus the Euclidean distance of each action [N, B, D] from the box [-1, 1], [N, B]."""
     samples, states, dims = actions.shape
     costs = torch.zeros(samples, states, dtype=torch.float64)
     for n in range(samples):
@@ -98,7 +100,7 @@ def gaussian_kl(mean: Tensor, stddev: Tensor, other_mean: Tensor, other_stddev: 
 def kl_per_dimension(
     mean: Tensor, stddev: Tensor, other_mean: Tensor, other_stddev: Tensor
 ) -> list[Tensor]:
-    """mean_b KL of each action dimension, a list of D."""
+    """mean_b KL, in nats, as a list over the D action dimensions."""
     return [
         mean_over(
             [
@@ -111,7 +113,7 @@ def kl_per_dimension(
 
 
 def lagrangian(kls: list[Tensor], alpha: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Sums over D of alpha * KL (alpha held) and of alpha * (epsilon - KL) (KL held)."""
+    """Sums over D of alpha * KL (alpha detached) and of alpha * (epsilon - KL) (KL detached)."""
     policy = sum((alpha[d].detach() * kls[d] for d in range(len(kls))), zero())
     dual = sum((alpha[d] * (epsilon - kls[d].detach()) for d in range(len(kls))), zero())
     return policy, dual
@@ -121,14 +123,14 @@ def lagrangian(kls: list[Tensor], alpha: Tensor, epsilon: float) -> tuple[Tensor
 
 
 def critic_loss(values: Tensor, targets: Tensor) -> Tensor:
-    """Half the mean squared error of two vectors."""
+    """Half the mean squared error."""
     return mean_over([0.5 * (values[i] - targets[i]) ** 2 for i in range(len(values))])
 
 
 def n_step(
     rewards: Tensor, terminated: Tensor, truncated: Tensor, gamma: float
 ) -> tuple[float, float, int]:
-    """Of one window [T]: the discounted rewards, the bootstrap's factor and its step."""
+    """For one window [T]: the discounted rewards, the bootstrap's factor, the last step's index."""
     last = 0
     while last < len(rewards) - 1 and not terminated[last] and not truncated[last]:
         last += 1
@@ -146,11 +148,12 @@ def retrace(
     gamma: float,
     lambda_: float,
 ) -> list[float]:
-    """Of one window [T]: Q(s_t, a_t) + sum_k gamma^(k-t) (prod_{i=t+1..k} c_i) delta_k, every t.
+    """Retrace targets of one window [T] (Munos et al., eq. 3), for every t:
 
-    delta_k = r_k + gamma * E_pi Q(s_{k+1}, .) - Q(s_k, a_k) (Munos et al., eq. 3) without the
-    bootstrap where k terminated, c_i = lambda * min(1, pi / b); the sum over k ends with the
-    episode or the window.
+    Q(s_t, a_t) + sum_k gamma^(k-t) (prod_{i=t+1..k} c_i) delta_k, with
+    delta_k = r_k + gamma * E_pi Q(s_{k+1}, .) - Q(s_k, a_k), without the bootstrap if step k
+    terminates, and c_i = lambda * min(1, pi / b). The sum over k stops at the end of the episode or
+    of the window.
     """
     steps = len(rewards)
     targets = []
@@ -169,11 +172,11 @@ def retrace(
     return targets
 
 
-# Networks: one learner of a stack as plain torch modules.
+# Networks: one learner of a stack, as plain torch modules.
 
 
 def plain_linear(layer: nn.Module, index: int) -> nn.Linear:
-    """The learner's affine map; its weight lies [in, out] in the stack."""
+    """One learner's affine map; the stack stores weights as [in, out], torch as [out, in]."""
     weight = layer.weight[index].detach().T
     plain = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
     with torch.no_grad():
@@ -194,7 +197,7 @@ def plain_torso(torso: nn.Module, index: int) -> list[nn.Module]:
 
 
 class PlainPolicy(nn.Module):
-    """Linear, LayerNorm, tanh, (Linear, ELU)*, then a linear head of mean and raw stddev."""
+    """Linear, LayerNorm, tanh, (Linear, ELU)*, then a linear head for mean and raw stddev."""
 
     def __init__(self, stacked: nn.Module, index: int, init_scale: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A made-up study on disk: what its runs would have left, from a seeded generator."""
+"""A synthetic study on disk: the files that its runs would have written, with random numbers."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def config(
     final_episodes: int = 4,
     snapshots: int = 10,
 ) -> dict[str, Any]:
-    """Of a study of so many environments and seeds; retrace x two optimizers unless told."""
+    """Makes a study's config; by default its arms are retrace x two optimizers."""
     names = environments
     if isinstance(names, int):
         names = ["Pendulum-v1", "dm_control/walker-walk-v0"][:names]
@@ -78,12 +78,12 @@ def config(
 
 
 def plan(*arguments: Any, **options: Any) -> Study:
-    """The study of that `config`."""
+    """Makes the study of `config` with the same arguments."""
     return Study.parse(config(*arguments, **options))
 
 
 def write_status(run: Run, root: Path, **changed: Any) -> None:
-    """What a run's job says of itself: that it fails, unless told."""
+    """Writes a run's status file; by default the run has failed."""
     content = {
         "status": "failed",
         "error": "RuntimeError: no luck",
@@ -102,23 +102,26 @@ def write_status(run: Run, root: Path, **changed: Any) -> None:
 
 
 def write_runs(study: Study, root: Path, spread: float = 0.08) -> None:
-    """Every planned run's directory; `spread` is the seeds' share of an environment's scale."""
+    """Writes every planned run's results.
+
+    `spread` is the seeds' standard deviation as a share of the environment's scale.
+    """
     for index, run in enumerate(study.runs):
         write_run(study, run, root, np.random.default_rng([7, index]), spread)
 
 
 SCALES = [(-1400.0, 1250.0), (30.0, 900.0), (0.0, 5200.0), (-60.0, 40.0)]
-"""Floor of the returns and what can be gained, of the first environments and again."""
+"""Lowest return and range of returns; the environments use these in turn."""
 
 
 def scale(study: Study, env_id: str) -> tuple[float, float]:
-    """Of an environment."""
+    """Returns an environment's entry of `SCALES`."""
     place = [environment.id for environment in study.environments].index(env_id)
     return SCALES[place % len(SCALES)]
 
 
 def write_scale(study: Study, root: Path) -> tuple[Path, list[Path]]:
-    """A table of references, and a random policy's returns; returns their files."""
+    """Writes a table of reference scores and a random policy's returns; returns their paths."""
     root.mkdir(parents=True, exist_ok=True)
     rows, random = [], []
     for environment in study.environments:
@@ -132,7 +135,7 @@ def write_scale(study: Study, root: Path) -> tuple[Path, list[Path]]:
 
 
 def write_tables(study: Study, root: Path, published: Path | None = None) -> Path:
-    """All tables of a study's runs, and the baselines of a csv; returns their folder."""
+    """Writes all tables of a study, with baselines from a csv if given; returns their folder."""
     folder = root / "tables"
     tables.write(tables.collect(study, root), folder)
     found = answers.compute(study, folder, *write_scale(study, root / "scale"))
@@ -143,7 +146,7 @@ def write_tables(study: Study, root: Path, published: Path | None = None) -> Pat
 def write_run(
     study: Study, run: Run, root: Path, rng: np.random.Generator, spread: float = 0.08
 ) -> None:
-    """One run: returns that rise from a floor, faster in some arms, each seed with its own end."""
+    """Writes one run: returns rise from a floor, faster in some arms, to a level per seed."""
     directory = root / run.directory
     directory.mkdir(parents=True)
     floor, gain = scale(study, run.spec.env_id)
@@ -218,7 +221,7 @@ def write_run(
 
 
 def lose(study: Study, root: Path, indices: Iterable[int]) -> Study:
-    """Has some runs failed; returns the study that goes on without them."""
+    """Makes some runs fail; returns the study with missing runs allowed."""
     for index in indices:
         shutil.rmtree(root / study.runs[index].directory)
         write_status(study.runs[index], root)

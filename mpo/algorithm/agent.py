@@ -1,8 +1,10 @@
-"""The MPO agent: S stacked learners of one shape, their targets, duals and optimizers.
+"""The MPO agent: S stacked learners with their target networks, duals and optimizers.
 
-The formulas are in `losses.py`, the targets in `targets.py`; here they meet the online networks.
+The losses are in `losses.py` and the critic's targets in `targets.py`; this module applies them to
+the online networks.
 
-Letters: S seed, T window, B batch, N action samples, O observation, D action dimensions.
+Letters: S seed, T window, B batch, N action samples, O observation, D action dimensions,
+K E-step constraints (1, or 2 with the action penalty).
 """
 
 import copy
@@ -18,9 +20,9 @@ from torch import Tensor
 from mpo.algorithm import losses
 from mpo.algorithm.duals import Duals, softplus
 from mpo.algorithm.layers import Normalizer
-from mpo.algorithm.networks import CategoricalQNetwork, GaussianPolicy, QNetwork
+from mpo.algorithm.networks import GaussianPolicy, make_critic
 from mpo.algorithm.optimizers import StackedOptimizer, flatten_
-from mpo.algorithm.running_moments import RunningMoments
+from mpo.algorithm.running_moments import ObservationMoments
 from mpo.algorithm.targets import TargetPass, Targets
 from mpo.compute.compile import compiled, compiles
 from mpo.compute.cuda_graphs import Graphed, Tensors
@@ -31,20 +33,19 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class _Evaluated(NamedTuple):
-    """What an update goes on with once the critic and the temperatures have their gradients."""
+    """The inputs of the M-step; see `Targets` for `state`, `mean` and `stddev`."""
 
     state: Tensor
-    """See `Targets`, like the next two."""
     mean: Tensor
     stddev: Tensor
     moments: losses.Moments
-    """Of the improved samples at these states."""
+    """Moments of the noise under the E-step's weights."""
     metrics: dict[str, Tensor]
     """Diagnostics so far, [S] each."""
 
 
 class MPOAgent:
-    """Acts for S seeds and learns from their windows; no operation mixes seeds."""
+    """Acts for S seeds and learns from windows of their replays; no operation mixes seeds."""
 
     def __init__(
         self,
@@ -56,22 +57,21 @@ class MPOAgent:
         cuda_graphs: bool = True,
         compile_on_cpu: bool = False,
     ) -> None:
-        """Draws the initial networks from each seed's own stream.
+        """Creates the learners, with initial networks drawn from each seed's own stream.
 
         Args:
             obs_dim: O.
             action_dim: D.
-            config: of the networks and of the learning.
-            seeds: of each learner, S.
-            device: of networks and updates.
-            cuda_graphs: whether acting and learning are a graph each, where the device is a GPU.
-            compile_on_cpu: whether they are compiled where it is none.
+            config: the hyperparameters.
+            seeds: one seed per learner, S.
+            device: the device of networks and updates.
+            cuda_graphs: whether acting and learning on a GPU are captured in a CUDA graph each.
+            compile_on_cpu: whether acting and learning on a CPU are compiled.
         """
         self.config = config
         self.device = device
         self.action_dim = action_dim
         self.num_seeds = len(seeds)
-        self._seen = [RunningMoments(obs_dim) for _ in seeds]
         self._act_noise = [numpy_generator(seed, "act") for seed in seeds]
         self._noise = [torch_generator(seed, "noise", device) for seed in seeds]
         self._make_networks(obs_dim, seeds)
@@ -81,16 +81,16 @@ class MPOAgent:
         self.updates = 0
 
     def _make_networks(self, obs_dim: int, seeds: Sequence[int]) -> None:
-        """Draws policy and critic from each seed's own stream, and copies them to the targets."""
+        """Draws policy and critic from each seed's own stream, and copies them as targets."""
         config, init = self.config, [torch_generator(seed, "init") for seed in seeds]
         normalizer = Normalizer(len(seeds), obs_dim) if config.normalize_observations else None
-        self._normalizer = normalizer
+        self._observations = ObservationMoments(len(seeds), obs_dim, normalizer)
         widths, scale = config.policy_layer_sizes, config.policy_init_scale
         self.policy = GaussianPolicy(obs_dim, self.action_dim, widths, scale, init, normalizer)
-        self.critic = _make_critic(obs_dim, self.action_dim, config, init, normalizer)
+        self.critic = make_critic(obs_dim, self.action_dim, config, init, normalizer)
         self.policy.to(self.device)
         self.critic.to(self.device)
-        # The four networks share one normaliser: it is not trained, and changes for all at once.
+        # The four networks share one normaliser, which is not trained and changes for all at once.
         self.target_policy = copy.deepcopy(self.policy, {id(normalizer): normalizer})
         self.target_critic = copy.deepcopy(self.critic, {id(normalizer): normalizer})
         self._targets = TargetPass(config, self.target_policy, self.target_critic)
@@ -98,27 +98,27 @@ class MPOAgent:
         self._behaviour = behaves[config.behaviour_policy]
 
     def _make_duals(self) -> None:
-        """The temperatures and the KL multipliers, each beside the bounds it enforces."""
+        """Creates the temperatures and the KL multipliers, and the bounds that they enforce."""
         config, device = self.config, self.device
         penalties = int(config.action_penalty)
         self.temperatures = Duals(
             torch.full((self.num_seeds, 1 + penalties), config.temperature_init)
         ).to(device)
-        """Of the E-step over action values and, if there is one, over the penalty, [S, K]."""
+        """Of the E-steps over action values and, if enabled, over the action penalty, [S, K]."""
         bounds = [config.kl_epsilon, config.epsilon_penalty][: 1 + penalties]
         self._estep_epsilons = torch.tensor(bounds, device=device)  # [K]
         multipliers = [config.init_log_alpha_mean, config.init_log_alpha_stddev]
         alphas = torch.tensor([config.lambda_init * softplus(x) for x in multipliers])
         dims = self.action_dim if config.per_dimension_kl else 1
         self.alphas = Duals(alphas[:, None].expand(self.num_seeds, 2, dims)).to(device)
-        """Of the KL bounds on means and on standard deviations, [S, 2, D]; [S, 2, 1] if one bound
-        holds for the sum over D."""
+        """Multipliers of the KL bounds on means and on standard deviations, [S, 2, D], or [S, 2, 1]
+        if one bound holds for the sum over D."""
         epsilon_mean = config.mstep_kl_epsilon
         epsilons = [epsilon_mean, config.mstep_kl_epsilon_stddev or epsilon_mean]
         self._mstep_epsilons = torch.tensor(epsilons, device=device).unsqueeze(-1)  # [2, 1]
 
     def _make_optimizers(self) -> None:
-        """The four optimizers, and the targets' parameters as one flat tensor a network."""
+        """Creates the four optimizers, and flattens the parameters of the target networks."""
         config = self.config
         self._policy_optimizer, self._critic_optimizer = (
             StackedOptimizer(config.optimizer, network.parameters(), lr, config.sgd_momentum)
@@ -135,36 +135,42 @@ class MPOAgent:
         self._flat_target_critic = flatten_(self.target_critic.parameters())
 
     def _make_programs(self, cuda_graphs: bool, compile_on_cpu: bool) -> None:
-        """What acts and learns: plain, compiled, or as CUDA graphs."""
+        """Compiles acting and learning and wraps them in CUDA graphs, where enabled."""
         self.compiled = compiles(self.device, compile_on_cpu)
-        """Whether torch's compiler makes the code of acting and learning."""
+        """Whether acting and learning are compiled by torch."""
         fast = partial(compiled, device=self.device, on_cpu=compile_on_cpu)
         self._evaluation = fast(self._evaluate)
         self._policy_gradients = fast(self._fit_policy)
         self._graphs = cuda_graphs and self.device.type == "cuda"
         self._heads = self._graphed(fast(self._policy_heads))
         self._learners: dict[int, Callable[[Tensors], Tensors]] = {}
-        """By M-steps an update."""
+        """The update's function for each number of M-steps."""
 
     @torch.inference_mode()
     def mode(self, obs: np.ndarray, seed_index: int = 0) -> np.ndarray:
-        """One seed's online mean actions, clipped: float32 [B, O] -> [B, D]."""
+        """Returns the means of one seed's online policy, clipped to [-1, 1].
+
+        Args:
+            obs: float32 [B, O].
+            seed_index: the seed's position in the stack.
+
+        Returns:
+            Canonical actions, float32 [B, D].
+        """
         rows = torch.from_numpy(obs).to(self.device).expand(self.num_seeds, -1, -1)
         return self.policy(rows)[0][seed_index].clamp(-1, 1).cpu().numpy()
 
     @torch.inference_mode()
     def act(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Samples the behaviour policy for every seed.
+        """Samples one action per seed from the behaviour policy.
 
         Args:
             obs: float32 [S, O].
 
         Returns:
-            Raw (unclipped) actions [S, D] and their log-densities [S], float32.
+            Raw (unclipped) actions [S, D] and their log-densities in nats [S], float32.
         """
-        if self._normalizer is not None:
-            for seen, own in zip(self._seen, obs, strict=True):
-                seen.add(own)
+        self._observations.add(obs)
         heads = self._heads({"obs": torch.from_numpy(obs)})["heads"]
         mean, stddev = np.split(heads.cpu().numpy(), 2, axis=-1)  # one copy to the host
         noise = np.stack(
@@ -175,25 +181,25 @@ class MPOAgent:
 
     @torch.inference_mode()
     def update(self, windows: Tensors, m_steps: int = 1) -> Tensors:
-        """One critic step and `m_steps` policy steps on windows of the replay.
+        """Takes one critic step and `m_steps` policy steps on windows of the replay.
 
         Args:
-            windows: see `Replay.sample`, [S, T, B].
-            m_steps: policy and multiplier steps on the same E-step.
+            windows: fields [S, T, B], from `Replay.sample`.
+            m_steps: steps of the policy and the KL multipliers with the same E-step.
 
         Returns:
-            Diagnostics of the update, each [S]; on a GPU the next one overwrites them.
+            Diagnostics of the update, [S] each. With CUDA graphs the next update overwrites them.
         """
         if m_steps not in self._learners:
             learn = partial(self._learn, m_steps=m_steps)
             self._learners[m_steps] = self._graphed(learn, self._noise)
         if self.updates == 0:
-            self._refresh_normalizer()
+            self._observations.refresh_normalizer()
         metrics = self._learners[m_steps](windows)
         self.updates += 1
         periodic = self.updates % self.config.target_networks_update_period == 0
         if periodic:
-            self._refresh_normalizer()
+            self._observations.refresh_normalizer()
         if self.config.target_polyak is not None:
             self._move_targets(self.config.target_polyak)
         elif periodic:
@@ -201,7 +207,7 @@ class MPOAgent:
         return metrics
 
     def non_finite(self) -> dict[str, Tensor]:
-        """Where parameters are not finite: a bool [S] for each of policy, critic and duals."""
+        """Returns which seeds have non-finite parameters, bool [S] for policy, critic and duals."""
         flats = {
             "policy": [self._policy_optimizer.flat],
             "critic": [self._critic_optimizer.flat],
@@ -210,7 +216,10 @@ class MPOAgent:
         return {name: ~torch.cat(flat, dim=1).isfinite().all(1) for name, flat in flats.items()}
 
     def state_dict(self, index: int) -> dict[str, Any]:
-        """All that a seed's acting and learning depend on, as if it were alone."""
+        """Returns everything that one seed's acting and learning depend on.
+
+        It does not depend on the other seeds in the stack.
+        """
         targets = (self._flat_target_policy, self._flat_target_critic)
         return {
             "updates": self.updates,
@@ -218,15 +227,14 @@ class MPOAgent:
             "targets": [target[index : index + 1].clone() for target in targets],
             "act_noise": [self._act_noise[index].bit_generator.state],
             "noise": [self._noise[index].get_state()],
-            "seen": self._seen[index].state_dict(),
-            "normalizer": [x[index : index + 1].clone() for x in self._normalization],
+            **self._observations.state_dict(index),
         }
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
         """Loads one state per seed, from agents with the same settings.
 
         Args:
-            states: of each seed, see `state_dict`; all after the same number of updates.
+            states: one per seed, from `state_dict`, all after the same number of updates.
         """
         self.updates = states[0]["updates"]
         for i, optimizer in enumerate(self._optimizers):
@@ -236,10 +244,8 @@ class MPOAgent:
         for i, state in enumerate(states):
             self._act_noise[i].bit_generator.state = state["act_noise"][0]
             self._noise[i].set_state(state["noise"][0])
-            self._seen[i].load_state_dict(state["seen"])
-        for i, part in enumerate(self._normalization):
-            part.copy_(torch.cat([state["normalizer"][i] for state in states]))
-        # The optimizers' states are other tensors now: a graph would go on with the old ones.
+        self._observations.load_state_dict(states)
+        # Captured graphs would still use the old tensors of the optimizers' states.
         self._learners.clear()
 
     @property
@@ -259,12 +265,12 @@ class MPOAgent:
         return Graphed(function, self.device, generators) if self._graphs else function
 
     def _policy_heads(self, inputs: Tensors) -> Tensors:
-        """Of `obs` [S, O]: `heads`, mean and standard deviation in one, [S, 2 D]."""
+        """Maps `obs` [S, O] to `heads`, the behaviour policy's mean and stddev, [S, 2 D]."""
         rows = inputs["obs"].to(self.device).unsqueeze(1)
         return {"heads": torch.cat(self._behaviour(rows), dim=-1).squeeze(1)}
 
     def _learn(self, windows: Tensors, m_steps: int) -> Tensors:
-        """The update, but for what does not happen in each: the copies to the targets."""
+        """Takes the steps of an update; what happens in only some updates is done elsewhere."""
         noise = [self._draw(*shape) for shape in self._targets.samples(windows)]
         found = self._evaluation(windows, noise)
         self._critic_optimizer.step()
@@ -276,14 +282,14 @@ class MPOAgent:
         return metrics
 
     def _draw(self, samples: int, rows: int) -> Tensor:
-        """Standard normal noise [S, samples, rows, D], each seed's from its own stream."""
+        """Draws standard normal noise [S, samples, rows, D], each seed's from its own stream."""
         noise = torch.empty(self.num_seeds, samples, rows, self.action_dim, device=self.device)
         for place, generator in zip(noise, self._noise, strict=True):
             place.normal_(generator=generator)
         return noise
 
     def _evaluate(self, windows: Tensors, noise: Sequence[Tensor]) -> _Evaluated:
-        """The gradients of critic and temperatures, and what the policy is to become."""
+        """Writes the gradients of critic and temperatures; returns the inputs of the M-step."""
         batch = self._targets(windows, noise)
         critic_metrics = self._fit_critic(batch)
         moments, metrics = self._e_step(batch)
@@ -291,7 +297,7 @@ class MPOAgent:
         return _Evaluated(batch.state, batch.mean, batch.stddev, moments, metrics)
 
     def _fit_critic(self, batch: Targets) -> dict[str, Tensor]:
-        """Writes the critic's gradient."""
+        """Writes the critic's gradient; returns its metrics."""
         outputs, backward = self.critic.vjp(batch.obs, batch.action)
         values = self.critic.values(outputs)
         if batch.distribution is None:
@@ -308,7 +314,7 @@ class MPOAgent:
         }
 
     def _e_step(self, batch: Targets) -> tuple[losses.Moments, dict[str, Tensor]]:
-        """The improved samples' moments; writes the temperatures' gradient."""
+        """Writes the temperatures' gradient; returns the weighted noise moments and metrics."""
         values = batch.values.unsqueeze(1)
         if self.config.action_penalty:
             values = torch.stack([batch.values, losses.out_of_bounds_cost(batch.actions)], dim=1)
@@ -327,7 +333,7 @@ class MPOAgent:
         return losses.noise_moments(improved.weights.sum(1), batch.noise), metrics
 
     def _m_step(self, found: _Evaluated) -> dict[str, Tensor]:
-        """One step of the policy and of the KL multipliers."""
+        """Takes one step of the policy and the KL multipliers; returns their metrics."""
         metrics = self._policy_gradients(found.state, found.mean, found.stddev, found.moments)
         self._policy_optimizer.step()
         self._alpha_optimizer.step()
@@ -337,7 +343,7 @@ class MPOAgent:
     def _fit_policy(
         self, state: Tensor, target_mean: Tensor, target_stddev: Tensor, moments: losses.Moments
     ) -> dict[str, Tensor]:
-        """Writes the gradients of the policy and of the KL multipliers."""
+        """Writes the gradients of the policy and the KL multipliers; returns their metrics."""
         alphas = self.alphas.value
         mean, stddev, backward = self.policy.vjp(state)
         fit = losses.m_step(moments, target_mean, target_stddev, mean, stddev, alphas)
@@ -358,7 +364,7 @@ class MPOAgent:
         }
 
     def _move_targets(self, share: float) -> None:
-        """Goes a share of the way from the target networks to the online ones."""
+        """Moves the target networks' parameters a share of the way to the online ones."""
         for target, optimizer in (
             (self._flat_target_policy, self._policy_optimizer),
             (self._flat_target_critic, self._critic_optimizer),
@@ -367,31 +373,3 @@ class MPOAgent:
                 target.copy_(optimizer.flat)
             else:
                 target.lerp_(optimizer.flat, share)
-
-    @property
-    def _normalization(self) -> tuple[Tensor, ...]:
-        """What the networks do with observations, [S, 1, O] each; nothing where they do nothing."""
-        return () if self._normalizer is None else (self._normalizer.shift, self._normalizer.scale)
-
-    def _refresh_normalizer(self) -> None:
-        """Has the networks centre and scale by all observations that were acted in so far."""
-        if self._normalizer is None:
-            return
-        found = ([seen.mean for seen in self._seen], [seen.inverse_stddev for seen in self._seen])
-        for part, values in zip(self._normalization, found, strict=True):
-            part.copy_(torch.from_numpy(np.stack(values)).unsqueeze(1))
-
-
-def _make_critic(
-    obs_dim: int,
-    action_dim: int,
-    config: Hyperparameters,
-    generators: Sequence[torch.Generator],
-    normalizer: Normalizer | None,
-) -> QNetwork:
-    """The kind of critic that the config names."""
-    common = (obs_dim, action_dim, config.critic_layer_sizes, generators, normalizer)
-    if config.critic == "scalar":
-        return QNetwork(*common)
-    atoms = torch.linspace(config.critic_min, config.critic_max, config.critic_atoms)
-    return CategoricalQNetwork(*common, atoms=atoms)

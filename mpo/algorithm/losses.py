@@ -1,12 +1,13 @@
 """The losses of MPO and their gradients in closed form.
 
-Pure functions over trailing axes; any leading axes are independent learners.
+Pure functions of tensors; any leading axes [...] are independent learners.
 
 Sources: E-step and temperature, Abdolmaleki et al. 2018a (arXiv 1806.06920); decoupled M-step with
-a bound per dimension, 2018b (1812.02256); action penalty, MO-MPO 2020 (2005.07513).
+a KL bound per dimension, Abdolmaleki et al. 2018b (1812.02256); action penalty, MO-MPO,
+Abdolmaleki et al. 2020 (2005.07513).
 
-Letters: N action samples, B states, D action dimensions. Actions are a = mean' + stddev' * noise
-from the target policy (primed).
+Letters: N action samples, B states, D action dimensions, A atoms. Primes mark the target policy,
+from which actions are sampled: a = mean' + stddev' * noise.
 """
 
 import math
@@ -17,27 +18,27 @@ from torch import Tensor
 
 
 class Fit(NamedTuple):
-    """The critic's loss."""
+    """The critic's loss and its gradient."""
 
     loss: Tensor
     """Mean over B, [...]."""
     gradient: Tensor
-    """By what is fitted, of its shape."""
+    """With respect to the fitted values or logits, of the same shape."""
 
 
 def regression(values: Tensor, targets: Tensor) -> Fit:
-    """Half the mean squared error of values [..., B] to targets."""
+    """Computes half the mean squared error between values and targets, [..., B] each."""
     error = values - targets
     gradient = error / values.shape[-1]
     return Fit(0.5 * (error * gradient).sum(-1), gradient)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Fit:
-    """Cross-entropy of the categorical distributions of logits [..., B, A] to target ones.
+    """Computes the cross-entropy from target probabilities to logits, [..., B, A] each.
 
-    Up to the targets' own entropy it is the KL divergence that C51 minimises (Bellemare et al.
-    2017, arXiv 1707.06887, algorithm 1); its gradient by the logits is their softmax less the
-    targets, over B.
+    It differs from the KL divergence that C51 minimises (Bellemare et al. 2017, arXiv 1707.06887,
+    algorithm 1) only by the entropy of the targets. The gradient with respect to the logits is
+    (softmax - targets) / B.
     """
     states = logits.shape[-2]
     log_probabilities = torch.log_softmax(logits, dim=-1)
@@ -46,47 +47,54 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Fit:
 
 
 class EStep(NamedTuple):
-    """The improved sample distribution and the loss of its temperature."""
+    """The weights of the sampled actions and the loss of the temperature."""
 
     weights: Tensor
-    """softmax over N of values / temperature, [..., N, B]."""
+    """softmax(values / temperature) over N, [..., N, B]."""
     loss: Tensor
-    """Dual of the temperature (2018a, eq. 8), [...]."""
+    """Dual function of the temperature (2018a, eq. 8), [...]."""
     gradient: Tensor
-    """Of the loss by the temperature, [...]."""
+    """Of the loss with respect to the temperature, [...]."""
     kl: Tensor
-    """KL of the weights from the uniform ones, mean over B, in nats, [...]."""
+    """KL(weights || uniform weights), mean over B, in nats, [...]."""
 
 
 def e_step(values: Tensor, temperature: Tensor, epsilon: float | Tensor) -> EStep:
-    """Weights of the sampled actions, and the dual whose minimum over the temperature bounds them.
+    """Weighs the sampled actions by their values, and computes the temperature's dual function.
+
+    At the dual's minimum over the temperature, the KL of the weights equals the bound.
 
     Args:
-        values: Q or a negative cost, [..., N, B].
+        values: Q values or negative costs, [..., N, B].
         temperature: eta > 0, [...].
-        epsilon: bound on the KL from the sampling distribution, in nats; [...] where it differs.
+        epsilon: bound on the KL from the sampling distribution, in nats; broadcasts to [...].
     """
     samples, states = values.shape[-2:]
-    # Dividing values of hundreds by a small temperature costs float32 its digits; less their
-    # maximum the dual is the same: eta * lse(Q / eta) = max Q + eta * lse((Q - max Q) / eta).
+    # Large values over a small temperature lose digits in float32. Subtracting the maximum does
+    # not change the dual: eta * lse(Q / eta) = max Q + eta * lse((Q - max Q) / eta).
     best = values.amax(-2, keepdim=True)
     log_weights = torch.log_softmax((values - best) / temperature[..., None, None], dim=-2)
     weights = log_weights.exp()
     kl = (weights * log_weights).sum((-2, -1)) / states + math.log(samples)
-    # The best sample's log-weight is minus the log-normaliser.
+    # The largest log-weight is minus the log-normaliser, since its value minus the maximum is 0.
     normalizers = best.sum((-2, -1)) - temperature * log_weights.amax(-2).sum(-1)
     loss = temperature * (epsilon - math.log(samples)) + normalizers / states
     return EStep(weights, loss, epsilon - kl, kl)
 
 
 def out_of_bounds_cost(actions: Tensor) -> Tensor:
-    """Negative distance of [..., D] actions from the box [-1, 1], [...] (MO-MPO's penalty)."""
+    """Computes minus the Euclidean distance of actions [..., D] from the box [-1, 1], [...].
+
+    This is the second objective of MO-MPO's action penalty.
+    """
     outside = torch.linalg.vector_norm(actions - actions.clamp(-1, 1), dim=-1)
-    return -outside.view(actions.shape[:-1])  # torch 2.11's compiler keeps a last axis of one
+    return -outside.view(
+        actions.shape[:-1]
+    )  # compiled by torch 2.11, the norm keeps an axis of size 1
 
 
 class Moments(NamedTuple):
-    """Weighted moments of the noise over N: all that the M-step needs of the samples."""
+    """Weighted moments of the noise over N; the M-step depends on the samples only through them."""
 
     zeroth: Tensor
     """sum w, [..., B, 1]."""
@@ -97,25 +105,26 @@ class Moments(NamedTuple):
 
 
 def noise_moments(weights: Tensor, noise: Tensor) -> Moments:
-    """Folds weights [..., N, B] and noise [..., N, B, D] over N."""
+    """Sums weights [..., N, B] times powers of the noise [..., N, B, D] over N."""
     w = weights.unsqueeze(-1)
     weighted = w * noise
     return Moments(w.sum(-3), weighted.sum(-3), (weighted * noise).sum(-3))
 
 
 class MStep(NamedTuple):
-    """The Lagrangian of the decoupled M-step."""
+    """The Lagrangian of the decoupled M-step and its gradients."""
 
     loss: Tensor
-    """Weighted negative log-likelihoods under (online mean, target stddev) and under (target mean,
-    online stddev), mean over B, and the KLs times their multipliers, summed over D, [...]."""
+    """The sum of two weighted negative log-likelihoods, under (online mean, target stddev) and
+    under (target mean, online stddev), mean over B, plus the KLs times their multipliers, summed
+    over D, [...]."""
     kl: Tensor
-    """KL(target || online) of the means alone, then of the standard deviations alone, mean over B,
-    in nats, [..., 2, D]."""
+    """KL(target || online), mean over B, in nats, [..., 2, D]: first with only the means differing,
+    then with only the standard deviations differing."""
     grad_mean: Tensor
-    """Of the loss by the online mean, [..., B, D]."""
+    """Of the loss with respect to the online mean, [..., B, D]."""
     grad_stddev: Tensor
-    """Of the loss by the online standard deviation, [..., B, D]."""
+    """Of the loss with respect to the online standard deviation, [..., B, D]."""
 
 
 def m_step(
@@ -126,24 +135,26 @@ def m_step(
     stddev: Tensor,
     alphas: Tensor,
 ) -> MStep:
-    """Fits the online Gaussian to the weighted samples, mean and stddev apart (2018b, sec. 4.2).
+    """Fits the online mean and stddev separately to the weighted samples (2018b, sec. 4.2).
 
-    The samples enter through the moments m0, m1, m2 of their noise alone: with
-    x = (mean' - m) / stddev' and r = stddev' / s, a state and dimension adds to the loss
+    The loss depends on the samples only through the moments m0, m1, m2 of their noise. With the
+    online mean m and stddev s, x = (mean' - m) / stddev' and r = stddev' / s, each state and
+    dimension contributes
 
         (m2 + 2 m1 x + m0 x^2) / 2 + m2 r^2 / 2 + m0 (log stddev' + log s + log 2 pi)
         + alpha_mean x^2 / 2 + alpha_stddev ((r^2 - 1) / 2 - log r)
 
-    whose gradient is -(m1 + m0 x + alpha_mean x) / stddev' by m, and by s
-    (m0 - m2 r^2 - alpha_stddev (r^2 - 1)) / s.
+    Its derivatives are -(m1 + m0 x + alpha_mean x) / stddev' with respect to m, and
+    (m0 - m2 r^2 - alpha_stddev (r^2 - 1)) / s with respect to s.
 
     Args:
-        moments: of the noise, see `noise_moments`.
-        target_mean: [..., B, D], like the next three.
-        target_stddev: positive.
-        mean: online.
-        stddev: online, positive.
-        alphas: multipliers of the KLs of the means, then of the standard deviations, [..., 2, D].
+        moments: moments of the noise, from `noise_moments`.
+        target_mean: [..., B, D].
+        target_stddev: positive, [..., B, D].
+        mean: online mean, [..., B, D].
+        stddev: online standard deviation, positive, [..., B, D].
+        alphas: KL multipliers for the means, then for the standard deviations, [..., 2, D] or
+            [..., 2, 1].
     """
     zeroth, first, second = moments
     states = mean.shape[-2]
@@ -159,7 +170,8 @@ def m_step(
     kl = kls.sum(-2) / states
     penalties = (alphas * kl).sum((-2, -1))
     alpha_mean, alpha_stddev = alphas.split(1, dim=-2)
-    # Summed in this order, lest a multiplier of thousands cost the rest its digits where r is 1.
+    # r^2 - 1 is multiplied by alpha as a whole: expanding the product would lose the digits of the
+    # other terms for r near 1 and an alpha of thousands.
     spread = torch.addcmul(zeroth - second * square, alpha_stddev, excess, value=-1)
     return MStep(
         likelihoods + penalties,
@@ -170,6 +182,6 @@ def m_step(
 
 
 def gaussian_log_prob(x: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:
-    """Log-density of [..., D] under a diagonal Gaussian, summed over D, in nats, [...]."""
+    """Computes the log-density of x [..., D] under a diagonal Gaussian, in nats, [...]."""
     z = (x - mean) / stddev
     return -(0.5 * z.square() + stddev.log() + 0.5 * math.log(2 * math.pi)).sum(-1)

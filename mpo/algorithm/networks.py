@@ -1,6 +1,7 @@
-"""The policy and the critics of S independent learners; see `layers.py`.
+"""The policy and the critics of S independent learners, made of the layers in `layers.py`.
 
-Letters: S seed, B rows, N action samples, O observation, D action dimensions, H hidden units.
+Letters: S seed, B rows, N action samples, O observation, D action dimensions, H hidden units,
+A atoms, K outputs of the critic (1, or A if it is categorical).
 """
 
 import math
@@ -12,16 +13,19 @@ from torch.nn import functional as F
 
 from mpo.algorithm.layers import Module, Normalizer, StackedLinear, Torso
 from mpo.compute.matmul import add_product_, add_products, affine, step_by_step
+from mpo.study.hyperparameters import Hyperparameters
 
 _MIN_STDDEV = 1e-6
+"""Added to the policy's standard deviation."""
 _HEAD_SCALE = 1e-2
-"""Initial weights of the heads are this much smaller: first outputs hardly depend on the input."""
+"""Factor on the heads' initial weights, so that initial outputs hardly depend on the input."""
 _IN_CACHE = 2**17
-"""Hidden units, over all rows, that a CPU best takes through the layers at once."""
+"""Activations per layer (rows times H) that a CPU processes fastest in one pass: they fit its
+cache."""
 
 
 class GaussianPolicy(Module):
-    """A Gaussian with diagonal covariance over canonical actions, per seed."""
+    """A diagonal Gaussian policy over canonical actions, per seed."""
 
     def __init__(
         self,
@@ -32,22 +36,31 @@ class GaussianPolicy(Module):
         generators: Sequence[torch.Generator],
         normalizer: Normalizer | None = None,
     ) -> None:
-        """Starts at mean about 0 and standard deviation about `init_scale`."""
+        """Draws the initial weights; the mean starts near 0.
+
+        Args:
+            obs_dim: O.
+            action_dim: D.
+            widths: hidden units of each layer.
+            init_scale: initial standard deviation, approximately.
+            generators: one per seed, on the CPU.
+            normalizer: applied to the observations, if given.
+        """
         super().__init__()
         self.normalize = normalizer or nn.Identity()
-        # softplus(raw) / softplus(0) is 1 where the raw head is 0.
+        # The standard deviation is init_scale * softplus(raw) / softplus(0): init_scale at raw = 0.
         self._scale = init_scale / math.log(2)
         self.first = StackedLinear(obs_dim, widths[0], generators)
         self.torso = Torso(widths, generators)
         self.head = StackedLinear(widths[-1], 2 * action_dim, generators, scale=_HEAD_SCALE)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """[S, B, O] -> mean and standard deviation, [S, B, D] each."""
+        """Maps observations [S, B, O] to mean and standard deviation, [S, B, D] each."""
         mean, raw = self.head(self.torso(self.first(self.normalize(obs)))).chunk(2, dim=-1)
         return mean, self._stddev(raw)
 
     def vjp(self, obs: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], None]]:
-        """[S, B, O] -> mean and standard deviation [S, B, D], and the way back from both."""
+        """Returns the outputs of `forward`, and the backward function of both gradients."""
         obs = self.normalize(obs)
         features, torso_backward = self.torso.vjp(self.first(obs))
         mean, raw = self.head(features).chunk(2, dim=-1)
@@ -62,19 +75,20 @@ class GaussianPolicy(Module):
         return mean, self._stddev(raw), backward
 
     def _stddev(self, raw: Tensor) -> Tensor:
-        # softplus(raw), written so because the CPU's own kernel rounds by an element's place in
-        # memory, and so by the seed's place in the stack.
+        # softplus(raw) is computed as -logsigmoid(-raw), because rounding in the CPU's softplus
+        # kernel depends on an element's position in memory, and thus on the seed's in the stack.
         return F.logsigmoid(-raw).mul_(-self._scale).add_(_MIN_STDDEV)
 
 
 class QNetwork(Module):
-    """An action-value per seed of an observation and a clipped canonical action.
+    """A critic per seed: the value of a canonical action, clipped to [-1, 1], at an observation.
 
     The first layer is the sum of an observation part and an action part, so that N actions at one
     observation share the former.
     """
 
     outputs = 1
+    """K."""
 
     def __init__(
         self,
@@ -84,7 +98,15 @@ class QNetwork(Module):
         generators: Sequence[torch.Generator],
         normalizer: Normalizer | None = None,
     ) -> None:
-        """Starts near zero everywhere."""
+        """Draws the initial weights; values start near 0.
+
+        Args:
+            obs_dim: O.
+            action_dim: D.
+            widths: hidden units of each layer.
+            generators: one per seed, on the CPU.
+            normalizer: applied to the observations, if given.
+        """
         super().__init__()
         self.normalize = normalizer or nn.Identity()
         self.first_obs = StackedLinear(obs_dim, widths[0], generators)
@@ -93,19 +115,19 @@ class QNetwork(Module):
         self.head = StackedLinear(widths[-1], self.outputs, generators, scale=_HEAD_SCALE)
 
     def forward(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """Observations [S, B, O] and actions [S, N, B, D] -> values [S, N, B]."""
+        """Maps observations [S, B, O] and actions [S, N, B, D] to values [S, N, B]."""
         return self.evaluate(obs, actions)[0]
 
     def evaluate(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As `forward`, and the mean over N of the values' distributions, if there are any."""
+        """Returns values [S, N, B], and the mean over N of their distributions, if any."""
         return self._outputs(obs, actions).squeeze(-1), None
 
     def values(self, outputs: Tensor) -> Tensor:
-        """What the outputs [..., K] of `vjp` stand for, [...]."""
+        """Converts outputs [..., K] of `vjp` to values [...]."""
         return outputs.squeeze(-1)
 
     def _outputs(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """Of each action, [S, N, B, K]."""
+        """Computes the outputs for all actions, [S, N, B, K]."""
         shared = self._first_obs(self.normalize(obs)).unsqueeze(1)  # [S, 1, B, H]
         samples = actions.shape[1]
         if step_by_step(actions):
@@ -114,15 +136,24 @@ class QNetwork(Module):
         return torch.cat(chunks, dim=1)
 
     def _first_obs(self, obs: Tensor) -> Tensor:
-        """The first layer but for the actions' weights."""
+        """Computes the observation part of the first layer, with both biases, [S, B, H]."""
         return affine(obs, self.first_obs.weight, self.first_obs.bias + self.first_action.bias)
 
     def _of_some(self, shared: Tensor, actions: Tensor) -> Tensor:
+        """Computes the outputs for some of the actions; `shared` is the observation part."""
         hidden = add_products(shared, actions.clamp(-1, 1), self.first_action.weight)
         return self.head(self.torso(hidden)).unflatten(1, actions.shape[1:3])
 
     def vjp(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
-        """[S, B, O] and one action each [S, B, D] -> outputs [S, B, K], and the way back."""
+        """Computes outputs for one action per observation, and the backward function.
+
+        Args:
+            obs: [S, B, O].
+            action: [S, B, D].
+
+        Returns:
+            Outputs [S, B, K], and a function of the gradient with respect to them.
+        """
         obs, clipped = self.normalize(obs), action.clamp(-1, 1)
         hidden = add_product_(self._first_obs(obs), clipped, self.first_action.weight)
         features, torso_backward = self.torso.vjp(hidden)
@@ -137,9 +168,9 @@ class QNetwork(Module):
 
 
 class CategoricalQNetwork(QNetwork):
-    """A distribution of the return on fixed atoms; its mean is the action-value.
+    """A critic per seed that predicts the return's distribution on fixed atoms.
 
-    C51, Bellemare et al. 2017 (arXiv 1707.06887).
+    Its mean is the value (C51, Bellemare et al. 2017, arXiv 1707.06887).
     """
 
     def __init__(
@@ -152,16 +183,40 @@ class CategoricalQNetwork(QNetwork):
         *,
         atoms: Tensor,
     ) -> None:
-        """Starts near the uniform distribution over `atoms` [A], evenly spaced and ascending."""
+        """Draws the initial weights; distributions start near uniform.
+
+        Args:
+            obs_dim: O.
+            action_dim: D.
+            widths: hidden units of each layer.
+            generators: one per seed, on the CPU.
+            normalizer: applied to the observations, if given.
+            atoms: returns, evenly spaced and ascending, [A].
+        """
         self.outputs = len(atoms)
         super().__init__(obs_dim, action_dim, widths, generators, normalizer)
         self.atoms = nn.Buffer(atoms, persistent=False)
 
     def evaluate(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Values [S, N, B], and the mean over N of their distributions, [S, B, A]."""
+        """Returns values [S, N, B], and the mean over N of their distributions, [S, B, A]."""
         probabilities = self._outputs(obs, actions).softmax(-1)
         return (probabilities * self.atoms).sum(-1), probabilities.mean(1)
 
     def values(self, outputs: Tensor) -> Tensor:
-        """Means of the distributions of logits [..., A]."""
+        """Converts logits [..., A] to the means of their distributions [...]."""
         return (outputs.softmax(-1) * self.atoms).sum(-1)
+
+
+def make_critic(
+    obs_dim: int,
+    action_dim: int,
+    config: Hyperparameters,
+    generators: Sequence[torch.Generator],
+    normalizer: Normalizer | None,
+) -> QNetwork:
+    """Makes the kind of critic that the config names, scalar or categorical; see `QNetwork`."""
+    common = (obs_dim, action_dim, config.critic_layer_sizes, generators, normalizer)
+    if config.critic == "scalar":
+        return QNetwork(*common)
+    atoms = torch.linspace(config.critic_min, config.critic_max, config.critic_atoms)
+    return CategoricalQNetwork(*common, atoms=atoms)

@@ -1,4 +1,4 @@
-"""The optimizers that a study can choose from, over the parameters of S stacked learners."""
+"""The available optimizers, applied to the parameters of S stacked learners."""
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -14,15 +14,15 @@ from mpo.study.hyperparameters import OptimizerName
 
 
 def _lion(flat: nn.Parameter, lr: float, _: float) -> Optimizer:
-    """Chen et al. 2023 (arXiv 2302.06675): steps of the sign of a momentum, all of length lr."""
-    # Imported for who chooses it.
+    """Makes Lion, which steps by lr along the sign of a momentum (Chen et al. 2023, 2302.06675)."""
+    # Imported only if chosen, to keep the start-up short.
     from lion_pytorch import Lion
 
     return Lion([flat], lr=lr)
 
 
 def _fused(flat: nn.Parameter) -> bool:
-    """Whether to take torch's own kernel of all of a step: the compiler's is faster on a GPU."""
+    """Returns whether to use torch's fused kernel; on a GPU, compiling the step is faster."""
     return not compiles(flat.device)
 
 
@@ -37,26 +37,29 @@ OPTIMIZERS: dict[OptimizerName, Callable[[nn.Parameter, float, float], Optimizer
     "rmsprop": lambda flat, lr, _: torch.optim.RMSprop([flat], lr=lr, capturable=flat.is_cuda),
     "lion": _lion,
 }
-"""Name -> constructor of (parameters, learning rate, momentum); only sgd uses the momentum.
+"""Name -> constructor, which takes the parameters, the learning rate and the momentum (for sgd).
 
-Each must work element by element: an optimizer that mixes elements would mix stacked seeds. On a
-GPU it must be `capturable`: count its steps there, so that a CUDA graph can repeat them.
+An optimizer must work element by element, because one that mixes elements would mix the seeds. On a
+GPU it must be `capturable`, i.e. keep its step count on the GPU, so that CUDA graphs can replay it.
 """
 
 _ALIGNMENT = 32
+"""Elements to a multiple of which parameters are padded."""
 
-# These are wrapped to be left alone by torch's compiler, which the first call therefore imports:
-# one of three seconds that a job takes to start. Nothing is compiled here.
+# torch wraps these methods to exclude them from compilation, so their first call imports the
+# compiler: one of the three seconds that a job takes to start. They are not compiled here, so the
+# wrappers are removed.
 for _name in ("add_param_group", "state_dict", "load_state_dict"):
     setattr(Optimizer, _name, inspect.unwrap(getattr(Optimizer, _name)))
 
 
 class StackedOptimizer:
-    """Steps the parameters of S learners, which it keeps as one tensor [S, P].
+    """An optimizer of the parameters of S learners, which it keeps in one tensor [S, P].
 
-    Gradient norm, clipping, optimizer step and target copy are then one kernel each. A parameter's
-    share of a row is padded to a multiple of 32 elements: CPU kernels round a ragged tail in
-    another way, and a seed's numbers would depend on its place in the stack.
+    So gradient norm, clipping, optimizer step and target update are one kernel each. In a row, each
+    parameter is padded to a multiple of 32 elements: CPU kernels round the last, incomplete vector
+    register differently, so without padding a seed's numbers would depend on its position in the
+    stack.
     """
 
     def __init__(
@@ -66,7 +69,13 @@ class StackedOptimizer:
         lr: float,
         momentum: float,
     ) -> None:
-        """Moves the parameters [S, ...] and their gradients into its own tensors.
+        """Moves the parameters and their gradients into flat tensors, as views of them.
+
+        Args:
+            name: a key of `OPTIMIZERS`.
+            parameters: [S, ...] each.
+            lr: learning rate.
+            momentum: used by sgd only.
 
         Raises:
             ValueError: the name is not in `OPTIMIZERS`.
@@ -77,27 +86,30 @@ class StackedOptimizer:
         flat = nn.Parameter(flatten_(parameters), requires_grad=False)
         flat.grad = self._gradient = torch.zeros_like(flat)
         for parameter, gradient in zip(parameters, _views(parameters, flat.grad), strict=True):
-            # Detached, or torch's compiler would look for the whole that it is a view of.
+            # Detached, or torch's compiler would trace the view back to the flat gradient.
             parameter.grad = gradient.detach()
         self.flat = flat.detach()
-        """The parameters, [S, P]; they are views of it."""
+        """All parameters, [S, P]; the modules' parameters are views of it."""
         self._optimizer = OPTIMIZERS[name](flat, lr, momentum)
-        # Without the wrappers for profiler and autograd, which cost as much as a small step.
+        # Torch's wrappers for the profiler and autograd cost as much as a small step: skip them.
         step = partial(inspect.unwrap(type(self._optimizer).step), self._optimizer)
         self._step = compiled(step, flat.device)
 
     def clip_(self, max_norm: float) -> Tensor:
-        """Bounds the 2-norm of each learner's gradient; returns the norms before, [S]."""
+        """Clips each learner's gradient to a 2-norm; returns the norms before clipping, [S]."""
         norm = torch.linalg.vector_norm(self._gradient, dim=1)
         self._gradient.mul_((max_norm / (norm + 1e-6)).clamp_(max=1).unsqueeze(1))
         return norm
 
     def step(self) -> None:
-        """One step along the gradients that lie in the parameters' `grad`."""
+        """Takes one step with the gradients in the parameters' `grad`."""
         self._step()
 
     def state_dict(self, index: int) -> dict[str, Any]:
-        """A learner's parameters and the optimizer's own state of it, as if it were alone."""
+        """Returns one learner's parameters and optimizer state.
+
+        It does not depend on the other learners in the stack.
+        """
         own = self._optimizer.state_dict()
         state = {
             key: {name: _row(value, index) for name, value in values.items()}
@@ -106,7 +118,7 @@ class StackedOptimizer:
         return {"parameters": _row(self.flat, index), "optimizer": own | {"state": state}}
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Takes over the parameters and states of learners that have made equally many steps."""
+        """Loads one state per learner, all after the same number of steps."""
         self.flat.copy_(torch.cat([state["parameters"] for state in states]))
         own = [state["optimizer"] for state in states]
         joined = {
@@ -117,7 +129,7 @@ class StackedOptimizer:
 
 
 def flatten_(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Moves parameters [S, ...] into one tensor [S, P] that they become views of."""
+    """Moves parameters [S, ...] into one tensor [S, P], and makes them views of it."""
     parameters = list(parameters)
     first = parameters[0]
     flat = first.new_zeros(len(first), sum(map(_padded, parameters)), requires_grad=False)
@@ -127,25 +139,26 @@ def flatten_(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def _row(value: Any, index: int) -> Any:
-    """A learner's row of a tensor [S, P], or what is for all, such as a count; a copy."""
+    """Copies one learner's row of a tensor [S, P], or a value common to all, e.g. a step count."""
     if not isinstance(value, Tensor):
         return value
     return (value[index : index + 1] if value.ndim else value).clone()
 
 
 def _join(values: list[Any]) -> Any:
-    """The rows of all learners, or what is for all; a copy."""
+    """Concatenates the learners' rows, or copies the value common to all; inverse of `_row`."""
     if not isinstance(values[0], Tensor):
         return values[0]
     return torch.cat(values) if values[0].ndim else values[0].clone()
 
 
 def _padded(parameter: Tensor) -> int:
+    """Returns the padded number of elements of one learner's part of a parameter."""
     return -(-parameter[0].numel() // _ALIGNMENT) * _ALIGNMENT
 
 
 def _views(parameters: list[nn.Parameter], flat: Tensor) -> list[Tensor]:
-    """Each parameter's place in a flat tensor, in its own shape."""
+    """Returns views of a flat tensor [S, P] with the shapes of the parameters."""
     views, start = [], 0
     for parameter in parameters:
         views.append(flat[:, start : start + parameter[0].numel()].view(parameter.shape))

@@ -1,10 +1,11 @@
-"""One gradient-free pass of the target networks: critic targets, and the E-step's samples.
+"""One gradient-free pass of the target networks: the critic's targets and the E-step's samples.
 
-The target policy is sampled once at successor states and the target critic evaluated once on those
-actions; the values serve the critic's target as an expectation and the E-step as they are.
+At each window's bootstrap state the target policy samples N actions, which the target critic
+evaluates once. Their mean value is the critic's bootstrap value; the E-step weighs the individual
+values.
 
-Letters: S seed, T window, B batch, N action samples, M samples at later steps, O observation,
-D action dimensions.
+Letters: S seed, T window, B batch, N action samples, M action samples at a window's later states,
+O observation, D action dimensions, A atoms.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from mpo.study.hyperparameters import Hyperparameters
 
 
 class _Evaluation(NamedTuple):
-    """The fields of `Targets` of the same names, at other states or with other samples."""
+    """The target networks at some states; its fields are as in `Targets`."""
 
     mean: Tensor
     stddev: Tensor
@@ -30,34 +31,34 @@ class _Evaluation(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What one pass of the target networks leaves for the critic and the policy."""
+    """The result of the pass: regression targets for the critic, samples for the policy."""
 
     obs: Tensor
-    """The critic's inputs, [S, R, O]; R = T * B rows with Retrace, B without."""
+    """Observations that the critic is trained on, [S, R, O]; R = T * B with Retrace, else B."""
     action: Tensor
-    """[S, R, D]."""
+    """Executed actions at these observations, [S, R, D]."""
     target: Tensor
-    """[S, R]."""
+    """Regression targets of the action values, [S, R]."""
     distribution: Tensor | None
-    """Of the targets, with a categorical critic, [S, R, A]."""
+    """Target distributions, for a categorical critic, [S, R, A]."""
     state: Tensor
-    """The policy's states, [S, B, O], one a window, with Retrace or without: the successor that the
-    target bootstraps from. Nothing bootstraps from a terminal one and no action is taken there, so
-    the episode's first state, which is nothing's successor, takes its place: over an episode that
-    terminates these are just the states that were acted in (but for its states 1 ... n-1 with
-    n-step targets, which are no window's bootstrap)."""
+    """States that the policy is trained on, one per window, [S, B, O]: the state that the (first)
+    target bootstraps from. A terminal state is replaced by the first state of its episode: no
+    action is taken in a terminal state, and the first state is never a next state. So over an
+    episode that terminates, these are exactly the states in which the agent acted (with n-step
+    targets, except states 1 ... n-1, which no window bootstraps from)."""
     mean: Tensor
-    """The target policy there, [S, B, D]."""
+    """Mean of the target policy at `state`, [S, B, D]."""
     stddev: Tensor
-    """Likewise."""
+    """Standard deviation of the target policy at `state`, [S, B, D]."""
     noise: Tensor
-    """Standard normal, [S, N, B, D]."""
+    """Standard normal noise, [S, N, B, D]."""
     actions: Tensor
-    """The target policy's samples mean + stddev * noise, [S, N, B, D]."""
+    """Samples of the target policy, mean + stddev * noise, [S, N, B, D]."""
     values: Tensor
-    """The target critic of the samples, [S, N, B]."""
+    """Values of these actions by the target critic, [S, N, B]."""
     mixture: Tensor | None
-    """Mean over N of the values' distributions, with a categorical critic, [S, B, A]."""
+    """Mean over N of the return distributions, for a categorical critic, [S, B, A]."""
     metrics: dict[str, Tensor]
     """Diagnostics, [S] each."""
 
@@ -71,24 +72,30 @@ class TargetPass:
         policy: GaussianPolicy,
         critic: QNetwork,
     ) -> None:
-        """Takes the target networks."""
+        """Keeps references to the target networks, whose parameters may change later.
+
+        Args:
+            config: the hyperparameters.
+            policy: the target policy.
+            critic: the target critic.
+        """
         self._config = config
         self._policy = policy
         self._critic = critic
 
     def samples(self, windows: Mapping[str, Tensor]) -> list[tuple[int, int]]:
-        """How many actions at how many states a call will sample, in turn."""
+        """Returns the noise that a call needs: pairs of actions per state and states per seed."""
         steps, rows = windows["reward"].shape[1:]
         first = self._config.action_samples, rows
         later = self._config.retrace_mc_actions, (steps - 1) * rows
         return [first, later] if self._config.retrace else [first]
 
     def __call__(self, windows: Mapping[str, Tensor], noise: Sequence[Tensor]) -> Targets:
-        """Computes targets by TD or Retrace.
+        """Computes n-step TD or Retrace targets.
 
         Args:
-            windows: [S, T, B], see `Replay.sample`.
-            noise: standard normal, [S, samples, states, D] for each pair of `samples`.
+            windows: fields [S, T, B], from `Replay.sample`.
+            noise: standard normal, one tensor [S, actions, states, D] per pair of `samples`.
         """
         terminated = windows["terminated"]
         cut = (terminated + windows["truncated"]) > 0
@@ -97,7 +104,7 @@ class TargetPass:
         return compute(windows, discounts, cut, *noise)
 
     def _evaluate(self, state: Tensor, noise: Tensor) -> _Evaluation:
-        """Samples the target policy at [S, R, O] states by [S, N, R, D]; values the actions."""
+        """Samples actions at states [S, R, O] from noise [S, N, R, D], and evaluates them."""
         mean, stddev = self._policy(state)
         actions = torch.addcmul(mean.unsqueeze(1), stddev.unsqueeze(1), noise)
         return _Evaluation(mean, stddev, noise, actions, *self._critic.evaluate(state, actions))
@@ -105,10 +112,16 @@ class TargetPass:
     def _distribution(
         self, mixture: Tensor | None, target: Tensor, discount: Tensor, expected: Tensor
     ) -> Tensor | None:
-        """Of targets [...] whose bootstrap has a mixture [..., A] with these expectations [...].
+        """Computes the distributions [..., A] whose means are the targets; None for scalar critics.
 
-        What a target has beside the discounted bootstrap, Retrace's corrections included, is a
-        number: it shifts the bootstrap's distribution.
+        A target is its discounted bootstrap value plus a number: rewards and, with Retrace,
+        corrections. That number shifts the discounted distribution of the bootstrap.
+
+        Args:
+            mixture: return distributions at the bootstrap states, [..., A].
+            target: [...].
+            discount: factors of the bootstrap, [...].
+            expected: means of `mixture`, [...].
         """
         if not isinstance(self._critic, CategoricalQNetwork):
             return None
@@ -145,13 +158,13 @@ class TargetPass:
         steps, rows = cut.shape[1:]
         state = _policy_states(windows, None)
         found = self._evaluate(state, noise)
-        # The expectation at the later successors needs no E-step, so fewer samples do.
+        # The E-step uses the first next state only, so M < N samples suffice at the later ones.
         later = self._evaluate(windows["next_obs"][:, 1:].flatten(1, 2), later_noise)
         shape = (steps - 1, rows)
         expected = torch.cat(
             [found.values.mean(1, keepdim=True), later.values.mean(1).unflatten(1, shape)], dim=1
         )  # [S, T, B]
-        # Where no trace is cut, s_t is the successor of step t - 1, whose policy is known.
+        # Unless step t - 1 is cut, s_t is its next state, where the policy is already computed.
         policy_mean, policy_stddev = (
             torch.cat([head.unsqueeze(1), tail.unflatten(1, shape)[:, :-1]], dim=1)
             for head, tail in ((found.mean, later.mean), (found.stddev, later.stddev))
@@ -193,7 +206,15 @@ class TargetPass:
 
 
 def _policy_states(windows: Mapping[str, Tensor], step: Tensor | None) -> Tensor:
-    """The states of `Targets.state` after a step of each window, [S, B], None: the first."""
+    """Selects `Targets.state`.
+
+    Args:
+        windows: see `Replay.sample`.
+        step: index of each window's last transition before the bootstrap, [S, B]; None: 0.
+
+    Returns:
+        States, [S, B, O].
+    """
 
     def at(name: str) -> Tensor:
         field = windows[name]

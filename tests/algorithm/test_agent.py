@@ -1,4 +1,4 @@
-"""Whole updates of the agent, recomputed for each seed in float64 by the papers' sums."""
+"""Whole updates of the agent against a float64 reference of the papers' formulas, seed by seed."""
 
 import copy
 import itertools
@@ -22,7 +22,7 @@ from tests.reference import PlainCritic, PlainPolicy
 
 SEEDS = (3, 11, 7)
 S, N, M, B, OBS, D = 3, 5, 8, 7, 6, 2
-# Widths of whole vectors: the CPU rounds the tail of others by the seed's place in the stack.
+# Multiples of 32: with other widths, rounding on a CPU depends on the seed's place in the stack.
 WIDTHS = (32, 32)
 MODES = {
     "td": {},
@@ -33,7 +33,7 @@ NETWORKS = ("policy", "critic", "target_policy", "target_critic")
 
 
 def make_agent(seeds: tuple[int, ...] = SEEDS, action_dim: int = D, **settings) -> MPOAgent:
-    """An agent whose four networks are all moved off their start, and so apart."""
+    """Makes an agent and perturbs its four networks, so that all of them differ."""
     config = {
         "policy_layer_sizes": WIDTHS,
         "critic_layer_sizes": WIDTHS,
@@ -69,7 +69,7 @@ def make_agent(seeds: tuple[int, ...] = SEEDS, action_dim: int = D, **settings) 
 def make_windows(
     steps: int, seeds: tuple[int, ...] = SEEDS, action_dim: int = D, key: int = 0
 ) -> TensorDict:
-    """Windows [S, T, B], each seed's its own, with terminations and time limits inside."""
+    """Makes random windows [S, T, B], different for each seed, some with episode ends inside."""
     columns = []
     for seed in seeds:
         g = torch.Generator().manual_seed(1000 * key + seed)
@@ -127,7 +127,7 @@ def snapshots(agent: MPOAgent) -> dict[str, list[Tensor]]:
 
 
 def targets(agent: MPOAgent, windows: Mapping[str, Tensor]) -> Targets:
-    """Of the target pass, with the agent's next noise."""
+    """Runs the target pass with the agent's next noise."""
     noise = [agent._draw(*shape) for shape in agent._targets.samples(windows)]
     return agent._targets(windows, noise)
 
@@ -136,7 +136,7 @@ def targets(agent: MPOAgent, windows: Mapping[str, Tensor]) -> Targets:
 
 
 def upcoming_noise(agent: MPOAgent, steps: int) -> tuple[Tensor, Tensor]:
-    """What the next update will draw, [S, N, B, D] and with Retrace [S, M, T - 1, B, D]."""
+    """Returns the next update's noise, [S, N, B, D] and with Retrace [S, M, T - 1, B, D]."""
     states = [g.get_state() for g in agent._noise]
     shared = agent._draw(N, B)
     later = agent._draw(M, (steps - 1) * B).unflatten(2, (steps - 1, B)) if steps > 1 else shared
@@ -146,10 +146,10 @@ def upcoming_noise(agent: MPOAgent, steps: int) -> tuple[Tensor, Tensor]:
 
 
 class Problem(NamedTuple):
-    """What the target networks leave for one seed: numbers only."""
+    """The targets and samples of one seed, computed by the target networks."""
 
     inputs: list[tuple[Tensor, Tensor, float]]
-    """Observation, action and target of each regression of the critic."""
+    """Observation, action and target of each of the critic's regressions."""
     states: Tensor
     mean: Tensor
     stddev: Tensor
@@ -165,7 +165,7 @@ class Problem(NamedTuple):
 def expected_value(
     policy: PlainPolicy, critic: PlainCritic, state: Tensor, noise: Tensor
 ) -> Tensor:
-    """Values of the target policy's samples at one state, [N]."""
+    """Returns the values of the target policy's samples at one state, [N]."""
     mean, stddev = policy(state)
     return torch.stack([critic(state, mean + stddev * e) for e in noise])
 
@@ -227,7 +227,7 @@ def pose(agent: MPOAgent, windows: TensorDict, s: int, noise: Tensor, later: Ten
 
 
 def stacked_gradients(plain: PlainPolicy | PlainCritic) -> list[Tensor]:
-    """One seed's gradients in the order and layout of the stacked parameters."""
+    """Returns one seed's gradients in the order and layout of the stacked parameters."""
     grads = [p.grad.T if p.ndim == 2 else p.grad[None] for p in plain.parameters()]
     if isinstance(plain, PlainCritic):
         joint, bias, *rest = grads
@@ -240,13 +240,13 @@ def norm_of(grads: list[Tensor]) -> float:
 
 
 def expected_critic(agent: MPOAgent, problem: Problem, s: int):
-    """Metrics and gradients of the critic's step."""
+    """Returns the metrics and gradients of the critic's step."""
     critic = PlainCritic(copy.deepcopy(agent.critic).double(), s)
     values = torch.stack([critic(obs, action) for obs, action, _ in problem.inputs])
     targets = torch.tensor([target for *_, target in problem.inputs], dtype=torch.float64)
     loss = reference.critic_loss(values, targets)
     loss.backward()
-    # The two first biases add up, so each has the gradient of the sum.
+    # The first layer adds two biases, so each has the gradient of their sum.
     grads = stacked_gradients(critic)
     metrics = {
         "critic_loss": loss.item(),
@@ -258,7 +258,7 @@ def expected_critic(agent: MPOAgent, problem: Problem, s: int):
 
 
 def expected_policy(agent: MPOAgent, problem: Problem, s: int, m_steps: int):
-    """Metrics, and policy and dual variables after steps of plain gradient descent."""
+    """Returns metrics, and the policy's and duals' variables after steps of gradient descent."""
     config = agent.config
     eps_mean, eps_stddev = config.mstep_kl_epsilon, config.mstep_kl_epsilon_stddev
     policy = PlainPolicy(copy.deepcopy(agent.policy).double(), s, config.policy_init_scale)
@@ -383,7 +383,7 @@ def test_a_fallback_bound_holds_the_stddev_like_the_mean(mode):
     assert same(snapshot(duals(given)), snapshot(duals(fallback)))
 
 
-# Who moves whom
+# Which loss changes which parameters
 
 
 def test_the_critics_step_moves_the_critic_alone():
@@ -447,7 +447,7 @@ def test_the_target_of_a_terminal_step_is_its_reward(mode):
 
 @pytest.mark.parametrize("mode", ["td", "retrace"])
 def test_the_policy_is_improved_where_it_acted(mode):
-    """An episode of four steps that terminates: its states are 0 ... 3, its end is 9."""
+    """The episode has four steps from states 0 ... 3 and terminates in state 9."""
     replay = Replay(OBS, D, 10, [torch.Generator().manual_seed(0)])
     for state, successor in ((0, 1), (1, 2), (2, 3), (3, 9), (50, 51), (51, 52), (52, 53)):
         obs, next_obs = (torch.full((OBS,), float(x)) for x in (state, successor))
@@ -511,7 +511,7 @@ def test_an_update_moves_each_seed_by_at_most_the_clipped_norm(mode):
     before = snapshots(agent)
     metrics = agent.update(make_windows(agent.config.window))
     for name in ("policy", "critic"):
-        # Metrics show the norm before clipping.
+        # The metrics contain the norm before clipping.
         assert (metrics[f"{name}_grad_norm"] > 0.05).all()
         after = snapshot(getattr(agent, name))
         for s in range(S):
@@ -532,7 +532,7 @@ def test_duals_stay_on_adam_whatever_the_networks_use(optimizer):
     assert same(snapshot(duals(agent)), snapshot(duals(adam)))
     assert not same(snapshot(agent.policy), snapshot(adam.policy))
     assert not same(snapshot(agent.critic), snapshot(adam.critic))
-    # Adam's first step is its rate, whatever the gradient's size.
+    # The length of Adam's first step is its rate, regardless of the gradient's size.
     for rate, start, parameter in zip(
         [0.02, 0.005], before, duals(agent).parameters(), strict=True
     ):
@@ -541,7 +541,7 @@ def test_duals_stay_on_adam_whatever_the_networks_use(optimizer):
 
 
 def test_duals_are_clamped_after_their_step():
-    # No KL here comes near 100 nats, so every dual falls, and far in one step.
+    # All KLs are far below their bounds of 100 nats, so every dual falls, and far in one step.
     bounds = ("kl_epsilon", "epsilon_penalty", "mstep_kl_epsilon", "mstep_kl_epsilon_stddev")
     settings = DESCENT | {"temperature_lr": 1e4, "lambda_lr": 1e4} | dict.fromkeys(bounds, 100.0)
     agent = make_agent(**settings)

@@ -15,7 +15,7 @@ def make(value: float = 1.0) -> Duals:
 
 
 def write(duals: Duals, value: float) -> None:
-    """The gradient of a loss that has this derivative by each of the duals."""
+    """Writes the gradient of a loss whose derivative with respect to each dual is `value`."""
     duals.raw.grad = torch.zeros_like(duals.raw)
     duals.write_gradient(torch.full(SHAPE, value))
 
@@ -91,7 +91,7 @@ def test_a_clamped_dual_is_let_go_by_its_gradient():
     optimizer = torch.optim.Adam(duals.parameters(), lr=0.1)
     before = duals.value
     for _ in range(50):
-        # A KL far over its bound: the dual's loss falls as the dual rises.
+        # The KL is far above its bound, so the dual's loss falls as the dual rises.
         write(duals, -10.0)
         assert (duals.raw.grad < 0).all()
         optimizer.step()

@@ -1,4 +1,4 @@
-"""Problems whose solution is known to the digit: a regulator, a bandit, an off-policy chain."""
+"""Problems with known solutions: a linear-quadratic regulator, a bandit, an off-policy chain."""
 
 import math
 
@@ -18,7 +18,7 @@ GAMMA = 0.9
 
 
 def riccati() -> tuple[float, float]:
-    """Of the discounted regulator: P of the cost P x^2 to go, K of the best action -K x."""
+    """Solves the discounted regulator: P of its cost-to-go P x^2, K of its best action -K x."""
     a, b, r = Regulator.A, Regulator.B, Regulator.R
     root = math.sqrt(GAMMA)
     ((p,),) = solve_discrete_are([[root * a]], [[root * b]], [[1.0]], [[r]])
@@ -26,7 +26,7 @@ def riccati() -> tuple[float, float]:
 
 
 def test_the_riccati_equation_gives_the_regulators_optimum():
-    """The other tests' right number, found again by rolling it out."""
+    """Checks the solution that the other tests rely on by rolling it out."""
     p, k = riccati()
 
     def cost(gain):
@@ -52,11 +52,11 @@ def test_the_riccati_equation_gives_the_regulators_optimum():
     ids=["td", "retrace", "categorical", "normalized", "polyak"],
 )
 def test_a_regulator_is_solved_to_riccatis_gain_and_value(tmp_path, settings):
-    """Gain within 0.06; value within 8 % of that of the learnt, still noisy policy at |x| = 1.
+    """The gain is within 0.06; the value at |x| = 1 within 8 % of the learnt, still noisy policy's.
 
-    Targets of several steps without Retrace's corrections have another fixed point, for they follow
-    what has acted: they are not tried here. A policy u = -K x + s e has the cost
-    P x^2 + (r + gamma b^2 P) s^2 / (1 - gamma) to go.
+    That policy u = -K x + s e has the cost-to-go P x^2 + (r + gamma b^2 P) s^2 / (1 - gamma).
+    Uncorrected n-step targets are left out: they are biased towards the behaviour policy, so their
+    fixed point differs.
     """
     p, k = riccati()
     trainer = trained(tmp_path, "probe/Regulator-v0", steps=3000, **settings)
@@ -74,36 +74,36 @@ def test_a_regulator_is_solved_to_riccatis_gain_and_value(tmp_path, settings):
 
 
 class Bandit:
-    """One state, Q(a) = -c (a - t)^2, sampled from N(m, s^2): the E-step's solution is Gaussian.
+    """One state, Q(a) = -c (a - t)^2, actions from N(m, s^2): the E-step's solution is Gaussian.
 
-    q(a) ~ exp(Q(a) / eta) N(a; m, s^2) has precision 1 / s^2 + 2 c / eta, and its mean weighs m and
-    t by the two terms.
+    q(a) ~ exp(Q(a) / eta) N(a; m, s^2) has the precision 1 / s^2 + 2 c / eta. Its mean is the
+    average of m and t, weighted by these two terms.
     """
 
     C, T, M, S, EPSILON = 3.0, 0.8, 0.1, 0.5, 0.1
 
     @classmethod
     def solution(cls, eta: float) -> tuple[float, float]:
-        """Mean and standard deviation of q."""
+        """Returns the mean and standard deviation of q."""
         prior, evidence = 1 / cls.S**2, 2 * cls.C / eta
         mean = (prior * cls.M + evidence * cls.T) / (prior + evidence)
         return mean, (prior + evidence) ** -0.5
 
     @classmethod
     def kl(cls, eta: float) -> float:
-        """KL(q || N(m, s^2)) in nats."""
+        """Returns KL(q || N(m, s^2)) in nats."""
         mean, stddev = cls.solution(eta)
         spread = (stddev**2 + (mean - cls.M) ** 2) / (2 * cls.S**2)
         return math.log(cls.S / stddev) + spread - 0.5
 
     @classmethod
     def best_eta(cls) -> float:
-        """Where the bound is met with equality."""
+        """Returns the temperature at which the KL equals its bound."""
         return brentq(lambda eta: cls.kl(eta) - cls.EPSILON, 1e-2, 1e3)
 
 
 def sampled(count: int = 400_000) -> tuple[torch.Tensor, torch.Tensor]:
-    """Actions and values, [N, 1]."""
+    """Returns sampled actions and their values, [N, 1] each."""
     g = torch.Generator().manual_seed(0)
     actions = Bandit.M + Bandit.S * torch.randn(count, 1, generator=g, dtype=torch.float64)
     return actions, -Bandit.C * (actions - Bandit.T) ** 2
@@ -111,7 +111,7 @@ def sampled(count: int = 400_000) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("eta", [0.5, 2.0, 20.0])
 def test_the_e_step_of_a_quadratic_bandit_is_its_gaussian(eta):
-    """Within a hundredth: 400 000 samples leave standard errors of some thousandths."""
+    """Within 0.01; with 400 000 samples the standard errors are a few thousandths."""
     actions, values = sampled()
     found = losses.e_step(values, torch.tensor(eta, dtype=torch.float64), Bandit.EPSILON)
     mean = (found.weights * actions).sum()
@@ -145,12 +145,11 @@ RHO, LAMBDA = 0.5, 0.9
     ids=["td", "retrace 2", "retrace 5"],
 )
 def test_before_the_first_target_copy_retrace_reaches_as_far_as_its_window(settings, reach):
-    """The target critic is still 0, so one-step TD learns the last reward where it is given alone.
+    """The target critic is still 0, so with one-step TD only the last state's value changes.
 
-    With Retrace it comes back with gamma * lambda * rho a step, rho the ratio of policy to
-    behaviour, over as many steps as there are in the window; a window that ends earlier in the
-    episode sees nothing of it. The states' regressions are means over the windows they are in, each
-    known. Within 0.03.
+    Retrace carries the reward back within a window, with a factor of gamma * lambda * rho per step,
+    where rho is the ratio of policy to behaviour. Windows that end before the reward contribute 0.
+    Each state's value is the mean over the windows that contain it; see `expected`. Within 0.03.
     """
     trainer = MPOTrainer(
         "probe/Chain-v0",
@@ -189,7 +188,7 @@ def test_before_the_first_target_copy_retrace_reaches_as_far_as_its_window(setti
 
 
 def expected(window: int) -> list[float]:
-    """The mean target of each state over the places that it can have in a window."""
+    """Returns the mean target of each state over its possible positions in a window."""
     trace = GAMMA * LAMBDA * RHO
     targets = []
     for t in range(Chain.LENGTH):

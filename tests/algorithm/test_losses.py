@@ -1,4 +1,4 @@
-"""The losses against the papers' sums (`reference.py`) and against hand-made cases."""
+"""The losses against the papers' formulas (`reference.py`) and against cases worked by hand."""
 
 import math
 from typing import NamedTuple
@@ -129,7 +129,7 @@ def test_weights_are_a_distribution_over_the_samples():
 
 
 def test_weights_follow_hand_computed_odds():
-    # exp(Q / eta) with eta = 2 is 1, 2 and 5: weights 1/8, 2/8, 5/8.
+    # exp(Q / eta) with eta = 2 is 1, 2 and 5, so the weights are 1/8, 2/8, 5/8.
     values = 2 * torch.tensor([[1.0], [2.0], [5.0]], dtype=torch.float64).log()
     two = torch.tensor(2.0, dtype=torch.float64)
     step = losses.e_step(values, two, 0.1)
@@ -158,7 +158,7 @@ def test_equal_values_give_uniform_weights_and_no_kl():
 @pytest.mark.parametrize("epsilon", [0.01, 0.1, 0.7])
 def test_minimum_of_the_dual_puts_the_kl_at_epsilon(epsilon):
     case = make_case(3)
-    # Golden-section search on the dual, convex in the temperature, for each seed at once.
+    # Golden-section search on the dual, which is convex in the temperature, for all seeds at once.
     golden = (math.sqrt(5) - 1) / 2
     low = torch.full((S,), 1e-2, dtype=torch.float64)
     high = torch.full((S,), 1e3, dtype=torch.float64)
@@ -209,7 +209,7 @@ def test_float32_temperature_gradient_is_exact_at_large_values(sign):
         close(double[s], eta.grad, rtol=1e-6, atol=1e-9)
     gradient = float32_gradient(values, temperature, centred=True).double()
     close(gradient, double, rtol=1e-5, atol=1e-6)
-    # The case is a hard one: float32 without the centring misses by more than 5 % here.
+    # In this hard case, float32 without subtracting the maximum is off by more than 5 %.
     uncentred = float32_gradient(values, temperature, centred=False).double()
     assert ((uncentred - double).abs() > 0.05 * double.abs()).all()
 
@@ -224,7 +224,7 @@ def test_float32_weights_and_dual_are_exact_at_large_values():
     close(single.kl.double(), double.kl, rtol=1e-5, atol=1e-6)
     log_weights = values / 0.1 - torch.logsumexp(values / 0.1, 1, keepdim=True)
     error = (log_weights.exp().double() / double.weights - 1).abs().max()
-    assert error > 1e-4  # without the centring
+    assert error > 1e-4  # without subtracting the maximum
 
 
 def test_an_overwhelming_value_gives_a_finite_one_hot():
@@ -273,7 +273,7 @@ def test_the_penalty_prefers_actions_inside_the_box():
 
 
 def combined_weights(case: Case) -> Tensor:
-    """Weights of Q plus weights of the penalty, rows sum to 2, by the reference."""
+    """Returns the reference weights of Q plus those of the penalty, which sum to 2 over N."""
     return torch.stack(
         [
             reference.weights(case.values[s], case.temperature[s])
@@ -284,20 +284,20 @@ def combined_weights(case: Case) -> Tensor:
 
 
 def fit(case: Case, weights: Tensor, **other: Tensor) -> losses.MStep:
-    """The M-step of the case, some of its tensors replaced."""
+    """Computes the M-step of the case, with some of its tensors replaced."""
     moments = losses.noise_moments(weights, case.noise)
     *gaussians, alpha_mean, alpha_stddev = case._replace(**other)[3:]
     return losses.m_step(moments, *gaussians, torch.stack([alpha_mean, alpha_stddev], dim=-2))
 
 
 def unbound(case: Case) -> dict[str, Tensor]:
-    """Multipliers under which the KLs cost nothing."""
+    """Returns multipliers of 0, with which the KLs cost nothing."""
     zero = torch.zeros_like(case.alpha_mean)
     return {"alpha_mean": zero, "alpha_stddev": zero}
 
 
 def reference_fit(case: Case, s: int, table: Tensor, mean: Tensor, stddev: Tensor):
-    """Cross-entropies and KLs of one seed."""
+    """Computes the cross-entropies and KLs of one seed by the reference."""
     target_mean, target_stddev = case.target_mean[s], case.target_stddev[s]
     target = target_mean, target_stddev
     return (
@@ -385,8 +385,8 @@ def test_mean_and_stddev_are_fitted_apart():
 
 
 def test_at_the_target_the_kls_vanish_and_only_the_samples_pull():
-    """With online equal to target, d/dm of -sum w log N(m' + s' e; m, s') is -sum(w e) / s', and
-    d/ds of -sum w log N(m' + s' e; m', s) is (sum(w) - sum(w e^2)) / s', over the B states.
+    """If online equals target, d/dm of -sum w log N(m' + s' e; m, s') is -sum(w e) / s', and
+    d/ds of -sum w log N(m' + s' e; m', s) is (sum(w) - sum(w e^2)) / s', both divided by B.
     """
     case = make_case(7)
     weights = combined_weights(case)
@@ -424,7 +424,8 @@ def test_kls_of_hand_computed_gaussians():
     online = row(3.0, 0.0), row(4.0, 0.5)
     alphas = torch.cat([row(10.0, 1.0), row(3.0, 7.0)])
     step = losses.m_step(moments, row(1.0, 0.5), row(2.0, 1.0), *online, alphas)
-    # KL(target || online): the target's variance scales the shift and stands over the online one.
+    # KL(target || online): the squared shift is over twice the target's variance, and the ratio of
+    # variances is target over online.
     close(step.kl[0], row(2**2 / (2 * 2**2), 0.5**2 / 2)[0])
     kl_stddev = math.log(2) + 1 / 8 - 0.5, -math.log(2) + 2 - 0.5
     close(step.kl[1], row(*kl_stddev)[0])
@@ -452,7 +453,7 @@ def test_large_multipliers_cost_float32_no_digits_near_the_target():
     single = fit(case, weights)
     close(single.grad_mean.double(), double.grad_mean, rtol=2e-4, atol=2e-5)
     close(single.grad_stddev.double(), double.grad_stddev, rtol=2e-4, atol=2e-5)
-    # At the target itself, where each policy starts anew, the bounds pull not at all.
+    # At the target, where the policy is after each target update, the KLs have no gradient.
     case = case._replace(mean=case.target_mean, stddev=case.target_stddev)
     free, held = fit(case, weights, **unbound(case)), fit(case, weights)
     assert torch.equal(free.grad_mean, held.grad_mean)

@@ -1,4 +1,4 @@
-"""A stack of S learners against S plain torch networks."""
+"""Stacks of S networks against S plain torch networks."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.reference import PlainCritic, PlainPolicy, plain_linear
 
 S, N, B, OBS, D = 3, 5, 7, 4, 2
 SEEDS = (11, 3, 8)
-# Two vectors of 16 wide: the CPU's ELU kernel rounds the tail of others by its place in the stack.
+# Multiples of 32: with other widths, rounding in the CPU's ELU depends on the place in the stack.
 WHOLE = (32, 32)
 
 
@@ -27,7 +27,7 @@ def critic(widths=(9, 6, 8), seeds=SEEDS) -> QNetwork:
 
 
 def scramble(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Every parameter moved well off its start: biases, gains and small heads matter then."""
+    """Perturbs every parameter, so that biases, gains and the small heads have an effect."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -36,7 +36,7 @@ def scramble(network: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def inputs(seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Observations [S, B, O] and actions [S, N, B, D], some of them out of bounds."""
+    """Returns observations [S, B, O] and actions [S, N, B, D], some of them out of bounds."""
     g = torch.Generator().manual_seed(seed)
     return torch.randn(S, B, OBS, generator=g), 1.5 * torch.randn(S, N, B, D, generator=g)
 
@@ -91,11 +91,11 @@ def test_stacked_critic_equals_plain_networks_of_the_concatenated_input(widths, 
                 close(values[s, n, b], plain(obs[s, b], actions[s, n, b]), tol)
 
 
-# Gradients by hand, against autograd's of plain networks
+# Hand-written gradients against autograd's of plain networks
 
 
 def with_gradients(network: nn.Module) -> nn.Module:
-    """Places for the gradients, with something in them: what is written must be all of them."""
+    """Fills the gradients with garbage, all of which must be overwritten."""
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, 7.0)
     return network
@@ -138,7 +138,7 @@ def test_gradients_of_the_norm_equal_autograds():
 
 
 def plain_gradients(plain: nn.Module) -> list[Tensor]:
-    """In the order and layout of the stacked parameters, but for the critic's joint first layer."""
+    """Returns gradients in the layout of the stack, but for the critic's joint first layer."""
     return [p.grad.T if p.ndim == 2 else p.grad[None] for p in plain.parameters()]
 
 
@@ -160,7 +160,7 @@ def test_gradients_of_the_critic_equal_autograds_of_plain_networks(widths, outpu
         wanted.backward(grad[s])
         close(found[s], wanted.detach())
         joint, bias, *rest = plain_gradients(plain)
-        # The two parts of the first layer add up, so each bias has the gradient of the sum.
+        # The first layer adds two biases, so each has the gradient of their sum.
         expected = [joint[:OBS], bias, joint[OBS:], bias, *rest]
         for parameter, wanted in zip(stacked.parameters(), expected, strict=True):
             close(parameter.grad[s], wanted, 1e-10)

@@ -10,7 +10,7 @@ from mpo.study.hyperparameters import OptimizerName
 S = 3
 WHOLE = ((8, 16), (1, 64), (32, 1))
 RAGGED = ((4, 5), (1, 5), (6, 1), (1, 12), (3, 9))
-"""Shapes of a seed's parameters; each of these, and their sum, ends within a vector register."""
+"""Shapes of a seed's parameters. Neither their sizes nor the total fill whole vector registers."""
 LR = 0.01
 
 
@@ -37,7 +37,7 @@ def write(parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
 def trained(
     name: str, start: list[Tensor], gradients: list[list[Tensor]], max_norm: float = float("inf")
 ) -> list[Tensor]:
-    """Parameters after steps along these gradients."""
+    """Returns the parameters after one step per gradient."""
     parameters = [leaf(x) for x in start]
     optimizer = StackedOptimizer(name, parameters, LR, 0.8)
     for step in gradients:
@@ -50,7 +50,7 @@ def trained(
 def start_and_gradients(
     shapes: tuple[tuple[int, ...], ...],
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """Parameters [S, ...] and four steps' gradients, each seed's of another size."""
+    """Returns parameters [S, ...] and gradients for four steps, of different scale per seed."""
     g = torch.Generator().manual_seed(0)
     scale = torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
     start = [torch.randn(S, *shape, generator=g) for shape in shapes]
@@ -76,7 +76,7 @@ def test_a_stacked_step_equals_separate_ones(name, shapes):
 
 def test_momentum_is_used_by_sgd():
     start, gradients = [torch.zeros(1, 1, 1)], [[torch.ones(1, 1, 1)]] * 2
-    # Velocities 1 and 0.8 + 1, times the rate.
+    # The velocities are 1 and 0.8 + 1.
     assert float(trained("sgd", start, gradients)[0]) == pytest.approx(-LR * 2.8)
 
 
@@ -112,7 +112,7 @@ def test_each_seeds_gradient_is_clipped_by_its_own_norm():
     optimizer.step()
     for parameter, initial, gradient in zip(parameters, start, drawn, strict=True):
         step = initial - parameter
-        torch.testing.assert_close(step[0], gradient[0], rtol=1e-4, atol=1e-6)  # untouched
+        torch.testing.assert_close(step[0], gradient[0], rtol=1e-4, atol=1e-6)  # not clipped
         torch.testing.assert_close(step[1], gradient[1] * (2 / 250), rtol=1e-4, atol=1e-6)
         assert step[2].eq(0).all()
 

@@ -1,4 +1,4 @@
-"""What can be turned on: each option does what it says, alone, in a stack and over a resumption."""
+"""The optional features: each works as described, alone, in a stack and when resumed."""
 
 import copy
 
@@ -92,7 +92,7 @@ def support(agent: MPOAgent) -> Tensor:
 
 
 def plain_projection(probabilities: Tensor, atoms: Tensor, shift: float, discount: float) -> Tensor:
-    """C51's algorithm 1, one atom at a time."""
+    """Projects by C51's algorithm 1, one atom at a time."""
     low, spacing, count = float(atoms[0]), float(atoms[1] - atoms[0]), len(atoms)
     table = torch.zeros(count, dtype=torch.float64)
     for p, z in zip(probabilities.tolist(), atoms.tolist(), strict=True):
@@ -106,11 +106,11 @@ def plain_projection(probabilities: Tensor, atoms: Tensor, shift: float, discoun
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_categorical_target_is_the_mixture_moved_by_the_scalar_one(mode):
-    """Of each regressed step: the distribution over the samples, moved to the target's mean."""
+    """Each target distribution is the samples' mixture, shifted so that its mean is the target."""
     wide = {"critic_min": -100.0, "critic_max": 100.0, "critic_atoms": 17}
     agent = make_agent(critic="categorical", **(wide | MODES[mode]))
     windows = make_windows(agent.config.window)
-    # Values and corrections that are small beside the atoms' range: nothing is clipped at its ends.
+    # Values and corrections are small compared to the atoms' range, so nothing is clipped.
     for parameter in agent.target_critic.head.parameters():
         parameter.mul_(0.05)
     agent.target_critic.double()
@@ -126,7 +126,7 @@ def test_the_categorical_target_is_the_mixture_moved_by_the_scalar_one(mode):
 
 
 def test_a_categorical_step_equals_plain_sums():
-    """TD, sample by sample: C51's projection of each, their mean, and the cross-entropy to it."""
+    """With TD, sample by sample: C51's projection of each, their mean, and its cross-entropy."""
     agent = make_agent(critic="categorical", optimizer="sgd", q_lr=1.0, sgd_momentum=0.0, **ATOMS)
     windows = make_windows(1)
     states = [generator.get_state() for generator in agent._noise]
@@ -200,7 +200,7 @@ def test_all_networks_see_the_same_normal_observations_and_change_together():
         agent.update(windows)
         seen.append(agent.policy.normalize.shift.clone())
         agent.act(obs[0] + 100)
-    # After the third update all 52 observations so far.
+    # The third update applies all 52 observations so far.
     assert torch.equal(seen[0], seen[1]) and torch.equal(seen[2], seen[4])
     first = torch.from_numpy(obs.mean(0)).unsqueeze(1)
     torch.testing.assert_close(seen[0], first, rtol=1e-4, atol=1e-4)
@@ -266,7 +266,7 @@ def test_a_joint_bound_is_on_the_sum_over_dimensions():
     kl = bounds * torch.stack([together["kl_mean_relative"], together["kl_stddev_relative"]], -1)
     slope = (bounds - kl).unsqueeze(-1) * raw.sigmoid()
     torch.testing.assert_close(joint.alphas.raw, raw - 0.3 * slope)
-    # Equal multipliers hold either policy alike.
+    # Equal multipliers constrain both policies equally.
     assert same(snapshot(each.policy), snapshot(joint.policy))
 
 
@@ -291,7 +291,7 @@ def test_a_lion_step_has_the_length_of_the_rate_whatever_the_gradient():
 
 @pytest.fixture
 def elsewhere(monkeypatch):
-    """A device without numbers, see `tests.compute.test_cuda_graphs`."""
+    """The meta device; see `tests.compute.test_cuda_graphs`."""
     monkeypatch.setattr(
         "mpo.algorithm.agent.torch_generator",
         lambda seed, stream, *_: torch_generator(seed, stream),

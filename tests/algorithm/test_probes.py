@@ -1,4 +1,4 @@
-"""Probe environments with known optima are learnt in seconds."""
+"""Probe environments with known optima, each learnt in seconds."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def trained(tmp_path, env_id, steps=900, extra_seeds=(), **settings):
 
 
 def values(trainer, observation):
-    """The critic's expected value of the online mean action at an observation, a seed each."""
+    """Returns each seed's value of its online mean action at an observation, [S]."""
     obs = np.full((1, trainer.stack.obs_dim), observation, np.float32)
     rows = torch.from_numpy(obs).expand(len(trainer.seeds), -1, -1)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""n-step and Retrace targets against small numbers worked by hand and the papers' sums."""
+"""n-step and Retrace targets against examples worked by hand and the papers' formulas."""
 
 import math
 
@@ -15,7 +15,7 @@ NAN = float("nan")
 
 
 def column(*x: float) -> Tensor:
-    """One window, [T, 1]."""
+    """Makes a field of one window, [T, 1]."""
     return torch.tensor(x, dtype=torch.float64)[:, None]
 
 
@@ -24,7 +24,7 @@ def close(actual: Tensor, expected: Tensor, rtol: float = 1e-12) -> None:
 
 
 def random_windows(seed: int, steps: int = T, cuts: bool = True) -> dict[str, Tensor]:
-    """Windows [S, T, B]; with cuts, about a fifth of the steps terminate and a fifth time out."""
+    """Makes windows [S, T, B]; with cuts, about 20 % of steps terminate and 20 % are truncated."""
     g = torch.Generator().manual_seed(seed)
     shape = (S, steps, B)
 
@@ -82,7 +82,7 @@ def test_retrace_of_a_hand_computed_window():
 
 
 def test_retrace_of_a_hand_computed_window_with_a_termination():
-    # As above, terminated after step 1: y_1 = r_1 = 2, no value of the next state and no trace;
+    # As above, but step 1 terminates: y_1 = r_1 = 2, without bootstrap and without trace;
     # y_0 = r_0 + gamma * (V_0 + c_1 * (y_1 - Q_1)) = 1 + 0.5 * (4 + 0.5 * (2 - 7)) = 1.75.
     targets = returns.retrace(
         column(1, 2, 3),
@@ -97,7 +97,7 @@ def test_retrace_of_a_hand_computed_window_with_a_termination():
 
 
 def test_retrace_of_a_hand_computed_window_with_a_truncation():
-    # As above, a time limit after step 1: y_1 = r_1 + gamma * V_1 = 5, without a trace;
+    # As above, but step 1 is truncated: y_1 = r_1 + gamma * V_1 = 5, without trace;
     # y_0 = 1 + 0.5 * (4 + 0.5 * (5 - 7)) = 2.5.
     targets = returns.retrace(
         column(1, 2, 3),
@@ -149,7 +149,7 @@ def test_retrace_needs_no_seed_axis():
 
 
 def test_a_batch_of_ragged_windows_is_its_windows_one_by_one():
-    # Ends after every possible step, of either kind, side by side.
+    # Window b ends after step b, alternately by truncation and termination.
     windows = {key: x[:1].clone() for key, x in random_windows(4, cuts=False).items()}
     for b in range(T):
         windows["terminated" if b % 2 else "truncated"][0, b, b] = 1
@@ -166,7 +166,7 @@ def test_lambda_zero_is_one_step_td_at_every_step():
 
 
 def test_on_policy_with_lambda_one_telescopes_to_the_n_step_return():
-    """With c = 1 and V(s_{t+1}) = Q(s_{t+1}, a_{t+1}) the corrections cancel but for the last."""
+    """With c = 1 and V(s_{t+1}) = Q(s_{t+1}, a_{t+1}) all corrections but the last cancel."""
     windows = random_windows(6)
     windows["log_ratios"].zero_()
     windows["values"][:, :-1] = windows["taken_values"][:, 1:]
@@ -200,7 +200,7 @@ def test_a_vanishing_ratio_leaves_one_step_td():
 
 
 def test_exact_values_are_a_fixed_point_whatever_the_behaviour():
-    """If Q(s_t, a_t) = r_t + d_t V(s_{t+1}), every temporal difference is 0 and y = Q."""
+    """If Q(s_t, a_t) = r_t + d_t V(s_{t+1}), every TD error is 0 and y = Q."""
     windows = random_windows(9)
     discounts, _ = discounts_and_cut(windows)
     windows["taken_values"] = windows["rewards"] + discounts * windows["values"]
@@ -235,7 +235,7 @@ def test_truncation_bootstraps_and_termination_does_not():
     reward, value = windows["rewards"][:, 2], windows["values"][:, 2]
     windows["truncated"][:, 2] = 1
     close(retrace(windows, 0.9)[:, 2], reward + GAMMA * value)
-    windows["terminated"][:, 2] = 1  # both at once: a termination
+    windows["terminated"][:, 2] = 1  # both at once count as termination
     close(retrace(windows, 0.9)[:, 2], reward)
     windows["truncated"][:, 2] = 0
     close(retrace(windows, 0.9)[:, 2], reward)
@@ -257,7 +257,7 @@ def test_windows_do_not_meet():
 
 
 def test_n_step_of_a_hand_computed_window():
-    # gamma 0.5: 1 + 0.5 * 2 + 0.25 * 3 = 2.75, bootstrap by 0.125 after the third step.
+    # gamma 0.5: 1 + 0.5 * 2 + 0.25 * 3 = 2.75; the bootstrap after step 3 has the factor 0.125.
     step = returns.n_step(column(1, 2, 3), column(0.5, 0.5, 0.5), no(3))
     assert (step.reward.tolist(), step.discount.tolist(), step.last.tolist()) == (
         [2.75],
@@ -270,7 +270,7 @@ def test_n_step_of_a_hand_computed_window():
     ("discount", "factor"), [(0.0, 0.0), (0.5, 0.25)], ids=["terminated", "truncated"]
 )
 def test_n_step_stops_at_the_first_cut(discount, factor):
-    # 1 + 0.5 * 2 = 2 at an end after the second step; a time limit bootstraps there by 0.25.
+    # Ending after step 2: 1 + 0.5 * 2 = 2; if truncated, the bootstrap there has the factor 0.25.
     cut = torch.tensor([[False], [True], [False], [True]])
     step = returns.n_step(column(1, 2, 3, 4), column(0.5, discount, 0.5, 0.5), cut)
     assert (step.reward.tolist(), step.discount.tolist(), step.last.tolist()) == (
@@ -321,7 +321,7 @@ def test_nothing_of_the_next_episode_passes_a_cut_of_n_step(t):
 def test_n_step_of_a_constant_reward_is_the_geometric_sum():
     ones = torch.ones(S, T, B, dtype=torch.float64)
     step = returns.n_step(ones, GAMMA * ones, torch.zeros(S, T, B, dtype=torch.bool))
-    # With the value of the constant reward, 1 / (1 - gamma), the target is that value again.
+    # A constant reward of 1 has the value 1 / (1 - gamma), which is also the target's.
     value = 1 / (1 - GAMMA)
     close(step.reward + step.discount * value, torch.full((S, B), value, dtype=torch.float64))
 
@@ -332,14 +332,14 @@ ATOMS = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], dtype=torch.float64)
 @pytest.mark.parametrize(
     ("probabilities", "shift", "discount", "expected"),
     [
-        # Not moved.
+        # No shift, discount 1.
         ([0.1, 0.2, 0.3, 0.2, 0.2], 0.0, 1.0, [0.1, 0.2, 0.3, 0.2, 0.2]),
         # 0.5 * (-2 ... 2) + 0.25 = -0.75, -0.25, 0.25, 0.75, 1.25.
         ([1, 0, 0, 0, 0], 0.25, 0.5, [0, 0.75, 0.25, 0, 0]),
         ([0, 0, 0, 0.5, 0.5], 0.25, 0.5, [0, 0, 0.125, 0.75, 0.125]),
-        # A terminal transition: all of it at the reward.
+        # A terminal transition: all mass at the reward.
         ([0.2, 0.2, 0.2, 0.2, 0.2], 0.4, 0.0, [0, 0, 0.6, 0.4, 0]),
-        # Beyond the ends.
+        # Beyond the first or last atom.
         ([0.5, 0, 0, 0, 0.5], 3.5, 1.0, [0, 0, 0, 0.25, 0.75]),
         ([0, 0, 1, 0, 0], -7.0, 1.0, [1, 0, 0, 0, 0]),
     ],
@@ -360,7 +360,7 @@ def test_a_projection_keeps_the_mean_and_the_mass():
     probabilities = torch.rand(4, 9, 51, generator=g, dtype=torch.float64)
     probabilities /= probabilities.sum(-1, keepdim=True)
     discount = torch.rand(4, 9, generator=g, dtype=torch.float64)
-    # All that is moved stays between the ends.
+    # No mass is moved beyond the first or last atom.
     shift = (2 * torch.rand(4, 9, generator=g, dtype=torch.float64) - 1) * 10 * (1 - discount)
     found = returns.project(probabilities, atoms, shift, discount)
     assert (found >= 0).all()
