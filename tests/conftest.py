@@ -9,11 +9,36 @@ from filelock import FileLock
 from tests import requirements
 from tests.pipeline import project, snakemake
 
+SLOW = pytest.StashKey[int]()
+LONGEST = ("workflow", "training", "docs", "compute", "algorithm")
+"""Folders of tests, by how long a file of theirs takes."""
+
+
+def pytest_collection_modifyitems(items):
+    """Starts with the longest files, or a worker would end alone with one of them."""
+    rank = {folder: place for place, folder in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.parent.name, len(rank)))
+
 
 def pytest_runtest_setup(item):
     for marker in item.iter_markers("needs"):
         for name in marker.args:
             requirements.need(name)
+
+
+def pytest_deselected(items):
+    """Counts the slow tests that are left out; a worker sends the count to the main process."""
+    config = items[0].config
+    left_out = sum(item.get_closest_marker("slow") is not None for item in items)
+    config.stash[SLOW] = left_out
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["slow"] = left_out
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Takes the count from a worker; they all have the same one."""
+    node.config.stash[SLOW] = getattr(node, "workeroutput", {}).get("slow", 0)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -24,7 +49,8 @@ def pytest_sessionfinish(session):
     if reporter and not hasattr(session.config, "workerinput"):
         skipped = reporter.stats.get("skipped", [])
         reasons = [report.longrepr[2].removeprefix("Skipped: ") for report in skipped]
-        reporter.write_line(requirements.closing_line(reasons))
+        slow = session.config.stash.get(SLOW, 0)
+        reporter.write_line(requirements.closing_line(reasons, slow))
 
 
 @pytest.fixture(autouse=True)

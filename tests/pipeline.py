@@ -50,9 +50,9 @@ def snakemake(folder, *arguments, config=None):
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def planned(folder, config=None):
-    """Jobs by rule that a run would do now."""
-    done = snakemake(folder, "--dry-run", "--cores", "2", config=config)
+def planned(folder, config=None, targets=()):
+    """Counts by rule the jobs that a run would do now: for all results, or for `targets` alone."""
+    done = snakemake(folder, "--dry-run", "--cores", "2", *targets, config=config)
     assert done.returncode == 0, done.stdout + done.stderr
     if "Nothing to be done" in done.stdout + done.stderr:
         return {}

@@ -62,16 +62,16 @@ def need(name: str) -> None:
 
 def go_without(name: str, missing: str) -> None:
     """Skips the running test, or fails it if MPO_REQUIRE_ALL is set."""
-    reason = f"{missing} ({CURES[name]})"
+    reason = f"needs {name}: {missing}; {CURES[name]}"
     if os.environ.get("MPO_REQUIRE_ALL"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
 
-def closing_line(reasons: Iterable[str]) -> str:
-    """How many tests were skipped, and why."""
+def closing_line(reasons: Iterable[str], slow: int) -> str:
+    """How many tests were skipped, and why; `slow` of them since they are."""
     counts = Counter(reasons)
-    if not counts:
-        return "No test was skipped."
-    parts = [f"{count} for {reason}" for reason, count in counts.most_common()]
-    return f"Skipped {counts.total()} tests: {'; '.join(parts)}."
+    if slow:
+        counts["slow, run by .ci/run"] = slow
+    parts = [f"{count} ({reason})" for reason, count in counts.most_common()]
+    return f"Skipped {counts.total()}: {'; '.join(parts)}." if parts else "No test was skipped."

@@ -98,6 +98,7 @@ def test_a_checkpoint_is_measured_to_its_resumption():
     assert len({each.case for each in found}) == 2 and all(each.value > 0 for each in found)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("compiler")
 def test_the_start_of_a_job_is_measured_with_snakemake_and_with_compiling():
     with_snakemake, alone, new, kept = startup.once()
@@ -116,6 +117,7 @@ def test_planning_and_analysis_are_measured_on_studies_of_the_size_told(tmp_path
     assert analysis[0].case == "tables of 80 runs"
 
 
+@pytest.mark.slow
 def test_a_study_takes_longer_than_its_floors():
     config = TINY | {"environments": ["Pendulum-v1"], "seeds": [0]}
     trainings, jobs, floors = study.measure(config)

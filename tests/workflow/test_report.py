@@ -82,7 +82,7 @@ class Browser:
         return 0
 
 
-@pytest.fixture(scope="module", params=["html", "zip"])
+@pytest.fixture(scope="module", params=["html", pytest.param("zip", marks=pytest.mark.slow)])
 def browser(tiny_study, tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("report") / "project"
     shutil.copytree(tiny_study, folder)

@@ -17,7 +17,7 @@ from tests import processes
 from tests.cluster import cluster
 from tests.pipeline import changed, project, start
 
-pytestmark = pytest.mark.needs("slurm")
+pytestmark = [pytest.mark.slow, pytest.mark.needs("slurm")]
 
 TINY = changed(execution={"device": "auto"})  # which asks for a GPU
 LONGER = changed(
