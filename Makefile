@@ -13,6 +13,7 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/lint-imports
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(MPO_REQUIRE_ALL),,-m "not slow")
 
 # How fast it is, on an idle machine, in half an hour to three quarters; PART=update measures that alone.

@@ -1,6 +1,7 @@
 # Requires: `config`. Produces: STUDY, the IDENTITIES of its cells, the runs WANTED in its tables, the
 # PLAN that study.json holds, the resources of a `job`, the digest `code_of` modules, and all checks of
 # the config.
+import contextlib
 import functools
 import gc
 import hashlib
@@ -25,7 +26,7 @@ from mpo.study.status import given_up
 from mpo.study.plan import Study
 
 # As a module in another workflow, this one must leave the other's settings and rules alone.
-MODULE = workflow.modifier.is_module
+MODULE = workflow.modifier.parent_modifier is not None
 
 
 def source(path):
@@ -50,8 +51,10 @@ def parse_study():
             # dm_control logs with absl, which would print all of Snakemake's messages a second
             # time unless the root logger has a handler.
             logging.root.addHandler(logging.NullHandler())
-            for environment in study.environments:
-                make_env(environment.id).close()
+            # What an environment prints must not get into the output of --dag and the like.
+            with contextlib.redirect_stdout(sys.stderr):
+                for environment in study.environments:
+                    make_env(environment.id).close()
     except ConfigError as error:
         raise WorkflowError(f"the config cannot be used:\n{error}")
     return study
