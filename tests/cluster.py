@@ -1,14 +1,13 @@
-"""A Slurm cluster of one node on this machine, for as long as a `with` block lasts.
+"""A Slurm cluster of one node on this machine, which runs while a `with` block lasts.
 
-It is a real one: munged, slurmctld and slurmd run as root and talk over the loopback device,
-without systemd, cgroups or accounting. Its node claims more processors, memory and GPUs than the
-machine has: nothing but memory use is enforced, and a job that asks for a GPU finds
-CUDA_VISIBLE_DEVICES set.
+It is a real cluster: munged, slurmctld and slurmd run as root and talk over the loopback device,
+without systemd, cgroups or accounting. The node claims more processors, memory and GPUs than the
+machine has. Only memory use is enforced. A job that asks for a GPU gets CUDA_VISIBLE_DEVICES.
 
-All files are in the folder that is passed in, but for two. The configuration has to be at
-/etc/slurm, where every Slurm command looks for it (the executor plugin drops the SLURM_* variables
-from a job's environment); what was there before comes back. And /etc/hosts gets a line while the
-machine's own name is not known there.
+All files are in the folder passed in, with two exceptions. The configuration is linked to
+/etc/slurm, where every Slurm command looks for it, since the executor plugin drops the SLURM_*
+variables from a job's environment; what was there before is put back. And /etc/hosts gets a line
+if it lacks the machine's own name.
 """
 
 import contextlib
@@ -70,7 +69,7 @@ PartitionName=main Nodes={node} Default=YES MaxTime=1-0 DefaultTime=10
 
 
 def unavailable() -> str | None:
-    """Why no cluster can be started here, if so."""
+    """Returns why no cluster can be started here, None if one can."""
     if os.geteuid() != 0:
         return "a Slurm cluster has to be started by root"
     missing = [name for name in (*DAEMONS, "sbatch") if not _program(name)]
@@ -83,7 +82,7 @@ def unavailable() -> str | None:
 
 @contextlib.contextmanager
 def cluster(folder: Path, cpus: int = 8, memory_mb: int = 8000, gpus: int = 2) -> Iterator[None]:
-    """Starts the cluster, and stops it with all of its jobs in the end."""
+    """Starts the cluster; at the end cancels its jobs and stops it."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone())
         _configure(folder, cpus, memory_mb, gpus)
@@ -91,7 +90,7 @@ def cluster(folder: Path, cpus: int = 8, memory_mb: int = 8000, gpus: int = 2) -
         stack.enter_context(_named())
         try:
             munge = f"--socket={folder}/munge.socket"
-            # --force: the folder may be below one that others can write to, as /tmp is.
+            # --force: munged refuses folders below one that others can write to, such as /tmp.
             start = ["munged", "--foreground", "--force", f"--key-file={folder}/munge.key", munge]
             start += [f"--{name}-file={folder}/munge.{name}" for name in ("pid", "seed")]
             stack.enter_context(_daemon(folder, start))
@@ -109,7 +108,7 @@ def cluster(folder: Path, cpus: int = 8, memory_mb: int = 8000, gpus: int = 2) -
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """One cluster at a time, and never beside one that is not ours."""
+    """Waits for the cluster of another test to end; refuses to run beside a foreign one."""
     with open("/run/lock/slurm-of-tests", "w") as file:
 
         def locked() -> bool:
@@ -121,7 +120,7 @@ def _alone() -> Iterator[None]:
         _wait(900, "the cluster of another test to end", locked)
         for process in psutil.process_iter(["name", "status"]):
             if process.info["name"] in ("slurmctld", "slurmd"):
-                # One that nobody has collected is over.
+                # A zombie has ended already.
                 if process.info["status"] != psutil.STATUS_ZOMBIE:
                     raise RuntimeError(f"{process.info['name']} is running here already")
         yield
@@ -143,7 +142,7 @@ def _configure(folder: Path, cpus: int, memory_mb: int, gpus: int) -> None:
         gpus=gpus,
     )
     (folder / "etc/slurm.conf").write_text(conf)
-    # Slurm names a GPU to a job only if it is a character device: these are aliases of /dev/null.
+    # Slurm passes a GPU to a job only if it is a character device; these are copies of /dev/null.
     devices = [folder / f"gpu{i}" for i in range(gpus)]
     for device in devices:
         os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 3))
@@ -155,7 +154,7 @@ def _configure(folder: Path, cpus: int, memory_mb: int, gpus: int) -> None:
 
 @contextlib.contextmanager
 def _installed(folder: Path) -> Iterator[None]:
-    """Has our configuration at /etc/slurm; what a test that was killed left there is dropped."""
+    """Links /etc/slurm to our configuration; drops a link that a killed test has left there."""
 
     def remove() -> None:
         ETC.unlink(missing_ok=True)
@@ -175,7 +174,7 @@ def _installed(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _named() -> Iterator[None]:
-    """Makes the machine's own name known, if it is not."""
+    """Adds the machine's own name to /etc/hosts if it cannot be resolved."""
     line = f"127.0.0.1 {NODE} # for the Slurm cluster of a test\n"
     try:
         socket.gethostbyname(NODE)
@@ -191,11 +190,11 @@ def _named() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _daemon(folder: Path, command: list[str]) -> Iterator[None]:
-    """Runs it as a child that dies with us, even if we are killed."""
+    """Runs a daemon as a child that dies with this process, even if this is killed."""
     name, *arguments = command
     command = ["setpriv", "--pdeathsig", "KILL", str(_program(name)), *arguments]
     with open(folder / f"{name}.log", "w") as log:
-        # In a session of its own: Ctrl-C at the terminal is for us, who stop them in order.
+        # In a session of its own, so that Ctrl-C reaches only pytest, which stops them in order.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
@@ -211,7 +210,7 @@ def _daemon(folder: Path, command: list[str]) -> Iterator[None]:
 
 
 def _cancel_jobs() -> None:
-    """No process of a job may outlive the cluster."""
+    """Cancels all jobs and waits for them, so that none outlives the cluster."""
     _says("scancel", "--user=root")
     with contextlib.suppress(TimeoutError):
         _wait(3 * KILL_WAIT, "all jobs to end", lambda: not _says("squeue", "--noheader"))

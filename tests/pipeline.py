@@ -1,4 +1,4 @@
-"""The pipeline in a folder of its own, run by Snakemake."""
+"""Runs Snakemake on a copy of the pipeline."""
 
 import json
 import os
@@ -16,7 +16,7 @@ TINY = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
 
 
 def project(folder):
-    """A copy of all that the pipeline is made of."""
+    """Copies the workflow, its configs and the package into a folder."""
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("workflow", "mpo", "profiles", "config"):
@@ -25,9 +25,9 @@ def project(folder):
 
 
 def start(folder, *arguments, config=None):
-    """Starts Snakemake, in a process group of its own, on the tiny study or on another one."""
+    """Starts Snakemake on the tiny study or on `config`, in a process group of its own."""
     (folder / "study.yaml").write_text(yaml.safe_dump(config or TINY))
-    # No activated environment: only Snakemake's own interpreter is known.
+    # As without an activated environment: Snakemake must find its own interpreter.
     environment = {**os.environ, "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-m", "snakemake", *arguments, "--configfile", "study.yaml"]
     return subprocess.Popen(
@@ -38,20 +38,20 @@ def start(folder, *arguments, config=None):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Tests that a shell runs in the background have inherited that Ctrl-C is ignored.
+        # A shell starts background jobs with Ctrl-C ignored, and Snakemake would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def snakemake(folder, *arguments, config=None):
-    """Runs Snakemake to its end."""
+    """Runs Snakemake and waits until it exits."""
     process = start(folder, *arguments, config=config)
     stdout, stderr = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def planned(folder, config=None, targets=()):
-    """Counts by rule the jobs that a run would do now: for all results, or for `targets` alone."""
+    """Returns how many jobs of each rule a run would do now: for everything, or for `targets`."""
     done = snakemake(folder, "--dry-run", "--cores", "2", *targets, config=config)
     assert done.returncode == 0, done.stdout + done.stderr
     if "Nothing to be done" in done.stdout + done.stderr:
@@ -62,7 +62,7 @@ def planned(folder, config=None, targets=()):
 
 
 def changed(**sections):
-    """The tiny study with keys of its sections changed."""
+    """Returns the tiny study's config with some keys of its sections changed."""
     config = json.loads(json.dumps(TINY))
     for name, value in sections.items():
         config[name] = config[name] | value if isinstance(value, dict) else value

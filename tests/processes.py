@@ -1,4 +1,4 @@
-"""Real `python -m mpo train` processes on small runs, and what they leave behind."""
+"""Starts `python -m mpo train` on small runs and reads what it leaves behind."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_spec(env_id, seed=0, **training):
-    """A run of small networks that updates from step 100 on."""
+    """Returns a run with small networks whose updates start at step 100."""
     defaults = {
         "policy_layer_sizes": (16,),
         "critic_layer_sizes": (16,),
@@ -42,23 +42,23 @@ def run_spec(env_id, seed=0, **training):
 
 
 def place(folder, spec, steps, seed=None, study="study"):
-    """Where a run is below a folder."""
+    """Returns the place of a run below a folder."""
     seed = spec.seed if seed is None else seed
     return Place(study, "environment", "arm", seed, steps, folder / "results")
 
 
 def results(folder, *run, **names):
-    """What a run has left below a folder; see `place`."""
+    """Returns the directory of a run's results below a folder; see `place`."""
     return place(folder, *run, **names).directory
 
 
 def resume(folder, spec, seed=None):
-    """What a run below a folder goes on from."""
+    """Returns the resume directory of a run below a folder."""
     return place(folder, spec, 0, seed).resume_directory(spec.cell.identity)
 
 
 def wait_for_checkpoint(process, folder):
-    """Until what Snakemake trains there has its first one."""
+    """Waits until the run that Snakemake trains in a folder has its first checkpoint."""
     deadline = time.monotonic() + 300
     while not list(folder.glob("results/.resume/**/checkpoint-*.pt")):
         assert process.poll() is None, process.communicate()
@@ -67,7 +67,7 @@ def wait_for_checkpoint(process, folder):
 
 
 def trainer(folder):
-    """The one process that trains there."""
+    """Returns the one process that trains in a folder."""
     (found,) = (
         process
         for process in psutil.process_iter(["cmdline"])
@@ -88,7 +88,7 @@ def train(
     log=True,
     output=subprocess.PIPE,
 ):
-    """Starts a training of a run, or of several seeds of its cell, with all files in a folder."""
+    """Starts the training of a run, or of several seeds of its cell, with all files in a folder."""
     places = [place(folder, spec, steps, seed, study) for seed in seeds or [spec.seed]]
     command = [sys.executable, "-m", "mpo", "train", "--cell", spec.cell.identity]
     command += ["--device", "cpu", "--checkpoint-interval", interval, *options]
@@ -99,17 +99,17 @@ def train(
 
 
 def train_here(directory, spec, steps, seed=None, resume=None):
-    """Trains a run in this process, which saves a start of Python and torch.
+    """Trains a run in this process, which is faster by one import of torch.
 
     Args:
-        directory: for the run's files.
-        spec: of the run.
-        steps: its budget, in environment steps.
-        seed: in place of the spec's.
-        resume: its resume directory, if it has one.
+        directory: where the run's files are written.
+        spec: what is trained.
+        steps: budget, in environment steps.
+        seed: replaces the seed of `spec`.
+        resume: resume directory; None trains without checkpoints.
 
     Returns:
-        The number of the environment step at which it ended.
+        The environment step at which the training ended.
     """
     seeds = [spec.seed if seed is None else seed]
     stack = Stack(spec.env_id, spec.training, seeds, torch.device("cpu"))
@@ -118,7 +118,7 @@ def train_here(directory, spec, steps, seed=None, resume=None):
 
 
 def evaluate(folder, spec, steps, episodes):
-    """Starts an evaluation of a run below a folder: so many online episodes of each snapshot."""
+    """Starts the evaluation of a run, with so many online episodes per snapshot."""
     run = place(folder, spec, steps)
     config = EvaluationSpec(online_episodes=episodes, final_episodes=1).identity
     command = [sys.executable, "-m", "mpo", "evaluate", "--run", run.directory]
@@ -136,14 +136,14 @@ def _start(command, output=subprocess.PIPE):
 
 
 def finish(process, code=0):
-    """Waits for a process to exit with a code; returns what it printed."""
+    """Waits for a process to exit with this code; returns what it printed."""
     output, _ = process.communicate(timeout=180)
     assert process.returncode == code, output
     return output
 
 
 def wait_until_training(process, directory):
-    """Waits until a process holds the lock of a resume directory: its training begins."""
+    """Waits until a process holds the lock of a resume directory, just before it trains."""
     owner, deadline = directory / "owner", time.monotonic() + 120
     while not (owner.exists() and owner.read_text().startswith(f"process {process.pid} ")):
         assert process.poll() is None, process.communicate()[0]
@@ -152,12 +152,12 @@ def wait_until_training(process, directory):
 
 
 def newest_step(directory):
-    """The step of a resume directory's newest checkpoint, 0 without one."""
+    """Returns the step of the newest checkpoint in a resume directory, 0 without one."""
     return max((int(path.stem[11:]) for path in directory.glob("checkpoint-*.pt")), default=0)
 
 
 def wait_for_step(process, directory, step):
-    """Waits until a process has saved a step, or a later one."""
+    """Waits until a process has saved a checkpoint of this step or of a later one."""
     deadline = time.monotonic() + 120
     while newest_step(directory) < step:
         assert process.poll() is None, process.communicate()[0]
@@ -166,13 +166,16 @@ def wait_for_step(process, directory, step):
 
 
 def kill(process):
-    """As the OOM killer does it."""
+    """Kills a process the way the OOM killer does."""
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def bits(folder):
-    """A hash of each table of a run without the clocks, and of its policies; run.json's facts."""
+    """Returns what equal runs share: hashes of metrics and policies, and facts from run.json.
+
+    Columns that measure time are left out.
+    """
     table = pq.read_table(folder / "train.parquet").drop_columns(list(CLOCKS))
     record = json.loads((folder / "run.json").read_text())
     facts = ("status", "error", "total_steps", "env_steps", "updates", "episodes", "spec")
@@ -184,12 +187,12 @@ def bits(folder):
 
 
 def status(folder, spec, steps, seed=None):
-    """What the job said last of a run."""
+    """Returns the last status that the job wrote for a run."""
     return json.loads(place(folder, spec, steps, seed).status_file.read_text())
 
 
 def wait_for_status(process, *run):
-    """Waits until a job says something of a run; see `place`."""
+    """Waits until a job has written a status for a run; see `place`."""
     deadline = time.monotonic() + 120
     while not place(*run).status_file.exists():
         assert process.poll() is None, process.communicate()[0]

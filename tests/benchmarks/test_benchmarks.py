@@ -1,4 +1,4 @@
-"""That what is measured is what is meant; no test here asserts a time."""
+"""The benchmarks measure what they claim to measure. No test here asserts a time."""
 
 import math
 import re
@@ -54,7 +54,7 @@ def test_the_plain_update_is_the_same_mathematics(steps):
     moved = (learner.policy_parameters() - before).norm()
     assert moved > 0.01
     apart = (learner.policy_parameters() - copied.policy_parameters()).norm()
-    # The critic's first layer has one bias here and two there, which move as fast each.
+    # The critic's first layer has one bias here and two there, each of which moves as fast.
     assert apart < 0.01 * moved
 
 
@@ -103,7 +103,7 @@ def test_a_checkpoint_is_measured_to_its_resumption():
 def test_the_start_of_a_job_is_measured_with_snakemake_and_with_compiling():
     with_snakemake, alone, new, kept = startup.once()
     assert with_snakemake > alone > 0.1
-    assert new > 1.3 * kept > 1  # what one job has compiled the next takes from disk
+    assert new > 1.3 * kept > 1  # the next job reads compiled code from disk
 
 
 def test_planning_and_analysis_are_measured_on_studies_of_the_size_told(tmp_path, monkeypatch):
@@ -163,7 +163,7 @@ def test_an_unknown_part_is_refused(arguments, message, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("error", "ok"), [(0.0, True), (0.01, False)])
 def test_the_check_of_a_gpu_finds_what_is_wrong(error, ok, monkeypatch):
-    """Here both sides are the CPU, and one of them may have other parameters."""
+    """Both sides are the CPU here. In one case their parameters differ."""
     given = gpu_checks.take_over
 
     def take_over(agent, other):

@@ -9,7 +9,7 @@ from tests import synthetic
 
 @pytest.fixture
 def finished(tmp_path):
-    """The same finished study twice."""
+    """Two copies of one finished study."""
     study = synthetic.plan()
     synthetic.write_runs(study, tmp_path)
     found = tables.collect(study, tmp_path)

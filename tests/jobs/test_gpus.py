@@ -20,11 +20,11 @@ with gpus.slot(int(sys.argv[1])) as device:
 
 @pytest.fixture
 def hold(tmp_path):
-    """Starts a process that takes a slot for some seconds and prints its device."""
+    """Starts processes that hold a GPU slot for some seconds and print its device."""
     started = []
 
     def start(runs_per_gpu, seconds, devices="0,1"):
-        # The lock files lie in the temporary folder.
+        # The lock files are in the temporary folder.
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": devices, "TMPDIR": str(tmp_path)}
         process = subprocess.Popen(
             [sys.executable, "-c", HOLD, str(runs_per_gpu), str(seconds)],

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run of 200 steps, which updates from step 100 on."""
+    """A finished run of 200 steps whose updates start at step 100."""
     spec = run_spec("Pendulum-v1")
     directory = tmp_path / "Pendulum-v1/arm/seed0/step200"
     loop.train(Stack(spec.env_id, spec.training, [spec.seed], CPU), spec.cell, 200, [directory])

@@ -33,7 +33,10 @@ print(*video.record(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])))
 
 @pytest.fixture(autouse=True)
 def renderer(monkeypatch):
-    """Already chosen, and so not for the tests that follow; no Pendulum needs one."""
+    """Sets a renderer, or the choice made for one test would stay for the next.
+
+    Pendulum needs none.
+    """
     monkeypatch.setenv("MUJOCO_GL", "egl")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
 
@@ -50,7 +53,7 @@ def spec(env_id):
 
 
 def run(path, env_id):
-    """A run whose policy acts far from zero; the first snapshot is another."""
+    """Writes a run whose last policy acts far from zero; its first snapshot is a different one."""
     env = make_env(env_id)
     sizes = dimensions(env.observation_space, env.action_space)
     states = []
@@ -66,7 +69,7 @@ def run(path, env_id):
 
 
 def scores(path, env_id, episodes):
-    """What evaluation says of the mean action: (return, length) an episode; it leaves its table."""
+    """Evaluates the mean action; returns (return, length) per episode and writes the table."""
     config = EvaluationSpec(online_episodes=1, final_episodes=episodes)
     rows = evaluate(spec(env_id), read_policies(path / files.POLICIES), config, 1)
     write_rows(path / files.EVALUATIONS, rows)
@@ -75,14 +78,14 @@ def scores(path, env_id, episodes):
 
 
 def watch(path):
-    """Images [F, height, width, 3] of a film, and its images a second."""
+    """Returns the images of a film [F, height, width, 3] and its frame rate in Hz."""
     with av.open(path) as container:
         images = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         return np.stack(images), len(images) / (container.duration / av.time_base)
 
 
 def film_apart(path, output, **environment):
-    """In a process of its own: the choice of a renderer holds for a whole process."""
+    """Films in a new process, since a process keeps the renderer that it has chosen."""
     unset = {"MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY"}
     kept = {key: value for key, value in os.environ.items() if key not in unset}
     command = [sys.executable, "-c", FILM, str(path), str(output)]
@@ -101,7 +104,7 @@ def test_a_film_shows_the_episode_that_was_scored(tmp_path, suffix):
     assert rate == pytest.approx(30, rel=0.01)
     changes = np.abs(np.diff(images.astype(int), axis=0)).max(axis=(1, 2, 3))
     assert (changes > 50).mean() > 0.5
-    # White ground; the arm is red.
+    # The arm is red on white ground.
     assert images[0, 0, 0].min() > 250
     red = (images[..., 0] > 180) & (images[..., 1:].max(axis=-1) < 140)
     assert red.any(axis=(1, 2)).all()

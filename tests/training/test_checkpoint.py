@@ -1,4 +1,4 @@
-"""What a resume directory gives back after crashes, damage and mix-ups."""
+"""What a resume directory returns after crashes, damage and mix-ups."""
 
 import json
 import logging
@@ -21,13 +21,13 @@ def directory(path, identity=IDENTITY):
 
 
 def save(resume, step, before=0, capacity=25):
-    """Saves a state of so many steps, with a transition a step."""
+    """Saves the state of a step, with one transition per step."""
     transitions = torch.arange(max(before, step - capacity), step)
     resume.save(step, {"step": step}, transitions, [f"row {step}"], step - before, capacity)
 
 
 def load(path, identity=IDENTITY):
-    """The state found, and the transitions it comes with."""
+    """Returns the step that is found, its transitions and its records."""
     with directory(path, identity) as resume:
         found = resume.load()
     if found is None:
@@ -59,9 +59,9 @@ def test_transitions_that_the_replay_forgot_are_dropped_and_records_are_not(tmp_
             save(resume, step, before=step - 10)
     step, transitions, records = load(tmp_path)
     assert (step, len(records)) == (100, 10)
-    assert transitions == list(range(70, 100))  # whole pieces that hold the last 25
+    assert transitions == list(range(70, 100))  # whole files that hold the last 25
     pieces = sorted(path.name for path in tmp_path.glob("transitions-*"))
-    assert len(pieces) == 4  # the previous checkpoint's are kept too
+    assert len(pieces) == 4  # those of the previous checkpoint are kept too
 
 
 def damage(kind):
@@ -94,7 +94,7 @@ def test_damage_is_reported_and_the_state_before_is_used(two, caplog, kind, file
     assert load(two) == AFTER_10
     assert path.name in caplog.text and "skipping checkpoint-000000000020.pt" in caplog.text
     caplog.clear()
-    assert load(two) == AFTER_10 and not caplog.text  # once is enough
+    assert load(two) == AFTER_10 and not caplog.text  # it is reported once
     with directory(two) as resume:
         resume.load()
         save(resume, 15, before=10)
@@ -147,12 +147,12 @@ def test_reading_runs_no_code(two, caplog):
 
 
 class Crash(BaseException):
-    """As if the process were gone."""
+    """Stands for the end of the process."""
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync", "open"])
 def test_a_crash_at_any_moment_of_a_save_leaves_a_whole_state(tmp_path, monkeypatch, call):
-    """Every system call of a save is, in turn, the last one."""
+    """The process ends before the first system call of a save, before the second, and so on."""
     outcomes = []
     for last in range(100):
         path = tmp_path / f"{call}{last}"

@@ -1,4 +1,4 @@
-"""Trainings that are killed, stopped, cut short or extended, against undisturbed ones."""
+"""Trainings that are killed, stopped, shortened or extended equal uninterrupted ones."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from tests import processes
 from tests.requirements import need
 
 CASES = {
-    # Episodes of 200 steps, so nearly every kill is in mid-episode; a replay that wraps around.
+    # Episodes have 200 steps, so nearly every kill is within one. The replay wraps around.
     "td": processes.run_spec("Pendulum-v1", replay_size=300),
-    # Episodes of unequal length, and windows of three.
+    # Episodes of unequal length, and windows of three steps.
     "retrace": processes.run_spec(
         "InvertedDoublePendulum-v5", seed=1, retrace=True, retrace_steps=3, optimizer="sgd"
     ),
@@ -131,7 +131,7 @@ def test_a_signal_stops_an_evaluation_which_can_be_made_again(tmp_path, name):
 def test_budgets_can_be_raised_and_lowered_in_any_order(tmp_path, case):
     for steps in (300, 700, 200, 400, 80):
         if steps == 80:
-            steps = 700  # again, with nothing left to do
+            steps = 700  # for a second time, with nothing left to train
         short, calm = tmp_path / f"one{steps}", tmp_path / f"all{steps}"
         resume = tmp_path / "resume"
         trained = processes.train_here(short, CASES[case], steps, resume=resume)
@@ -204,7 +204,9 @@ def test_an_environment_that_hangs_without_letting_go_is_ended_too(tmp_path):
     processes.finish(process, code=1)
     log = processes.place(tmp_path, spec, 200).log("train").read_text()
     assert "Timeout" in log and "probes.py" in log
-    assert processes.status(tmp_path, spec, 200)["status"] == "running"  # and its process is gone
+    assert (
+        processes.status(tmp_path, spec, 200)["status"] == "running"
+    )  # though its process has ended
 
 
 def test_an_environment_that_raises_is_named_and_what_came_before_is_kept(tmp_path):
@@ -218,7 +220,7 @@ def test_an_environment_that_raises_is_named_and_what_came_before_is_kept(tmp_pa
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 400 kB, which can be remounted with other options."""
+    """A file system of 400 kB and a function that remounts it with other options."""
     disk = tmp_path / "disk"
     disk.mkdir()
 

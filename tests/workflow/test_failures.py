@@ -1,4 +1,4 @@
-"""Studies in which something goes wrong, from Snakemake's start to what the user reads."""
+"""Studies in which something goes wrong, run by Snakemake, and what the user reads about it."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ import gymnasium as gym
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
 class Broken(PendulumEnv):
-    """Its engine fails in the second episode."""
+    """Raises in its second episode."""
     def reset(self, **kwargs):
         self.episode = getattr(self, "episode", 0) + 1
         return super().reset(**kwargs)
@@ -37,7 +37,7 @@ def mpo(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory):
-    """A study in which one environment fails and one optimizer diverges; it has been run once."""
+    """A study, run once, in which one environment fails and one optimizer diverges."""
     folder = project(tmp_path_factory.mktemp("troubled"))
     (folder / "broken.py").write_text(BROKEN)
     config = changed(
@@ -66,7 +66,7 @@ def test_failures_are_named_with_their_logs(troubled):
     assert "4 runs of study tiny: 1 ok, 1 diverged, 2 failed." in page
     assert f"## broken-Broken-v0/{CELL}/seed0: failed" in page
     error = "environment 'broken:Broken-v0', step 1 of an episode: step raised RuntimeError: the"
-    assert page.count(error) >= 4  # as the error of each run, and in its log
+    assert page.count(error) >= 4  # for each of two runs, as its error and in its log
     assert "## Pendulum-v1/retrace-off_optimizer-sgd/seed0: diverged" in page
     assert "is not finite at step" in page or " is nan at step" in page or " is inf at" in page
 
@@ -106,7 +106,7 @@ RUN = f"results/tiny/runs/Pendulum-v1/{CELL}/seed0/step3000"
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
-    """The bits of an undisturbed run."""
+    """The bits of a run that nothing interrupted."""
     folder = project(tmp_path_factory.mktemp("calm"))
     done = snakemake(folder, "--cores", "1", f"{RUN}/run.json", config=LONG)
     assert done.returncode == 0, done.stderr
@@ -114,7 +114,7 @@ def calm(tmp_path_factory):
 
 
 def stop(process, number):
-    """Signals the whole process group, as a terminal does."""
+    """Signals the whole process group, as Ctrl-C in a terminal does."""
     os.killpg(process.pid, number)
     return process.communicate(timeout=120)
 
@@ -153,11 +153,11 @@ def test_a_job_that_outlives_its_snakemake_and_its_duplicate_do_not_mix(tmp_path
     process = start(folder, "--cores", "2", config=LONG)
     processes.wait_for_checkpoint(process, folder)
     trainer = processes.trainer(folder)
-    trainer.suspend()  # or it might be done before the other one comes
+    trainer.suspend()  # so that it cannot finish before the second call
     try:
         second = snakemake(folder, "--cores", "2", config=LONG)
-        assert second.returncode != 0 and "locked" in second.stderr  # two at once
-        process.kill()  # it alone: its job goes on
+        assert second.returncode != 0 and "locked" in second.stderr  # two calls at once
+        process.kill()  # Snakemake alone; its job goes on
         process.wait()
         assert "1 running" in mpo(folder, "status")
         assert snakemake(folder, "--unlock", config=LONG).returncode == 0

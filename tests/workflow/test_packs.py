@@ -1,4 +1,4 @@
-"""Seeds that share a process: the bits, files and failures of seeds that are alone."""
+"""Seeds that share a process have the bits, files and failures of seeds trained alone."""
 
 import json
 import random
@@ -17,7 +17,7 @@ from mpo.training.stack import Stack
 from tests import processes, synthetic
 from tests.pipeline import changed, planned, project, snakemake
 
-# Widths at which a CPU's kernels do not round by the size of the stack.
+# With these widths rounding on a CPU does not depend on the number of stacked seeds.
 SPEC = processes.run_spec(
     "InvertedDoublePendulum-v5",
     policy_layer_sizes=(32,),
@@ -32,7 +32,7 @@ SEEDS = (3, 4, 5)
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The bits of each seed that was trained by itself, at two budgets."""
+    """The bits of each seed trained alone, at two budgets."""
     folder = tmp_path_factory.mktemp("alone")
     found = {}
     for seed in SEEDS:
@@ -43,7 +43,7 @@ def alone(tmp_path_factory):
 
 
 def bits_alone(folder, spec, steps, seed):
-    """The bits of a seed that this process trains by itself, from where it was left."""
+    """Trains a seed alone in this process, from its last checkpoint if any; returns its bits."""
     directory = processes.results(folder, spec, steps, seed)
     processes.train_here(directory, spec, steps, seed, processes.resume(folder, spec, seed))
     return processes.bits(directory)
@@ -121,7 +121,7 @@ def test_packs_that_are_killed_anywhere_and_packed_anew_end_in_the_same_bits(
 
 
 def test_a_kill_between_two_seeds_checkpoints_is_made_up_for(tmp_path, alone):
-    """Their steps are then unlike: those behind catch up, in a stack of their own."""
+    """The seeds are then at different steps. Those behind catch up in a stack of their own."""
     for seed, steps in ((3, 300), (4, 100), (5, 100)):
         bits_alone(tmp_path, SPEC, steps, seed)
     output = processes.finish(processes.train(tmp_path, SPEC, STEPS, seeds=SEEDS))
@@ -148,7 +148,7 @@ def test_a_pack_goes_on_to_a_longer_budget_beside_a_seed_that_is_new(tmp_path, a
     output = processes.finish(processes.train(tmp_path, SPEC, longer, seeds=SEEDS))
     assert f"resumed at step {STEPS}" in output
     assert bits(tmp_path, longer) == of(alone, longer)
-    # Back again: two of three are there already, and nothing is trained.
+    # Back to the shorter budget, which two of three seeds have finished; nothing is trained.
     for seed in SEEDS:
         shutil.rmtree(processes.results(tmp_path, SPEC, longer, seed).parent)
     processes.finish(processes.train(tmp_path, SPEC, STEPS, seeds=SEEDS))
@@ -188,7 +188,10 @@ def poison(network, index):
 
 @pytest.mark.parametrize("network", ["policy", "critic"])
 def test_one_seed_that_diverges_leaves_its_neighbours_and_is_left_itself(tmp_path, network):
-    """An action is found at once, a parameter at the end of an interval; alone each ends there."""
+    """A bad action is found at once, a bad parameter at the end of a logging interval.
+
+    A seed trained alone stops at the same step.
+    """
     stack, single = trainer(3, 4, 5), trainer(4)
     poison(getattr(stack.agent, network), 1)
     poison(getattr(single.agent, network), 0)
@@ -204,7 +207,7 @@ def test_one_seed_that_diverges_leaves_its_neighbours_and_is_left_itself(tmp_pat
 
 
 def test_a_failing_environment_fails_its_own_seed_alone(tmp_path):
-    """In a pack each seed whose environment works is finished."""
+    """The other seeds of the pack are finished."""
     spec = processes.run_spec("tests.probes:probe/Unlucky-v0")
     output = processes.finish(processes.train(tmp_path, spec, 200, seeds=(1, 2, 3)), code=1)
     assert "each seed goes on alone from its last checkpoint" in output
@@ -264,7 +267,7 @@ def test_runs_that_have_failed_do_not_hold_up_their_neighbours(tmp_path):
     study = synthetic.plan(environments=1, seeds=4, axes={})
     synthetic.write_status(study.runs[1], tmp_path)
     assert [pack.seeds for pack in pack_of(study, tmp_path, 4)] == [(0, 2, 3)]
-    for run in study.runs:  # as after a kill
+    for run in study.runs:  # all have failed, as after a kill
         synthetic.write_status(run, tmp_path)
     assert [pack.seeds for pack in pack_of(study, tmp_path, 4)] == [(0, 1, 2, 3)]
 
@@ -294,7 +297,7 @@ def test_one_bad_seed_of_a_pack_holds_up_nobody_for_long(tmp_path):
     assert first.returncode != 0 and "1 of 3 runs failed" in first.stderr
     page = (folder / "results/tiny/failures.md").read_text()
     assert "6 runs of study tiny: 4 planned, 2 failed." in page and "no luck" in page
-    # Now each pack is of one kind, those that were well and those that failed.
+    # Now no pack mixes runs that failed with runs that did not.
     assert snakemake(folder, "--cores", "2", "--retries", "0", config=config).returncode != 0
     page = (folder / "results/tiny/failures.md").read_text()
     assert "6 runs of study tiny: 4 ok, 2 failed." in page
@@ -321,7 +324,7 @@ CELLS = [f"Pendulum-v1/retrace-on_optimizer-{name}" for name in ("adam", "sgd")]
 
 
 def files(folder, seeds=(0, 1, 2), steps=400):
-    """The bits of every run, and when its files were written."""
+    """Returns the bits of every run, and when its files were written."""
     found = {}
     for cell in CELLS:
         for seed in seeds:
@@ -333,7 +336,7 @@ def files(folder, seeds=(0, 1, 2), steps=400):
 
 
 TABLES = ["results/tiny/tables/evals.csv"]
-"""What the studies here are run for. Figures come from the tables alone and would take longer."""
+"""The target of the studies here. Figures are left out: they depend on the tables alone."""
 
 
 @pytest.fixture(scope="module")
@@ -390,7 +393,7 @@ def test_a_pack_is_extended_by_snakemake_and_a_lost_result_is_no_retraining(pack
     assert done.returncode == 0 and "resumed at step 400" in done.stderr, done.stderr
     steps = packed / f"results/tiny/runs/{CELLS[0]}"
     before = {seed: processes.bits(steps / f"seed{seed}/step600") for seed in (0, 1, 2)}
-    # As after a kill between two seeds' files.
+    # As after a kill between the writing of two seeds' files.
     lost = [steps / "seed2/step600/run.json", steps / "seed1/step600/policies.pt"]
     for path in lost:
         path.unlink()

@@ -1,4 +1,4 @@
-"""The report of a finished study in a real browser, without a network."""
+"""Opens the report of a finished study in a real browser, without a network."""
 
 import shutil
 import zipfile
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.needs("chromium")
 
 
 class Browser:
-    """Headless Chromium on a report's page."""
+    """Headless Chromium that shows a report."""
 
     def __init__(self, page):
         paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
@@ -25,7 +25,7 @@ class Browser:
         options.binary_location = paths[0]
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         options.add_argument("--headless=new")
-        options.add_argument("--no-sandbox")  # which root cannot have
+        options.add_argument("--no-sandbox")  # Chromium has no sandbox for root
         options.add_argument("--disable-dev-shm-usage")
         options.add_argument("--window-size=1500,1000")
         options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND")
@@ -34,7 +34,7 @@ class Browser:
         self.page = page
 
     def until(self, found):
-        """What `found` returns, once it is something."""
+        """Waits until `found` returns something true, and returns it."""
         return WebDriverWait(self.driver, 20).until(lambda _: found())
 
     def text(self):
@@ -44,12 +44,12 @@ class Browser:
         return [e for e in self.driver.find_elements(By.TAG_NAME, tag) if e.text == words]
 
     def open(self, section):
-        """A section, from the first page."""
+        """Loads the first page and opens a section."""
         self.driver.get(f"file://{self.page}")
         self.until(lambda: self.named("a", section))[0].click()
 
     def show(self, section, label, sign=0):
-        """A result by its label: itself (sign 0), or what is said of it (sign 1)."""
+        """Opens the result with this label (sign 0) or its description (sign 1)."""
         self.open(section)
         self.until(lambda: self.named("td", label))
         rows = self.driver.find_elements(By.TAG_NAME, "tr")
@@ -60,18 +60,18 @@ class Browser:
         return next((cell.text for cell in row.find_elements(By.TAG_NAME, "td")), None)
 
     def inner_page(self):
-        """Goes into the page that is shown."""
+        """Switches to the page inside the report's frame."""
         frame = self.until(lambda: self.driver.find_elements(By.TAG_NAME, "iframe"))[0]
         self.driver.switch_to.frame(frame)
         self.until(self.text)
 
     def widths(self):
-        """Of the pictures that have been loaded."""
+        """Returns the width of each picture in pixels, 0 while it is not loaded."""
         images = self.driver.find_elements(By.TAG_NAME, "img")
         return [image.get_property("naturalWidth") for image in images]
 
     def colours(self, canvas):
-        """How many a drawing has; 0 while there is none."""
+        """Returns how many colours a drawing has, 0 while there is none."""
         for element in self.driver.find_elements(By.CSS_SELECTOR, canvas):
             return self.driver.execute_script(
                 "const c = arguments[0], all = c.getContext('2d');"

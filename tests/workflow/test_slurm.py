@@ -1,4 +1,4 @@
-"""Studies on a real Slurm cluster: jobs go through sbatch, one meets its time limit and resumes."""
+"""Studies on a real Slurm cluster: all jobs use sbatch, and one resumes after its time limit."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from tests.pipeline import changed, project, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("slurm")]
 
-TINY = changed(execution={"device": "auto"})  # which asks for a GPU
+TINY = changed(execution={"device": "auto"})  # asks for a GPU
 LONGER = changed(
     environments=["Pendulum-v1"],
     seeds=[0, 1],
@@ -34,7 +34,7 @@ PROFILE = "profiles/slurm/config.yaml"
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
-    """Two studies side by side: a whole one, and one pack with the least of time limits."""
+    """Two studies side by side: a whole one, and one pack with the shortest time limit."""
     whole, limited = (project(tmp_path_factory.mktemp(name)) for name in ("whole", "limited"))
     edit_profile(whole)
     edit_profile(limited, runtime=1)
@@ -50,7 +50,7 @@ def studies(tmp_path_factory):
         for process in processes:
             stack.callback(process.kill)
         pause_training(limited, processes[0])
-        with ThreadPoolExecutor() as pool:  # what both of them say has to be read all along
+        with ThreadPoolExecutor() as pool:  # or a full pipe would block one
             said = list(pool.map(lambda process: process.communicate(timeout=1200), processes))
         found = []
         for folder, process, output in zip((limited, whole), processes, said, strict=True):
@@ -61,7 +61,7 @@ def studies(tmp_path_factory):
 
 
 def edit_profile(folder, **train):
-    """Has the profile as users have it, but for less waiting and what is said of training."""
+    """Edits the users' profile: less waiting, and resources of the rule `train`."""
     profile = yaml.safe_load((folder / PROFILE).read_text())
     profile["slurm-init-seconds-before-status-checks"] = 2
     profile["set-resources"]["train"] |= train
@@ -69,19 +69,19 @@ def edit_profile(folder, **train):
 
 
 def pause_training(folder, process):
-    """Lets the training do nothing from its first checkpoint to its time limit, on any machine.
+    """Pauses the training from its first checkpoint to its time limit, however fast the machine.
 
-    Slurm wakes a paused process up (SIGCONT) when it tells it to end (SIGTERM).
+    Slurm wakes a paused process (SIGCONT) when it tells it to end (SIGTERM).
     """
     processes.wait_for_checkpoint(process, folder)
     trainer = processes.trainer(folder)
-    # A shell in between would die of SIGTERM, and with it the job before the training is saved.
+    # A shell between them would die of SIGTERM and end the job before the training is saved.
     assert "snakemake" in trainer.parent().cmdline()
     trainer.suspend()
 
 
 def job(number):
-    """What Slurm knows of a job."""
+    """Returns what Slurm knows about a job."""
     command = ["scontrol", "--oneliner", "show", "job", number]
     text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
     fields = dict(re.findall(r"(\S+?)=(\S*)", text))

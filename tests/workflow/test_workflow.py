@@ -1,4 +1,4 @@
-"""The pipeline itself, run by Snakemake from config to figures in a folder of its own."""
+"""The whole pipeline, run by Snakemake from config to figures on a copy of the project."""
 
 import json
 import re
@@ -122,7 +122,7 @@ def test_films_and_event_files_are_made_where_the_config_says_so(finished):
     config = TINY | {"extras": {"videos": True, "tensorboard": True}}
     there = len(list(finished.rglob("video.mp4")))
     found = planned(finished, config=config)
-    # Of every arm a film, one of which may be there; events of every run.
+    # One film per arm, of which another test may have made one, and events of every run.
     assert (found["video"] + there, found["events"]) == (8, 16)
     assert not {"train", "evaluate", "random"} & set(found)
     event = f"results/tiny/tensorboard/{CELLS[0]}/seed1/step400/events.out.tfevents.run"
@@ -202,7 +202,9 @@ def test_a_rules_command_can_be_pasted_and_gives_the_same_bits(finished):
         for verb in ("train", "evaluate")
     )
     for command in (train, evaluate):
-        pasted = command.replace("results/tiny", "again/tiny")  # from its start
+        pasted = command.replace(
+            "results/tiny", "again/tiny"
+        )  # a new folder, so it trains from step 0
         pasted = pasted.replace("python -m", f"{sys.executable} -m")
         subprocess.run(pasted, shell=True, cwd=finished, check=True, capture_output=True)
     first, again = (finished / f"{root}/tiny/runs/{run}/step400" for root in ("results", "again"))
@@ -237,7 +239,7 @@ def test_bad_input_ends_before_any_job_and_writes_nothing(tmp_path, config, mess
 
 
 def test_every_study_of_the_config_folder_can_be_planned(tmp_path):
-    """And says so once, whatever its environments do to the logging."""
+    """Each message appears once, whatever the environments do to logging."""
     project(tmp_path)
     presets = ROOT / "config/presets"
     studies = [
@@ -259,7 +261,7 @@ def test_every_study_of_the_config_folder_can_be_planned(tmp_path):
 
 
 def test_lint_finds_nothing_but_the_missing_software_environment():
-    """Software is pinned in constraints.txt and installed by pip, for all rules at once."""
+    """All rules share one environment, which pip installs from constraints.txt."""
     command = [sys.executable, "-m", "snakemake", "--lint"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     found = {line.strip() for line in done.stderr.splitlines() if line.startswith("    * ")}
