@@ -99,12 +99,18 @@ NOT_RUN = {
 """Command -> why no test runs it."""
 
 
+BIN = Path(sys.executable).parent
+"""Of the environment that runs the tests; a link to it is no environment, but for `activate`."""
+
+
 def on_tiny(command: str) -> str:
     """The same command for the tiny study and two cores."""
     command = command.replace("results/default", "results/tiny").replace("step8000", "step400")
     command = re.sub(r"--cores (\d+|all)", "--cores 2", command).replace("=small", "=tiny")
     if command == "make study":
         command += " CONFIG=config/tiny.yaml"
+    if command.startswith("make"):
+        command += f" BIN={BIN}"
     if command.startswith("snakemake") and "--configfile" not in command:
         command += " --configfile config/tiny.yaml"
     return command
@@ -118,7 +124,7 @@ def checkout(finished, tmp_path_factory):
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder)
     (folder / ".venv").mkdir()
-    (folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    (folder / ".venv/bin").symlink_to(BIN)
     (folder / ".venv/installed").touch()
     return folder
 
@@ -149,7 +155,7 @@ def test_the_command_runs(command, checkout):
     files = [checkout / "results/tiny" / name for name in RUN[command]]
     for file in files:
         file.unlink(missing_ok=True)
-    environment = os.environ | {"PATH": f"{checkout / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"}
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-c", on_tiny(command)],
         cwd=checkout,
