@@ -232,6 +232,8 @@ for _name, _class, _limit, _arguments in (
     ("Regulator", Regulator, 20, {}),
     ("Chain", Chain, 50, {}),
     ("Endless", Clock, 5, {}),
+    ("Eternal", Clock, None, {}),
+    ("Long", Clock, 20_000, {}),
     ("Terminating", Clock, 50, {"length": 3}),
     ("Broken", Broken, 10, {}),
     ("Raising", Raising, 10, {}),

@@ -3,6 +3,7 @@
 Letters: E episodes, O observation, D action dimensions.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ class Episodes(NamedTuple):
     """Lengths in environment steps."""
     terminated: np.ndarray
     """Whether the episode terminated rather than reaching its time limit."""
+    running: np.ndarray
+    """Whether the episode was cut off before its end."""
 
 
 class SideBySide(gym.vector.VectorEnv):
@@ -79,24 +82,33 @@ class SideBySide(gym.vector.VectorEnv):
                 self._over[i] = bool(terminated[i] or truncated[i])
         return self._obs.copy(), rewards, terminated, truncated, {}
 
+    @property
+    def time_limit(self) -> int | None:
+        """The environment's `max_episode_steps`, if Gymnasium knows it."""
+        spec = self.envs[0].spec
+        return spec.max_episode_steps if spec else None
+
     def close_extras(self, **kwargs: Any) -> None:
         """Closes all environments."""
         for env in self.envs:
             env.close()
 
 
-def vector_env(env_id: str, count: int) -> gym.vector.VectorEnv:
+def vector_env(env_id: str, count: int) -> SideBySide:
     """Makes `count` instances of an environment; see `make_env`."""
     return SideBySide([make_env(env_id) for _ in range(count)])
 
 
-def rollouts(envs: gym.vector.VectorEnv, act: Act, seeds: Sequence[int]) -> Episodes:
+def rollouts(
+    envs: gym.vector.VectorEnv, act: Act, seeds: Sequence[int], max_steps: float = math.inf
+) -> Episodes:
     """Plays one episode in each environment, all in parallel.
 
     Args:
         envs: E environments, one per seed.
         act: the policy; its actions for finished episodes are ignored.
         seeds: reset seeds, [E].
+        max_steps: environment steps after which an episode is cut off.
 
     Returns:
         The episodes, in the order of the seeds.
@@ -104,10 +116,12 @@ def rollouts(envs: gym.vector.VectorEnv, act: Act, seeds: Sequence[int]) -> Epis
     obs, _ = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=np.int64)
     ended, running = np.zeros(len(seeds), dtype=bool), np.ones(len(seeds), dtype=bool)
-    while running.any():
+    step = 0
+    while running.any() and step < max_steps:
+        step += 1
         obs, rewards, terminated, truncated, _ = envs.step(act(obs))
         returns += np.where(running, rewards, 0.0)
         lengths += running
         ended |= running & terminated
         running &= ~(terminated | truncated)
-    return Episodes(returns, lengths, ended)
+    return Episodes(returns, lengths, ended, running)

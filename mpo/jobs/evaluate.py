@@ -4,6 +4,7 @@ Online: every snapshot, mean action. Final: the last snapshot on other seeds, me
 sampled action. The same episode seeds serve every run of every study.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -15,19 +16,27 @@ import torch
 from mpo.algorithm.layers import Normalizer
 from mpo.algorithm.networks import GaussianPolicy
 from mpo.environments.envs import dimensions
+from mpo.environments.guard import EnvironmentFailed
 from mpo.environments.rollouts import MAX_PARALLEL, Act, Episodes, rollouts, vector_env
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
 from mpo.study.config import Evaluation
 from mpo.study.specs import RunSpec
 from mpo.training.progress import format_metrics, progress
 
+_SURELY_OVER = 10_000
+"""Steps within which an episode usually ends: ten times those of MuJoCo and dm_control tasks."""
 
-def random_returns(env_id: str, episodes: int) -> np.ndarray:
+
+def random_returns(
+    env_id: str, episodes: int, max_episode_steps: int | None = None, budget: int = 0
+) -> np.ndarray:
     """Returns of uniformly random canonical actions in the first episodes of final evaluation.
 
     Args:
         env_id: see `make_env`.
         episodes: E.
+        max_episode_steps: cuts episodes off.
+        budget: steps of the longest training in this environment.
 
     Returns:
         Undiscounted sums of rewards, [E].
@@ -40,7 +49,8 @@ def random_returns(env_id: str, episodes: int) -> np.ndarray:
             [stream.uniform(-1, 1, action_dim).astype(np.float32) for stream in streams]
         )
 
-    return _play(env_id, [FIRST_FINAL_SEED + i for i in range(episodes)], uniform).returns
+    seeds = [FIRST_FINAL_SEED + i for i in range(episodes)]
+    return _play(env_id, seeds, uniform, max_episode_steps, budget).returns
 
 
 def evaluate(
@@ -57,7 +67,7 @@ def evaluate(
     Args:
         spec: of the run.
         policies: (environment step, policy state) in the order of training.
-        config: numbers of episodes.
+        config: numbers of episodes, and what cuts them off.
         total_steps: the run's budget.
         name: what its progress is shown under; the environment's and the seed if not given.
 
@@ -74,7 +84,8 @@ def evaluate(
     bar = progress(f"evaluate {name}", sum(len(seeds) for *_, seeds in plan), unit="episodes")
     rows = []
     for step, state, phase, policy, seeds in plan:
-        played = _play(spec.env_id, seeds, partial(actor, spec, state, policy == "sample"))
+        act = partial(actor, spec, state, policy == "sample")
+        played = _play(spec.env_id, seeds, act, config.max_episode_steps, total_steps)
         for i, seed in enumerate(seeds):
             rows.append(
                 {
@@ -101,13 +112,29 @@ def _play(
     env_id: str,
     seeds: Sequence[int],
     actor: Callable[[gym.vector.VectorEnv, Sequence[int]], Act],
+    max_episode_steps: int | None,
+    budget: int,
 ) -> Episodes:
-    """One episode a seed, a group at a time; `actor` makes the policy of a group."""
+    """Plays one episode per seed, a group at a time; `actor` makes the policy of a group.
+
+    Raises:
+        EnvironmentFailed: without `max_episode_steps`, an episode has not ended after `budget`
+            steps. Shorter budgets than `_SURELY_OVER` do not count, nor environments with a known
+            time limit: a first try of a few steps may well be shorter than an episode.
+    """
     groups = [seeds[i : i + MAX_PARALLEL] for i in range(0, len(seeds), MAX_PARALLEL)]
     parts = []
     for group in groups:
         envs = vector_env(env_id, len(group))
-        parts.append(rollouts(envs, actor(envs, group), group))
+        longest = math.inf if envs.time_limit else max(budget, _SURELY_OVER)
+        played = rollouts(envs, actor(envs, group), group, max_episode_steps or longest)
+        if max_episode_steps is None and played.running.any():
+            raise EnvironmentFailed(
+                f"environment {env_id!r}: an episode has not ended after {longest} steps, and the "
+                "environment has no time limit. Register it with max_episode_steps, or set "
+                "evaluation.max_episode_steps in the config to cut evaluation episodes off"
+            )
+        parts.append(played)
         envs.close()
     return Episodes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 

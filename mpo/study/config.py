@@ -140,6 +140,13 @@ class Evaluation(Section):
     """Episodes of the last snapshot with the mean action, and as many with sampled actions. They
     start from other reset seeds than the `online_episodes`."""
 
+    max_episode_steps: Count | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Environment steps after which an episode of the evaluation, or of the random policy, is cut
+    off. Needed only for environments whose episodes never end; a time limit that an environment
+    has ends its training episodes, too. If not set, an episode that has not ended after as many
+    steps as the whole training has, and after at least 10,000, fails the run, unless Gymnasium
+    knows a time limit of the environment."""
+
 
 class Statistics(Section):
     """How intervals and scores are computed."""

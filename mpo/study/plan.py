@@ -27,7 +27,7 @@ from mpo.study.config import (
 )
 from mpo.study.hyperparameters import OptimizerName, Training, training_value
 from mpo.study.paths import Place
-from mpo.study.specs import CellSpec, RunSpec
+from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec, RunSpec
 
 CORE_AXES = ("retrace", "optimizer")
 """Axes that every study has; always named in a variant, other axes only off their base value."""
@@ -222,6 +222,19 @@ class Study(Section):
             for values in itertools.product(*self.axis_values.values())
         ]
         return tuple(itertools.starmap(self._cell, itertools.product(self.environments, arms)))
+
+    @property
+    def evaluation_spec(self) -> EvaluationSpec:
+        """The identity of every evaluation of the study."""
+        return EvaluationSpec(**self.evaluation.model_dump())
+
+    def random_spec(self, environment: Environment) -> RandomSpec:
+        """Returns the identity of the random policy's measurement in an environment."""
+        return RandomSpec(
+            env_id=environment.id,
+            episodes=self.statistics.random_episodes,
+            max_episode_steps=self.evaluation.max_episode_steps,
+        )
 
     def _cell(self, environment: Environment, arm: dict[str, Any]) -> Cell:
         """Plans one environment and arm.

@@ -6,7 +6,7 @@ its canonical JSON is the run's identity. The budget is no part of it: it is in 
 
 from typing import Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from mpo import ALGORITHM_VERSION, EVALUATION_VERSION
 from mpo.study.config import (
@@ -79,3 +79,4 @@ class RandomSpec(Spec):
     evaluation_version: Literal[EVALUATION_VERSION] = EVALUATION_VERSION  # type: ignore[valid-type]
     env_id: str
     episodes: Count
+    max_episode_steps: Count | None = Field(default=None, exclude_if=lambda value: value is None)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mpo.algorithm.networks import GaussianPolicy
-from mpo.environments.envs import make_env
+from mpo.environments.envs import dimensions, make_env
+from mpo.environments.guard import EnvironmentFailed
 from mpo.environments.rollouts import SideBySide, rollouts, vector_env
 from mpo.jobs.evaluate import evaluate, random_returns
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
@@ -27,7 +28,7 @@ def spec(env_id, interval=1):
 
 
 def policy(bias, obs_dim=1):
-    """A policy whose mean is `bias` everywhere."""
+    """Returns a policy whose mean is `bias` for every observation."""
     network = GaussianPolicy(obs_dim, 1, (8,), 0.5, [torch.Generator().manual_seed(0)])
     network.head.weight.data.zero_()
     network.head.bias.data[..., 0] = bias
@@ -45,7 +46,7 @@ def test_an_episode_is_counted_to_its_end_and_no_further():
 
 
 def test_episodes_are_those_of_gymnasiums_own_vector_environment():
-    """Some are over long before others, and the policy sees all rows at each step."""
+    """Some episodes end long before others. The policy still gets all rows at each step."""
 
     def act(obs):
         return np.tanh(obs[:, 1:2] + 10 * obs[:, 3:4]).astype(np.float32)
@@ -125,3 +126,50 @@ def test_random_returns_are_those_of_uniform_actions():
     # The mean of -(a - 0.3)^2 over a uniform in [-1, 1].
     assert returns.mean() == pytest.approx(-(1 / 3 + 0.09), abs=0.03)
     assert random_returns("probe/Target-v0", 13).tolist() == returns[:13].tolist()
+
+
+def test_a_cap_ends_an_episode_without_terminating_it():
+    envs = [make_env(f"probe/{name}-v0") for name in ("Terminating", "Endless", "Eternal")]
+    actions = np.zeros((3, 1), np.float32)
+    for cap, lengths in ((2, [2, 2, 2]), (3, [3, 3, 3]), (4, [3, 4, 4]), (9, [3, 5, 9])):
+        played = rollouts(SideBySide(envs), lambda obs: actions, [1, 2, 3], cap)
+        assert played.lengths.tolist() == lengths and played.returns.tolist() == lengths
+        assert played.terminated.tolist() == [cap >= 3, False, False]
+        assert played.running.tolist() == [cap < 3, cap < 5, True]
+
+
+def test_an_evaluation_keeps_to_its_cap():
+    config = EvaluationSpec(online_episodes=2, final_episodes=3, max_episode_steps=7)
+    rows = evaluate(spec("probe/Eternal-v0"), [(0, policy(0.0))], config, 1)
+    assert {(row["return"], row["length"], row["terminated"]) for row in rows} == {(7.0, 7, False)}
+    assert random_returns("probe/Eternal-v0", 3, max_episode_steps=7).tolist() == [7.0] * 3
+
+
+@pytest.mark.parametrize("budget", [1, 12_000])
+def test_an_episode_that_outlasts_the_training_fails_and_names_the_remedy(budget):
+    steps = max(budget, 10_000)
+    message = (
+        f"environment 'probe/Eternal-v0': an episode has not ended after {steps} steps.* "
+        "max_episode_steps.* evaluation.max_episode_steps"
+    )
+    config = EvaluationSpec(online_episodes=1, final_episodes=1)
+    with pytest.raises(EnvironmentFailed, match=message):
+        evaluate(spec("probe/Eternal-v0"), [(0, policy(0.0))], config, budget)
+    with pytest.raises(EnvironmentFailed, match=message):
+        random_returns("probe/Eternal-v0", 1, budget=budget)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "length"), [("probe/Long-v0", 20_000), ("dm_control/reacher-easy-v0", 1000)]
+)
+def test_an_episode_that_ends_by_itself_may_outlast_a_short_training(env_id, length):
+    envs = vector_env(env_id, 1)
+    config = EvaluationSpec(online_episodes=1, final_episodes=1)
+    state = GaussianPolicy(
+        *dimensions(envs.single_observation_space, envs.single_action_space),
+        (8,),
+        0.5,
+        [torch.Generator().manual_seed(0)],
+    ).state_dict()
+    rows = evaluate(spec(env_id), [(0, state)], config, 1)
+    assert {row["length"] for row in rows} == {length}

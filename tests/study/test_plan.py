@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mpo import EVALUATION_VERSION
 from mpo.study.config import ConfigError, canonical_json
 from mpo.study.plan import Study
 from mpo.study.specs import EvaluationSpec, RunSpec
@@ -26,6 +27,9 @@ SMALL = {
     },
     "optimizers": {"sgd": {"policy_lr": 0.02}},
 }
+
+
+EVALUATION = {"online_episodes": 10, "final_episodes": 100}
 
 
 def changed(path, value):
@@ -111,6 +115,23 @@ def test_an_identity_is_canonical_and_reads_back():
     assert RunSpec.parse(run.spec.identity) == run.spec
     swapped = Study.parse(changed("training", {**SMALL["training"], "policy_lr": 1e-3})).runs[0]
     assert swapped.spec.identity != run.spec.identity
+
+
+def test_a_cap_on_episodes_is_part_of_evaluations_only_where_it_is_set():
+    plain, capped = Study.parse(SMALL), Study.parse(changed("evaluation.max_episode_steps", 500))
+    environment = plain.environments[0]
+    for study, cap in ((plain, {}), (capped, {"max_episode_steps": 500})):
+        evaluation = {"evaluation_version": EVALUATION_VERSION, **EVALUATION, **cap}
+        assert study.evaluation_spec.identity == canonical_json(evaluation)
+        random = {
+            "evaluation_version": EVALUATION_VERSION,
+            "env_id": environment.id,
+            "episodes": study.statistics.random_episodes,
+            **cap,
+        }
+        assert study.random_spec(environment).identity == canonical_json(random)
+        assert study.model_dump()["evaluation"] == {**EVALUATION, **cap}
+    assert plain.runs == capped.runs
 
 
 def test_a_spec_of_another_version_is_refused():
