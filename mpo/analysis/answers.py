@@ -17,6 +17,7 @@ import pandas as pd
 from mpo.analysis import aggregates, contrasts, efficiency, intervals, references
 from mpo.analysis.tables import read, seed_returns
 from mpo.study.plan import Study
+from mpo.study.status import FINISHED
 
 _BOUNDS = ("estimate", "lo", "hi", "method", "replicates")
 _COLUMNS = {
@@ -53,12 +54,17 @@ def compute(
         study: the study's plan; its `statistics` set the seed and the replicates of the bootstrap.
         tables: the directory of its tables.
         table: csv of reference returns, see `references.read`.
-        random: measurements of a random policy, see `references.read`.
+        random: measurements of a random policy, see `references.read`. Environments without a
+            finished run need none.
 
     Raises:
         ConfigError: see `references.read`.
+        Damaged: see `references.read` and `tables.read`.
     """
-    scale = references.read(study, table, random)
+    runs = read(tables, "runs")
+    finished = set(runs.loc[runs["status"].isin(FINISHED), "env"])
+    unfinished = {environment.id for environment in study.environments} - finished
+    scale = references.read(study, table, random, unfinished)
     finals = _finals(study, tables, scale)
     shared = _shared_environments(study, finals)
     rng = np.random.default_rng(study.statistics.seed)

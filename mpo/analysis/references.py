@@ -4,14 +4,14 @@ Source: Agarwal et al., arXiv 2108.13264. Scores are normalised by values fixed 
 the minimum and maximum of the data.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mpo.study.checksums import Damaged, read_record, reading
 from mpo.study.config import ConfigError
 from mpo.study.plan import Study
 
@@ -25,7 +25,9 @@ _DM_CONTROL = {
 _UNKNOWN = {"reference": np.nan, "what": None, "source": None}
 
 
-def read(study: Study, table: Path, random: Sequence[Path]) -> pd.DataFrame:
+def read(
+    study: Study, table: Path, random: Sequence[Path], unfinished: Collection[str] = ()
+) -> pd.DataFrame:
     """Reads the random and the reference return of each environment of a study.
 
     Args:
@@ -33,6 +35,8 @@ def read(study: Study, table: Path, random: Sequence[Path]) -> pd.DataFrame:
         table: csv of reference returns, with the columns env, reference, what (a description) and
             source.
         random: JSON files with a random policy's returns: env_id, mean, episodes.
+        unfinished: environments without a finished run. They need no random return; without one
+            they count as environments without a reference.
 
     Returns:
         One row per environment: env, random, random_episodes, reference, what, source. The last
@@ -40,7 +44,9 @@ def read(study: Study, table: Path, random: Sequence[Path]) -> pd.DataFrame:
 
     Raises:
         ConfigError: the table has other columns, lists an environment twice, or has a reference
-            that is not above the random return.
+            that is not above the random return; or a random return is missing.
+        Damaged: a JSON file cannot be read, is not the one that its job wrote, or is of another
+            environment.
     """
     given = pd.read_csv(table)
     if list(given.columns) != _COLUMNS or given["env"].duplicated().any():
@@ -49,10 +55,16 @@ def read(study: Study, table: Path, random: Sequence[Path]) -> pd.DataFrame:
             f"received {', '.join(given.columns)} and {', '.join(given['env'])}"
         )
     references = {row["env"]: row for row in given.to_dict("records")}
-    measured = {found["env_id"]: found for found in map(_read_json, random)}
+    measured = _random_returns(study, random)
     rows = []
     for environment in study.environments:
-        chance = measured[environment.id]
+        chance = measured.get(environment.id)
+        if chance is None:
+            if environment.id not in unfinished:
+                raise ConfigError(f"the random return of {environment.id} was not given")
+            row = {"env": environment.id, "random": np.nan, "random_episodes": 0}
+            rows.append(row | _UNKNOWN)
+            continue
         known: Mapping[Any, Any] = references.get(
             environment.id, _DM_CONTROL if environment.id.startswith("dm_control/") else _UNKNOWN
         )
@@ -79,5 +91,15 @@ def scores(finals: pd.DataFrame, scale: pd.DataFrame) -> pd.Series:
     return pd.Series((finals["return"].to_numpy() - low) / (high - low), index=finals.index)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
+def _random_returns(study: Study, paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """The mean return of a random policy and its number of episodes, by environment."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        record = read_record(path)
+        with reading(path):
+            name = record["env_id"]
+            returns = {"mean": float(record["mean"]), "episodes": int(record["episodes"])}
+        if name in found or name not in [environment.id for environment in study.environments]:
+            raise Damaged(path, f"it is the random return of {name}")
+        found[name] = returns
+    return found

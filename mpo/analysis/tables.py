@@ -6,6 +6,8 @@ follow the order of the study's plan.
 """
 
 import json
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,15 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mpo.analysis.intervals import Interval, t_interval
+from mpo.analysis.runs import CLOCKS, DamagedRun, RunFiles, read_run
 from mpo.provenance import commit
-from mpo.study.config import canonical_json
-from mpo.study.files import EVALUATION_COST, EVALUATIONS, METRICS, RUN, TABLED, replacing
+from mpo.study.checksums import Damaged, intact, read_record, reading, sealed
+from mpo.study.config import JobFailed
+from mpo.study.files import EVALUATIONS, TABLE_CHECKSUMS, TABLED, replacing
 from mpo.study.plan import CORE_AXES, Run, Study
 from mpo.study.status import run_status
+
+logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
 """Version of the tables; bump it whenever a column's name or meaning changes."""
@@ -45,26 +51,31 @@ UNITS = {
     **dict.fromkeys(("mean", "lo", "hi", "min", "max"), "undiscounted sum of rewards"),
 }
 
-_COUNTS = ("env_steps", "updates", "episodes")
-_CLOCKS = ("wall_s", "cpu_s")
-_COSTS = ("wall_s", "eval_s", "cpu_s", "max_rss_mb", "stacked")
-_PROVENANCE = (
-    *("git_sha", "git_dirty", "algorithm_version"),
-    *("device", "device_name", "threads", "host", "cpu", "blas", "python"),
-)
-_PACKAGES = ("torch", "gymnasium", "mujoco", "dm_control", "numpy")
 _EVALUATION = ["run_id", "phase", "policy", "env_step"]
+_EMPTY = pd.DataFrame({"run_id": "", "phase": "", "policy": "", "env_step": 0, "return": 0.0}, [])
 
 
-class MissingRuns(RuntimeError):
+class MissingRuns(JobFailed):
     """A planned run lacks files that the tables need."""
+
+
+class DamagedRuns(JobFailed):
+    """Files of planned runs cannot be used; the message names all of them."""
+
+    def __init__(self, errors: Mapping[str, str]) -> None:
+        """Takes what is wrong with each run, by run id."""
+        hint = "runs have files that cannot be used (`allow_missing: true` makes tables without)"
+        lines = [f"{run_id}: {text}" for run_id, text in errors.items()]
+        super().__init__("\n  ".join([f"{len(errors)} {hint}:", *lines]))
+        self.errors = dict(errors)
 
 
 def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
     """Reads the directories of all planned runs below `root`.
 
-    A diverged run counts with its last finite policy. A missing run has a row in `runs` only. Rows
-    of `curves` and `scores` give their number of runs, which may be 0.
+    A diverged run counts with its last finite policy. A missing run has a row in `runs` only, and
+    so has a damaged one, if the study allows missing runs. Rows of `curves` and `scores` give their
+    number of runs, which may be 0.
 
     Args:
         study: the study's plan.
@@ -76,21 +87,28 @@ def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
 
     Raises:
         MissingRuns: planned runs are missing and the study does not allow it, or all are missing.
-        ValueError: a run was trained with another spec than planned, its evaluations are not those
-            planned, or a return is not finite.
+        DamagedRuns: the study does not allow missing runs, or no other is left, and a file of a run
+            cannot be read or is not the one that its job wrote; or the run was trained with another
+            spec than planned, its evaluations are not those planned, or a return is not finite.
     """
-    present = [run for run in study.runs if not _lacking(run, root)]
-    if not (study.allow_missing and present):
+    plan = _plan(study)
+    found, errors = _read_runs(study, root)
+    evals, means = _planned_evaluations(study, root, plan, found, errors)
+    if errors and not (study.allow_missing and found):
+        raise DamagedRuns(errors)
+    if not (study.allow_missing and found):
         _refuse_missing(study, root)
-    runs = pd.DataFrame([_run_row(study, run, root, run in present) for run in study.runs])
-    evals, train = (_stack(present, root, name) for name in (EVALUATIONS, METRICS))
+    for run_id, text in errors.items():
+        logger.warning("%s is left out: %s", run_id, text)
+    if older := sum(not files.checked for files in found.values()):
+        text = "%d of %d runs have no checksums: their files were read unchecked"
+        logger.info(text, older, len(found))
+    runs = pd.DataFrame([_run_row(study, run, root, found, errors) for run in study.runs])
+    train = _stack({run_id: files.train for run_id, files in found.items()})
     # Seeds trained in one process share its clocks, so each gets an equal share of the time.
     shares = 1 / runs.set_index("run_id")["stacked"]
-    clocks = [name for name in _CLOCKS if name in train]
+    clocks = [name for name in CLOCKS if name in train]
     train[clocks] = train[clocks].mul(train["run_id"].map(shares), axis=0)
-    means = seed_means(evals)
-    plan = _plan(study)
-    _refuse_unplanned(plan[plan["run_id"].isin([run.run_id for run in present])], means)
     estimates = _estimates(study, runs, plan, means)
     online = (estimates["phase"] == "online") & (estimates["policy"] == "mode")
     final = estimates["phase"] == "final"
@@ -143,6 +161,7 @@ def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
     """Writes each table as NAME.parquet (zstd) and NAME.csv.
 
     The parquet metadata record the schema version, the units and the commit that made the table.
+    A hidden record beside the tables has the checksum of each parquet file.
     """
     origin = commit()
     for name, frame in tables.items():
@@ -156,22 +175,35 @@ def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
         # Arrow is fast, and writes each float in the shortest form that reads back exactly.
         with replacing(directory / f"{name}.csv") as path:
             pa.csv.write_csv(table, path)
+    written = [directory / f"{name}.parquet" for name in tables]
+    with replacing(directory / TABLE_CHECKSUMS) as path:
+        record = sealed(_checksums(directory), written)
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def read(directory: Path, name: str) -> pd.DataFrame:
     """Reads a table that `write` wrote.
 
     Raises:
-        ValueError: the table has another schema version.
+        FileNotFoundError: there is none.
+        Damaged: it cannot be read, is not the one that was written, or has another schema version.
     """
-    table = pq.ParquetFile(directory / f"{name}.parquet").read()
-    version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
-    if version != str(SCHEMA_VERSION):
-        raise ValueError(
-            f"{directory / name}.parquet: expected schema_version {SCHEMA_VERSION}, "
-            f"received {version}"
-        )
-    return table.to_pandas()
+    path = intact(directory / f"{name}.parquet", _checksums(directory))
+    with reading(path):
+        table = pq.ParquetFile(path).read()
+        version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
+        if version != str(SCHEMA_VERSION):
+            text = f"expected schema_version {SCHEMA_VERSION}, received {version}"
+            raise Damaged(path, text)
+        return table.to_pandas()
+
+
+def _checksums(directory: Path) -> dict[str, Any]:
+    """The checksums of the tables; empty if an older version wrote them."""
+    try:
+        return read_record(directory / TABLE_CHECKSUMS)
+    except FileNotFoundError:
+        return {}
 
 
 def words(name: str, value: Any) -> str:
@@ -197,8 +229,45 @@ def _refuse(error: type[Exception], what: str, problems: Sequence[str]) -> None:
         raise error("\n  ".join([f"{len(problems)} {what}:", *problems[:10], *more]))
 
 
+def _read_runs(study: Study, root: Path) -> tuple[dict[str, RunFiles], dict[str, str]]:
+    """Reads all runs that are there: their files, and what is wrong with others, by run id."""
+    found, errors = {}, {}
+    for run in study.runs:
+        if not _lacking(run, root):
+            try:
+                found[run.run_id] = read_run(run, root)
+            except DamagedRun as error:
+                errors[run.run_id] = str(error)
+    return found, errors
+
+
+def _planned_evaluations(
+    study: Study,
+    root: Path,
+    plan: pd.DataFrame,
+    found: dict[str, RunFiles],
+    errors: dict[str, str],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All evaluation episodes and their `seed_means`, of runs that were evaluated as planned.
+
+    Other runs go from `found` to `errors`.
+    """
+    evals = _stack({run_id: files.evals for run_id, files in found.items()})
+    means = seed_means(evals)
+    unplanned = _unplanned(plan[plan["run_id"].isin(list(found))], means)
+    if not unplanned:
+        return evals, means
+    for run in study.runs:
+        if run.run_id in unplanned:
+            path = root / run.directory / EVALUATIONS
+            errors[run.run_id] = str(Damaged(path, unplanned[run.run_id]))
+            del found[run.run_id]
+    return _planned_evaluations(study, root, plan, found, errors)
+
+
 def _lacking(run: Run, root: Path) -> list[str]:
-    return [name for name in TABLED if not (root / run.directory / name).is_file()]
+    directory = root / run.directory
+    return [name for name in TABLED if not os.path.lexists(directory / name)]
 
 
 def _refuse_missing(study: Study, root: Path) -> None:
@@ -223,27 +292,34 @@ def _plan(study: Study) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _refuse_unplanned(plan: pd.DataFrame, means: pd.DataFrame) -> None:
-    """Refuses evaluations that differ from the plan, so that all runs have equal weight.
+def _unplanned(plan: pd.DataFrame, means: pd.DataFrame) -> dict[str, str]:
+    """Evaluations that differ from the plan, so that runs would not have equal weight, by run id.
 
-    Raises:
-        ValueError: an unplanned or missing evaluation, another number of episodes, or a non-finite
-            return.
+    These are unplanned or missing evaluations, other numbers of episodes, and non-finite returns.
     """
     both = plan.merge(means, on=_EVALUATION, how="outer", suffixes=("", "_found"))
     bad = (both["episodes"] != both["episodes_found"]) | ~np.isfinite(both["return"])
-    _refuse(
-        ValueError,
-        "evaluations differ from the plan, or have a non-finite return",
-        [
-            f"{r.run_id}: {r.phase}, {r.policy}, step {r.env_step}: planned {r.episodes:g} "
-            f"episodes, found {r.episodes_found:g} with mean return {r['return']:g}"
-            for r in both[bad].fillna({"episodes": 0, "episodes_found": 0}).to_records()
-        ],
-    )
+    rows = both[bad].fillna({"episodes": 0, "episodes_found": 0})
+    found = {}
+    for run_id, own in rows.groupby("run_id", sort=False):
+        first = own.iloc[0]
+        more = f", and {len(own) - 1} more" if len(own) > 1 else ""
+        found[str(run_id)] = (
+            "its evaluations differ from the plan, or have a non-finite return: "
+            f"{first['phase']}, {first['policy']}, step {first['env_step']}: planned "
+            f"{first['episodes']:g} episodes, found {first['episodes_found']:g} with mean return "
+            f"{first['return']:g}{more}"
+        )
+    return found
 
 
-def _run_row(study: Study, run: Run, root: Path, present: bool) -> dict[str, Any]:
+def _run_row(
+    study: Study,
+    run: Run,
+    root: Path,
+    found: Mapping[str, RunFiles],
+    errors: Mapping[str, str],
+) -> dict[str, Any]:
     row = {
         "run_id": run.run_id,
         "env": run.spec.env_id,
@@ -251,40 +327,23 @@ def _run_row(study: Study, run: Run, root: Path, present: bool) -> dict[str, Any
         "arm": arm_label(study, run.arm),
         **{name: flat(value) for name, value in run.arm.items()},
     }
-    if not present:
-        found = run_status(run, root)
-        return row | {"status": found.status, "error": found.error}
-    directory = root / run.directory
-    record = json.loads((directory / RUN).read_text())
-    if canonical_json(record["spec"]) != run.spec.identity:
-        raise ValueError(f"{run.run_id}: its results have another spec than the study plans")
-    evaluation = json.loads((directory / EVALUATION_COST).read_text())
-    provenance = record["provenance"]
-    clocks = {name: record[name] / record["stacked"] for name in _CLOCKS}
-    costs = record | evaluation | clocks
-    return row | {
-        "status": record["status"],
-        "error": record["error"],
-        **{name: record[name] for name in _COUNTS},
-        "updates_per_s": record["updates"] / clocks["wall_s"],
-        **{name: costs[name] for name in _COSTS},
-        **{name: provenance[name] for name in _PROVENANCE},
-        # Older runs did not record this.
-        "compiled": provenance.get("compiled"),
-        **{name: provenance["packages"].get(name) for name in _PACKAGES},
-        "started": provenance["started"],
-        "finished": provenance["finished"],
-        "resumed": len(provenance["resumed"]),
-    }
+    if run.run_id in errors:
+        return row | {"status": "damaged", "error": errors[run.run_id]}
+    if run.run_id in found:
+        return row | found[run.run_id].facts
+    status = run_status(run, root)
+    return row | {"status": status.status, "error": status.error}
 
 
-def _stack(runs: Sequence[Run], root: Path, name: str) -> pd.DataFrame:
-    """Concatenates one file of every run; columns that a run lacks are empty in its rows."""
-    parts = []
-    for run in runs:
-        part = pq.ParquetFile(root / run.directory / name).read().replace_schema_metadata()
-        parts.append(part.add_column(0, "run_id", pa.repeat(run.run_id, part.num_rows)))
-    return pa.concat_tables(parts, promote_options="permissive").to_pandas()
+def _stack(parts: Mapping[str, pa.Table]) -> pd.DataFrame:
+    """Concatenates a table of each run; columns that a run lacks are empty in its rows."""
+    if not parts:
+        return _EMPTY.copy()
+    named = [
+        part.add_column(0, "run_id", pa.repeat(run_id, part.num_rows))
+        for run_id, part in parts.items()
+    ]
+    return pa.concat_tables(named, promote_options="permissive").to_pandas()
 
 
 def _estimates(

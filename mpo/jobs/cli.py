@@ -10,9 +10,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mpo.study import checksums
 from mpo.study.config import ConfigError
 from mpo.study.plan import Study
-from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec, RunSpec
+from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec
 from mpo.training.signals import stopped_at_once
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ def evaluate(args: Namespace) -> None:
 
     start = time.perf_counter()
     directory = args.run.directory
-    run = json.loads((directory / files.RUN).read_text())
-    spec = RunSpec.model_validate(run["spec"])
+    run, spec = checksums.read_run(directory)
     status = {args.run.status_file: spec.identity}
     log = args.log[0] if args.log else None
     with Heartbeat(status, "evaluate", 0, args.environment_timeout, log), stopped_at_once():
@@ -72,11 +72,17 @@ def evaluate(args: Namespace) -> None:
 
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
-        policies = artifacts.read_policies(directory / files.POLICIES)
-        rows = roll_out(spec, policies, config, run["total_steps"], args.run.run_id)
+        path = checksums.intact(directory / files.POLICIES, run)
+        policies = artifacts.read_policies(path)
+        rows = roll_out(spec, policies, config, args.run.total_steps, args.run.run_id)
         artifacts.write_rows(directory / files.EVALUATIONS, rows)
-        seconds = time.perf_counter() - start
-        artifacts.write_json(directory / files.EVALUATION_COST, {"eval_s": seconds})
+        record = {
+            "eval_s": time.perf_counter() - start,
+            "spec": config.model_dump(mode="json"),
+            "policies": checksums.expected(path, run),
+        }
+        record = checksums.sealed(record, [directory / files.EVALUATIONS])
+        artifacts.write_json(directory / files.EVALUATION_COST, record)
 
 
 def verify(args: Namespace) -> None:
@@ -125,14 +131,23 @@ def random(args: Namespace) -> None:
 
     returns = random_returns(config.env_id, config.episodes)
     found = {"env_id": config.env_id, "mean": float(returns.mean()), "episodes": config.episodes}
-    write_json(args.out, found | {"spec": config.model_dump(mode="json")})
+    write_json(args.out, checksums.sealed(found | {"spec": config.model_dump(mode="json")}))
 
 
 def collect(args: Namespace) -> None:
     """Collects all runs of a study in tables."""
     from mpo.analysis import tables
+    from mpo.study.status import write_damage
 
-    tables.write(tables.collect(_study(args.study), Path()), args.out)
+    study = _study(args.study)
+    try:
+        found = tables.collect(study, Path())
+    except tables.DamagedRuns as error:
+        write_damage(study, Path(), error.errors)
+        raise
+    damaged = found["runs"].query("status == 'damaged'")
+    write_damage(study, Path(), dict(zip(damaged["run_id"], damaged["error"], strict=True)))
+    tables.write(found, args.out)
 
 
 def statistics(args: Namespace) -> None:
@@ -189,7 +204,15 @@ def status(args: Namespace) -> None:
     found = [args.study] if args.study else sorted(Path("results").glob("*/study.json"))
     if not found:
         raise ConfigError("no study has been started here: there is no results/*/study.json")
-    print("\n\n".join(overview(_study(path), Path()) for path in found))
+    parts = []
+    for path in found:
+        try:
+            parts.append(overview(_study(path), Path()))
+        except (checksums.Damaged, OSError) as error:
+            if args.study:
+                raise
+            parts.append(str(error))
+    print("\n\n".join(parts))
 
 
 def failures(args: Namespace) -> None:
@@ -200,11 +223,15 @@ def failures(args: Namespace) -> None:
     study = _study(args.study)
     text = status.failures(study, Path())
     with replacing(args.out) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _study(path: Path) -> Study:
-    return Study.parse(json.loads(path.read_text()))
+    with checksums.reading(path):
+        study = Study.parse(json.loads(path.read_text(encoding="utf-8")))
+        if path.parts[-3:-2] == ("results",) and path.parts[-2] != study.study:
+            raise checksums.Damaged(path, f"it is the plan of study {study.study}")
+    return study
 
 
 def _device(name: str) -> "torch.device":

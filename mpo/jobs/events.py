@@ -1,6 +1,5 @@
 """A run's metrics and evaluations as a TensorBoard event file."""
 
-import json
 from datetime import datetime
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from mpo.study.checksums import intact, read_evaluation, read_record, reading
 from mpo.study.files import EVALUATIONS, METRICS, RUN, replacing
 
 _VERSION = "brain.Event:2"  # the first event of a file names its format
@@ -21,17 +21,25 @@ def write(run_directory: Path, output: Path) -> None:
         run_directory: what training and evaluation left.
         output: a file with `tfevents` in its name, or TensorBoard passes it by. Equal runs give
             equal bytes but for the clocks.
+
+    Raises:
+        Damaged: a file of the run cannot be read, or its job did not write it.
     """
-    record = json.loads((run_directory / RUN).read_text())
-    started = datetime.fromisoformat(record["provenance"]["started"]).timestamp()
-    metrics = pd.read_parquet(run_directory / METRICS).set_index("env_step")
-    evals = pd.read_parquet(run_directory / EVALUATIONS)
-    shown = evals[(evals["phase"] == "online") & (evals["policy"] == "mode")]
-    rows = metrics.add_prefix("train/").join(
-        shown.groupby("env_step")["return"].mean().rename("evaluation/return"), how="outer"
-    )
+    run = read_record(run_directory / RUN)
+    with reading(run_directory / RUN):
+        started = datetime.fromisoformat(run["provenance"]["started"]).timestamp()
+    path = intact(run_directory / METRICS, run)
+    with reading(path):
+        metrics = pd.read_parquet(path).set_index("env_step").add_prefix("train/")
+        seconds = metrics["train/wall_s"]
+    path = intact(run_directory / EVALUATIONS, read_evaluation(run_directory, run))
+    with reading(path):
+        evals = pd.read_parquet(path)
+        shown = evals[(evals["phase"] == "online") & (evals["policy"] == "mode")]
+        returns = shown.groupby("env_step")["return"].mean().rename("evaluation/return")
+    rows = metrics.join(returns, how="outer")
     # An evaluation has no clock of its own: it shows the policy as it was at that time.
-    clock = rows["train/wall_s"].interpolate().fillna(0.0) + started
+    clock = seconds.reindex(rows.index).interpolate().fillna(0.0) + started
     with replacing(output) as temporary, temporary.open("wb") as file:
         records = RecordWriter(file)
         records.write(Event(wall_time=started, file_version=_VERSION).SerializeToString())

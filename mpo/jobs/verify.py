@@ -1,7 +1,6 @@
 """Whether finished runs can be reproduced bit for bit on this machine: `verify`, then `write`."""
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +11,8 @@ import pandas as pd
 import torch
 
 from mpo.provenance import machine
+from mpo.study.checksums import intact, read_run, reading
 from mpo.study.files import METRICS, RUN, replacing
-from mpo.study.specs import RunSpec
 from mpo.training import loop
 from mpo.training.recorder import CLOCKS
 from mpo.training.stack import Stack
@@ -34,17 +33,23 @@ def verify(
         run (its id), env_steps (compared), recorded and again (hashes of the metrics without the
         clocks), reproduced (whether they are equal), differs (the first row and columns that are
         not, in words, or None), and unlike (facts of the machine that are not: [recorded, here]).
+
+    Raises:
+        Damaged: a file of the run cannot be read, or its job did not write it.
     """
-    record = json.loads((run_directory / RUN).read_text())
-    spec = RunSpec.model_validate(record["spec"])
-    intervals = max(1, min(steps, record["env_steps"]) // spec.log_interval)
+    record, spec = read_run(run_directory)
+    with reading(run_directory / RUN):
+        intervals = max(1, min(steps, record["env_steps"]) // spec.log_interval)
+        was = dict(record["provenance"])
     compared = intervals * spec.log_interval
+    path = intact(run_directory / METRICS, record)
+    with reading(path):
+        recorded = _metrics(run_directory, compared)
     stack = Stack(spec.env_id, spec.training, [spec.seed], device, compile_on_cpu=compile_on_cpu)
     with tempfile.TemporaryDirectory() as folder:
         loop.train(stack, spec.cell, compared, [Path(folder)])
         again = _metrics(Path(folder), compared)
-    recorded = _metrics(run_directory, compared)
-    was, now = record["provenance"], machine(device, stack.agent.compiled)
+    now = machine(device, stack.agent.compiled)
     return {
         "run": "/".join(run_directory.parts[-4:-1]),
         "env_steps": compared,

@@ -1,16 +1,15 @@
 """A film of one evaluation episode: what a run's final policy did when it was scored."""
 
-import json
 import logging
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import gymnasium as gym
@@ -23,9 +22,9 @@ from mpo.environments.envs import make_env
 from mpo.environments.rollouts import MAX_PARALLEL, SideBySide, rollouts
 from mpo.jobs.evaluate import actor
 from mpo.seeding import FIRST_FINAL_SEED
+from mpo.study.checksums import intact, read_evaluation, read_run, reading
 from mpo.study.config import ConfigError, JobFailed
-from mpo.study.files import EVALUATIONS, POLICIES, RUN, replacing
-from mpo.study.specs import RunSpec
+from mpo.study.files import EVALUATION_COST, EVALUATIONS, POLICIES, RUN, replacing
 from mpo.training.artifacts import read_policies
 
 logger = logging.getLogger(__name__)
@@ -82,7 +81,8 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
 
     Raises:
         ConfigError: there is no such run, suffix or episode.
-        JobFailed: nothing here can render the environment.
+        JobFailed: nothing here can render the environment; `Damaged`, which is one, where a file
+            of the run cannot be read, or its job did not write it.
     """
     if output.suffix not in _CODECS:
         choices = ", ".join(_CODECS)
@@ -92,14 +92,14 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
     missing = [name for name in (RUN, POLICIES) if not (run_directory / name).exists()]
     if missing:
         raise ConfigError(f"{run_directory} is no trained run: it lacks {', '.join(missing)}")
-    spec = RunSpec.parse(json.dumps(json.loads((run_directory / RUN).read_text())["spec"]))
-    _, state = read_policies(run_directory / POLICIES)[-1]
+    run, spec = read_run(run_directory)
+    _, state = read_policies(intact(run_directory / POLICIES, run))[-1]
+    row, rows = _place(run_directory, run, episode)
 
     renderer = _choose_renderer()
     with _rendering(spec.env_id, renderer):
         env = make_env(spec.env_id, render_mode="rgb_array")
     seeds = [FIRST_FINAL_SEED + episode]
-    row, rows = _place(run_directory, episode)
     with closing(SideBySide([env])) as envs, replacing(output) as temporary:
         policy = actor(spec, state, False, envs, seeds)
         rate = _frame_rate(env, spec.env_id)
@@ -129,16 +129,20 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
     return film
 
 
-def _place(run_directory: Path, episode: int) -> tuple[int, int]:
+def _place(run_directory: Path, run: Mapping[str, Any], episode: int) -> tuple[int, int]:
     """The row of an episode in the group that evaluation plays at once, and the group's size.
 
     A network rounds by both, and one rounding more or less soon makes another episode.
     """
     start = episode - episode % MAX_PARALLEL
     played = start + MAX_PARALLEL
-    if (run_directory / EVALUATIONS).exists():
+    path = run_directory / EVALUATIONS
+    if path.exists():
+        known = (run_directory / EVALUATION_COST).exists()
+        intact(path, read_evaluation(run_directory, run) if known else {})
         filters = [("phase", "==", "final"), ("policy", "==", "mode")]
-        scored = pq.read_table(run_directory / EVALUATIONS, columns=["episode"], filters=filters)
+        with reading(path):
+            scored = pq.read_table(path, columns=["episode"], filters=filters)
         if episode < scored.num_rows:
             played = min(played, scored.num_rows)
     return episode - start, played - start

@@ -8,6 +8,7 @@ Records of older versions have no checksums; their files are read unchecked.
 import errno
 import hashlib
 import json
+import os
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mpo.study.config import JobFailed, canonical_json
-from mpo.study.files import POLICIES, RUN
+from mpo.study.files import EVALUATION_COST, POLICIES, RUN
 from mpo.study.specs import RunSpec
 
 FILES, OWN = "files", "sha256"
@@ -50,10 +51,11 @@ def sealed(record: Mapping[str, Any], files: Iterable[Path] = ()) -> dict[str, A
     """Returns a record with the checksums of its job's files and its own.
 
     Args:
-        record: what the job says of its work; JSON values.
+        record: what the job says of its work; JSON values. Checksums in it are kept.
         files: what the job wrote, in the record's folder.
     """
-    full = {**record, FILES: {path.name: _fingerprint(path) for path in files}}
+    written = {path.name: _fingerprint(path) for path in files}
+    full = {**record, FILES: record.get(FILES, {}) | written}
     return full | {OWN: _digest(full)}
 
 
@@ -99,22 +101,44 @@ def read_run(directory: Path) -> tuple[dict[str, Any], RunSpec]:
         return record, RunSpec.parse(json.dumps(record["spec"]))
 
 
+def read_evaluation(directory: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the record of an evaluation.
+
+    Args:
+        directory: of the run.
+        run: the record of its training.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Damaged: see `read_record`; or other policies were evaluated than the training wrote.
+    """
+    path = directory / EVALUATION_COST
+    record = read_record(path)
+    if "eval_s" not in record:
+        raise Damaged(path, "it is not the record of an evaluation")
+    evaluated, trained = record.get("policies"), expected(directory / POLICIES, run)
+    if None not in (evaluated, trained) and evaluated != trained:
+        raise Damaged(path, "it is the evaluation of other policies than the run's")
+    return record
+
+
 def intact(path: Path, record: Mapping[str, Any]) -> Path:
     """Returns the path of a finished file, if the file is the one that the record tells of.
 
     Raises:
-        Damaged: it is another one, or it is not there.
+        FileNotFoundError: it is not there.
+        Damaged: it is another one.
     """
     check_size(path, record)
-    expected = _expected(path, record)
-    if expected is not None:
+    wanted = expected(path, record)
+    if wanted is not None:
         with reading(path):
             found = _fingerprint(path)
-        if found != expected:
+        if found != wanted:
             raise Damaged(
                 path,
                 f"it is not the file that its job wrote: its SHA-256 is {found['sha256'][:12]}, "
-                f"expected {str(expected['sha256'])[:12]}",
+                f"expected {str(wanted['sha256'])[:12]}",
             )
     return path
 
@@ -123,15 +147,24 @@ def check_size(path: Path, record: Mapping[str, Any]) -> None:
     """Checks a finished file without reading it.
 
     Raises:
-        Damaged: it is missing, no file, or of another size than the record says.
+        FileNotFoundError: it is not there.
+        Damaged: it is no file, or of another size than the record says.
     """
     if not path.is_file():
-        there = path.exists() or path.is_symlink()
-        raise Damaged(path, "it is not a file" if there else "it is missing")
-    expected, found = _expected(path, record), path.stat().st_size
-    if expected is not None and found != expected["bytes"]:
-        text = f"{found} bytes, expected {expected['bytes']}"
+        if not os.path.lexists(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        raise Damaged(path, "it is not a file")
+    wanted, found = expected(path, record), path.stat().st_size
+    if wanted is not None and found != wanted["bytes"]:
+        text = f"{found} bytes, expected {wanted['bytes']}"
         raise Damaged(path, f"it is not the file that its job wrote: {text}")
+
+
+def expected(path: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns size and SHA-256 of a file as a record has them; None if it has not."""
+    files = record.get(FILES)
+    found = files.get(path.name) if isinstance(files, dict) else None
+    return found if isinstance(found, dict) and {"bytes", "sha256"} <= found.keys() else None
 
 
 @contextmanager
@@ -153,13 +186,6 @@ def reading(path: Path) -> Iterator[None]:
             raise
         text = textwrap.shorten(str(error), 200)
         raise Damaged(path, f"it cannot be read ({type(error).__name__}: {text})") from error
-
-
-def _expected(path: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a record says of a file; None if it says nothing."""
-    files = record.get(FILES)
-    found = files.get(path.name) if isinstance(files, dict) else None
-    return found if isinstance(found, dict) and {"bytes", "sha256"} <= found.keys() else None
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

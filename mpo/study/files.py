@@ -26,6 +26,9 @@ KEPT = tuple(name for name in (*TABLES, *ANSWERS) if name not in ("evals", "trai
 TYPESET = ("final_scores", "aggregates", "effects", "costs")
 """Tables that are also written as LaTeX and Markdown."""
 
+TABLE_CHECKSUMS = ".checksums.json"
+"""The record of the tables' checksums, beside them."""
+
 PAGES = (
     *("runs", "scores", "effects", "power", "aggregates", "improvements"),
     *("efficiency", "references", "baselines"),
@@ -34,6 +37,9 @@ PAGES = (
 
 TABLED = (RUN, METRICS, EVALUATIONS, EVALUATION_COST)
 """Files of a run that the study's tables are built from."""
+
+DAMAGE = "damaged.json"
+"""The runs of a study whose files `collect` could not use."""
 
 RUN_FILES = (*TABLED, POLICIES)
 """All files of a finished run."""

@@ -1,11 +1,11 @@
 """Packs: seeds of a cell that are trained together in one process (`seeds_per_job` above 1)."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from mpo.study.checksums import Damaged, read_object
 from mpo.study.files import METRICS, POLICIES, RUN
 from mpo.study.plan import Run, Study
 from mpo.study.status import given_up
@@ -51,9 +51,14 @@ def packs(study: Study, runs: Iterable[Run], root: Path) -> dict[Pack, list[str]
 
 
 def _trained(run: Run, root: Path) -> bool:
-    """Returns whether the training's files exist and were made from the planned spec."""
+    """Returns whether the training's files exist and were made from the planned spec.
+
+    A record that cannot be read stays as it is: `collect` names it and says what to delete.
+    """
     directory = root / run.directory
     if not all((directory / name).exists() for name in (METRICS, POLICIES, RUN)):
         return False
-    record = json.loads((directory / RUN).read_text())
-    return record["spec"] == run.spec.model_dump(mode="json")
+    try:
+        return read_object(directory / RUN).get("spec") == run.spec.model_dump(mode="json")
+    except Damaged:
+        return True

@@ -1,14 +1,16 @@
 """The status of each run of a study, read from its files, during and after the workflow.
 
-A run is planned, running, ok, diverged (also a result), failed, or timeout (the scheduler stopped
-it, or its environment hung). Jobs may run on other machines that share the file system.
+A run is planned, running, ok, diverged (also a result), failed, timeout (the scheduler stopped it,
+or its environment hung), or damaged (a file cannot be read, or is not the one that its job wrote).
+Jobs may run on other machines that share the file system.
 """
 
 import json
 import socket
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,18 @@ from typing import Any
 import psutil
 from tabulate import tabulate
 
-from mpo.study.files import RUN, RUN_FILES
+from mpo.study.checksums import (
+    Damaged,
+    check_size,
+    read_evaluation,
+    read_object,
+    read_record,
+    reading,
+)
+from mpo.study.files import DAMAGE, EVALUATIONS, METRICS, POLICIES, RUN, RUN_FILES, replacing
 from mpo.study.plan import Run, Study
 
-STATUSES = ("planned", "running", "ok", "diverged", "failed", "timeout")
+STATUSES = ("planned", "running", "ok", "diverged", "failed", "timeout", "damaged")
 
 FINISHED = ("ok", "diverged")
 """Statuses of runs with results."""
@@ -27,6 +37,8 @@ FINISHED = ("ok", "diverged")
 UNFINISHED = ("failed", "timeout")
 """Statuses of runs that ended without results. They are tried again, unless the study allows
 missing runs."""
+
+_TROUBLED = ("diverged", *UNFINISHED, "damaged")
 
 _SILENCE_S = 120.0
 """Seconds without a heartbeat after which a job counts as dead; network file systems may show a
@@ -58,39 +70,46 @@ class RunStatus:
 
 
 def run_status(run: Run, root: Path) -> RunStatus:
-    """Returns a run's status; `root` is the directory that contains `results/`."""
-    record = _read(root / run.directory / RUN)
-    if record is not None and all((root / run.directory / name).exists() for name in RUN_FILES):
-        return RunStatus(run, record["status"], record.get("error"))
-    said = _read(root / run.status_file)
-    if said is None or said["identity"] != run.spec.identity:
-        return RunStatus(run, "planned")
-    age = time.time() - said["heartbeat"]
-    status, error = said["status"], said["error"]
-    if status == "running" and not _alive(said, age):
-        status = "failed"
-        error = (
-            f"the job on {said['host']} ended without reporting an error, last heartbeat "
-            f"{age:.0f} s ago; it may have been killed"
-        )
-    if status == "ok":
-        status = "planned"  # trained but not yet evaluated
-    facts = {name: said[name] for name in ("phase", "count", "total", "per_s")}
-    return RunStatus(run, status, error, age_s=age, **facts)
+    """Returns a run's status; `root` is the directory that contains `results/`.
+
+    It reads the records of a finished run and the sizes of its files, but not the files.
+    """
+    try:
+        return _finished(run, root) or _reported(run, root)
+    except (Damaged, OSError) as error:
+        return RunStatus(run, "damaged", str(error))
 
 
 def given_up(run: Run, root: Path) -> bool:
     """Returns whether a run has ended without results and is not running again."""
+    if all((root / run.directory / name).exists() for name in RUN_FILES):
+        return False
     return run_status(run, root).status in UNFINISHED
+
+
+def write_damage(study: Study, root: Path, errors: Mapping[str, str]) -> None:
+    """Notes the runs whose files `collect` could not use, which `run_status` may not see.
+
+    Args:
+        study: the study.
+        root: the directory that contains `results/`.
+        errors: what is wrong, by run id; empty to delete the note.
+    """
+    path = root / _note(study)
+    if errors:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(errors, indent=1) + "\n", encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
 
 
 def overview(study: Study, root: Path) -> str:
     """Returns the study's status as text.
 
     One table counts the statuses in each cell. Two more list the running runs with their progress,
-    and the diverged, failed and timed-out runs with the reason.
+    and the diverged, failed, timed-out and damaged runs with the reason.
     """
-    statuses = [run_status(run, root) for run in study.runs]
+    statuses = _statuses(study, root)
     parts = [_headline(study, statuses), _cells(statuses)]
     running = [s for s in statuses if s.status == "running"]
     if running:
@@ -106,7 +125,7 @@ def overview(study: Study, root: Path) -> str:
             for s in running
         ]
         parts.append(tabulate(rows, headers="keys"))
-    troubled = [s for s in statuses if s.status in ("diverged", *UNFINISHED)]
+    troubled = [s for s in statuses if s.status in _TROUBLED]
     if troubled:
         rows = [
             {"in trouble": s.run.run_id, "status": s.status, "why": _last_line(s.error)}
@@ -117,11 +136,11 @@ def overview(study: Study, root: Path) -> str:
 
 
 def failures(study: Study, root: Path) -> str:
-    """Returns a Markdown page on the diverged, failed and timed-out runs.
+    """Returns a Markdown page on the diverged, failed, timed-out and damaged runs.
 
     Each is shown with its error and the last lines of its log.
     """
-    statuses = [run_status(run, root) for run in study.runs]
+    statuses = _statuses(study, root)
     parts = [f"# Failures of study `{study.study}`", _headline(study, statuses)]
     if any(s.status in UNFINISHED for s in statuses):
         parts.append(
@@ -130,21 +149,91 @@ def failures(study: Study, root: Path) -> str:
             "the tables without them."
         )
     for s in statuses:
-        if s.status not in ("diverged", *UNFINISHED):
+        if s.status not in _TROUBLED:
             continue
         parts += [f"## {s.run.run_id}: {s.status}", f"{s.error}"]
         log = s.run.log(s.phase or "train")
-        if (root / log).exists():
-            lines = (root / log).read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        if lines := _end_of(root / log):
             parts += [f"Last lines of `{log}`:", "\n".join(["```", *lines, "```"])]
     return "\n\n".join(parts) + "\n"
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _note(study: Study) -> Path:
+    return Path("results", study.study, DAMAGE)
+
+
+def _statuses(study: Study, root: Path) -> list[RunStatus]:
+    """The status of each run; `collect` may have found more damage than sizes show."""
+    found = [run_status(run, root) for run in study.runs]
+    note = root / _note(study)
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        errors, noted = read_object(note), note.stat().st_mtime_ns
+    except (Damaged, OSError):
+        return found
+    return [
+        replace(s, status="damaged", error=str(errors[s.run.run_id]))
+        if s.status in FINISHED
+        and s.run.run_id in errors
+        and all((root / s.run.directory / n).stat().st_mtime_ns <= noted for n in RUN_FILES)
+        else s
+        for s in found
+    ]
+
+
+def _finished(run: Run, root: Path) -> RunStatus | None:
+    """The status of a run with results; None if it has none."""
+    directory = root / run.directory
+    if not (directory / RUN).exists():
         return None
+    record = read_record(directory / RUN)
+    if not all((directory / name).exists() for name in RUN_FILES):
+        return None
+    for name in (METRICS, POLICIES):
+        check_size(directory / name, record)
+    check_size(directory / EVALUATIONS, read_evaluation(directory, record))
+    if record.get("status") not in FINISHED:
+        raise Damaged(directory / RUN, "it is not the record of a training")
+    return RunStatus(run, record["status"], record.get("error"))
+
+
+def _reported(run: Run, root: Path) -> RunStatus:
+    """The status of a run without results, as its jobs reported it."""
+    path = root / run.status_file
+    with reading(path):
+        try:
+            said = read_object(path)
+        except FileNotFoundError:
+            return RunStatus(run, "planned")
+        if said["identity"] != run.spec.identity:
+            return RunStatus(run, "planned")
+        age = time.time() - said["heartbeat"]
+        status, error = said["status"], said["error"]
+        if status == "running" and not _alive(said, age):
+            status = "failed"
+            error = (
+                f"the job on {said['host']} ended without reporting an error, last heartbeat "
+                f"{age:.0f} s ago; it may have been killed"
+            )
+        if status == "ok":
+            status = "planned"  # trained but not yet evaluated
+        return RunStatus(
+            run,
+            STATUSES[STATUSES.index(status)],
+            None if error is None else str(error),
+            phase=str(said["phase"]),
+            count=int(said["count"]),
+            total=int(said["total"]),
+            per_s=float(said["per_s"]),
+            age_s=age,
+        )
+
+
+def _end_of(log: Path) -> list[str]:
+    """The last lines of a log; none if it cannot be read."""
+    try:
+        return log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+    except OSError:
+        return []
 
 
 def _alive(said: dict[str, Any], age_s: float) -> bool:

@@ -2,9 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpo.analysis import answers, contrasts, references, tables
+from mpo.analysis import answers, baselines, contrasts, references, tables
 from mpo.analysis.aggregates import iqm
 from mpo.analysis.intervals import t_interval
+from mpo.report import summary
 from mpo.study.config import ConfigError
 from tests import synthetic
 
@@ -21,7 +22,7 @@ def again(study, root):
 
 
 def score(study, finals, env, retrace, optimizer, seed):
-    """One run's normalised score, from its return."""
+    """The normalised score of one run, computed from its return."""
     rows = finals.query("env == @env and retrace == @retrace and optimizer == @optimizer")
     floor, gain = synthetic.scale(study, env)
     return (rows[rows["seed"] == seed]["return"].item() - floor) / gain
@@ -115,7 +116,7 @@ def test_an_environment_that_lacks_an_arm_is_not_pooled_and_its_pairs_are_kept(t
 
 
 def write_curve(study, root, run, scores, wall_s):
-    """Has a run evaluated at these scores, and its clock at these seconds, each by step."""
+    """Sets the scores of a run's evaluations and its training seconds, by environment step."""
     directory = root / run.directory
     floor, gain = synthetic.scale(study, run.spec.env_id)
     evals = pd.read_parquet(directory / "evals.parquet")
@@ -144,10 +145,10 @@ def test_sample_efficiency_is_on_the_grid_of_fewest_snapshots(tmp_path):
         write_curve(study, tmp_path, run, scores, wall_s)
     found = again(study, tmp_path)["sample_efficiency"]
     assert list(found["share"]) == [0.0, 0.5, 1.0]
-    # Of four runs the middle two: 0 and 0.1 of (0, 0.1, 0, 0.2); 0.4 and 0.5 of (0.4, 0.5, 0.4,
-    # 0.5), where A stands between its snapshots; 0.8 and 0.9 of (1, 0.9, 0.8, 0.7).
+    # The IQM of four runs is the mean of the middle two: 0 and 0.1 of (0, 0.1, 0, 0.2); 0.4 and 0.5
+    # of (0.4, 0.5, 0.4, 0.5), where A is interpolated; 0.8 and 0.9 of (1, 0.9, 0.8, 0.7).
     assert list(found["estimate"]) == pytest.approx([0.05, 0.45, 0.85])
-    # Halfway 60 and 15 s in A, 8 and 12 s in B.
+    # At half the budget, the clocks show 60 and 15 s in A, 8 and 12 s in B.
     assert list(found["wall_s"]) == pytest.approx([0, (37.5 + 10) / 2, (80 + 18) / 2])
     assert found["env_step"].isna().all()  # the budgets differ
     assert (found["environments"] == 2).all() and (found["n"] == 4).all()
@@ -249,6 +250,31 @@ def test_dm_control_is_scored_out_of_a_thousand(tmp_path):
     table.write_text("env,reference,what,source\n")
     (row,) = references.read(study, table, random).to_dict("records")
     assert row["reference"] == 1000 and "arXiv" in row["source"]
+
+
+def test_an_environment_without_any_run_needs_no_random_return(tmp_path):
+    study = synthetic.plan(environments=3)
+    synthetic.write_runs(study, tmp_path)
+    whole = again(study, tmp_path)
+    lost = synthetic.lose(study, tmp_path, range(12, 24))
+    tables.write(tables.collect(lost, tmp_path), tmp_path / "tables")
+    table, random = synthetic.write_scale(study, tmp_path / "scale")
+    found = answers.compute(lost, tmp_path / "tables", table, [random[0], random[2]])
+    row = found["references"].iloc[1]
+    assert row[["random", "reference"]].isna().all() and row["random_episodes"] == 0
+    own = found["finals"]["env"] == study.environments[1].id
+    assert found["finals"].loc[own, "score"].isna().all()
+    kept = ["run_id", "return", "score"]
+    others = found["finals"].loc[~own, kept], whole["finals"].loc[~own, kept]
+    pd.testing.assert_frame_equal(*others)
+    assert (found["aggregates"]["environments"] == 2).all()
+    assert study.environments[1].id not in set(found["effects"]["env"])
+    with pytest.raises(ConfigError, match=f"random return of {study.environments[2].id} was not"):
+        answers.compute(lost, tmp_path / "tables", table, random[:1])
+    tables.write(found | {"baselines": baselines.read(study, None)}, tmp_path / "tables")
+    summary.write(lost, tmp_path / "tables", [], tmp_path / "summary.md")
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert f"no reference score: {study.environments[1].id}." in text
 
 
 def test_the_projects_own_references_are_named_and_sourced():

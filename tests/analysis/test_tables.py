@@ -7,11 +7,12 @@ import pytest
 
 from mpo.analysis import tables
 from mpo.analysis.intervals import t_interval
+from mpo.study.checksums import Damaged
 from tests import synthetic
 
 
 def rewrite(path, change):
-    """Changes a parquet file of a run."""
+    """Applies a change to a parquet file of a run."""
     change(pd.read_parquet(path)).to_parquet(path)
 
 
@@ -48,7 +49,7 @@ def test_a_seed_is_one_unit(study, tmp_path):
 
         rewrite(path, change)
     score = tables.collect(study, tmp_path)["scores"].query("policy == 'mode'").iloc[0]
-    expected = t_interval([10.0, 20.0, 33.0])  # not of the twelve episodes
+    expected = t_interval([10.0, 20.0, 33.0])  # over the seeds, not over the twelve episodes
     assert (score["n"], score["mean"], score["lo"], score["hi"]) == pytest.approx(expected)
     assert (score["min"], score["max"]) == (10.0, 33.0)
 
@@ -119,7 +120,7 @@ def test_results_of_another_spec_are_refused(study, tmp_path):
     record = json.loads(path.read_text())
     record["spec"]["training"]["gamma"] = 0.5
     path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=f"{study.runs[1].run_id}: .*another spec"):
+    with pytest.raises(tables.DamagedRuns, match=f"{study.runs[1].run_id}: .*another spec"):
         tables.collect(study, tmp_path)
 
 
@@ -133,7 +134,7 @@ def test_results_of_another_spec_are_refused(study, tmp_path):
 )
 def test_uneven_evaluations_are_refused(study, tmp_path, change, message):
     rewrite(tmp_path / study.runs[2].directory / "evals.parquet", change)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(tables.DamagedRuns, match=message):
         tables.collect(study, tmp_path)
 
 
@@ -169,7 +170,7 @@ def test_seeds_of_one_process_have_a_share_of_its_clocks_each(study, tmp_path):
 
 def test_a_table_of_another_schema_is_refused(tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "runs.parquet")
-    with pytest.raises(ValueError, match="schema_version 3, received none"):
+    with pytest.raises(Damaged, match="schema_version 3, received none"):
         tables.read(tmp_path, "runs")
 
 

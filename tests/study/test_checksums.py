@@ -32,6 +32,15 @@ def test_a_record_reads_back_and_its_files_are_its_own(record, tmp_path):
     assert intact(tmp_path / "data.bin", found) == tmp_path / "data.bin"
 
 
+def test_a_record_can_be_extended(record, tmp_path):
+    before = read_record(record)
+    (tmp_path / "more.bin").write_bytes(b"more")
+    (tmp_path / "data.bin").write_bytes(b"edited")
+    found = sealed(before, [tmp_path / "more.bin"])
+    assert found["files"]["data.bin"] == before["files"]["data.bin"]
+    assert intact(tmp_path / "more.bin", found) and found["sha256"] != before["sha256"]
+
+
 def test_a_record_may_be_laid_out_anew_but_not_changed(record):
     content = json.loads(record.read_text())
     record.write_text(json.dumps(content, indent=4, sort_keys=True))
@@ -59,7 +68,7 @@ def test_another_file_is_refused_by_name(record, tmp_path, content, message):
 def test_what_is_missing_or_no_file_is_refused_by_name(record, tmp_path):
     found, path = read_record(record), tmp_path / "data.bin"
     path.unlink()
-    with pytest.raises(Damaged, match="data.bin: it is missing"):
+    with pytest.raises(FileNotFoundError, match="data.bin"):
         intact(path, found)
     path.mkdir()
     with pytest.raises(Damaged, match="data.bin: it is not a file"):

@@ -1,4 +1,4 @@
-"""Planned runs: a heat map of every run's status, one panel an environment."""
+"""Planned runs: a heat map of the runs' status, one panel per environment."""
 
 from pathlib import Path
 from typing import Any
@@ -24,25 +24,27 @@ _LOOKS: dict[str, tuple[str, Any]] = {
     "diverged": ("D", _PALETTE[8]),
     "failed": ("F", _PALETTE[3]),
     "timeout": ("T", (0.58, 0.40, 0.74)),
+    "damaged": ("X", _PALETTE[5]),
 }
-"""Of each status: its sign, and its colour; colour-blind eyes can tell them apart too."""
+"""Letter and colour of each status; the colours suit colour-blind readers."""
 
-_CELL = 0.17  # the side of a cell, in inches
+_CELL = 0.17  # side of a cell, in inches
 _SIGN: dict[str, Any] = {"color": "0.1", "markersize": 4.5, "markeredgewidth": 0}
-_NARROW, _WIDE = 3.3, 7.8  # figures, in inches, unless one panel is wider
+_NARROW, _WIDE = 3.3, 7.8  # least and largest width in inches; one wide panel may exceed it
 
 
 def draw(study: Study, tables: Path) -> Figure:
-    """Rows are arms, columns seeds; the sign and the colour of a cell are its run's status."""
+    """Rows are arms, columns are seeds; letter and colour of a cell give the run's status."""
     runs = read(tables, "runs")
     arms, environments = list(style.looks(study)), style.environments(study)
     title = style.text_width(environments) * style.title_size(study) / 8
-    # In inches: a panel's width, and of the labels the arms' width and the seeds' height.
+    # In inches: width of a panel, width of the arms' labels, height of the seeds' labels.
     width = max(title, _CELL * len(study.seeds)) + 0.3
     left, below = style.text_width(arms), 0.45 + style.text_width(map(str, study.seeds))
     columns = min(len(environments), max(1, int((_WIDE - left) / width)))
     rows = -(-len(environments) // columns)
-    labelled = rows if len(environments) % columns else 1  # a short last row: above it, too
+    # Above the gaps of an incomplete last row, panels need labels too.
+    labelled = rows if len(environments) % columns else 1
     height = rows * (_CELL * len(arms) + 0.3) + labelled * below
     size = (max(_NARROW, left + width * columns), height)
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
@@ -63,7 +65,7 @@ def draw(study: Study, tables: Path) -> Figure:
 
 
 def caption(study: Study, tables: Path) -> str:
-    """What the figure shows, and how many runs there are of each status."""
+    """Describes the figure, with the number of runs of each status."""
     status = read(tables, "runs")["status"]
     counts = status.value_counts()
     words = ", ".join(f"{counts[name]} {name}" for name in STATUSES if name in counts)
@@ -71,13 +73,13 @@ def caption(study: Study, tables: Path) -> str:
     verb = "is" if missing == 1 else "are"
     rest = f" {style.plural(missing, 'run')} {verb} missing in the other figures." * bool(missing)
     return (
-        f"Status of the {style.plural(len(status), 'planned run')}, each a cell: {words}. A run "
-        f"that diverged is a result, of its last finite policy.{rest}"
+        f"Status of the {style.plural(len(status), 'planned run')}, each a cell: {words}. A "
+        f"diverged run counts as a result and is scored by its last finite policy.{rest}"
     )
 
 
 def _cells(axes: Axes, status: pd.DataFrame) -> None:
-    """One panel, of a status a cell [arms, seeds]."""
+    """Draws one panel from the status of its cells, [arms, seeds]."""
     axes.pcolormesh(
         status.map(STATUSES.index),
         cmap=ListedColormap([_LOOKS[name][1] for name in STATUSES]),
@@ -88,7 +90,7 @@ def _cells(axes: Axes, status: pd.DataFrame) -> None:
     )
     for name, (sign, _) in _LOOKS.items():
         rows, columns = (status == name).to_numpy().nonzero()
-        # A marker a status, not a text a cell, which takes ten times as long.
+        # One set of markers per status; a text per cell would take ten times as long.
         letter = rf"$\mathrm{{{sign}}}$"
         axes.plot(columns + 0.5, rows + 0.5, ls="", marker=letter, **_SIGN)
     arms, seeds = list(status.index), list(status.columns)
@@ -103,7 +105,7 @@ def _cells(axes: Axes, status: pd.DataFrame) -> None:
 
 
 def _key(status: pd.Series) -> list[Line2D]:
-    """The sign, the colour and the number of runs of each status."""
+    """Legend entries: letter, colour and number of runs of each status."""
     counts = status.value_counts()
     return [
         Line2D(
