@@ -1,1 +1,1 @@
-"""From answers to pages: figures, the summary, tables for papers."""
+"""Figures, the summary page, HTML pages and tables for papers."""

@@ -1,4 +1,4 @@
-"""Pages for a browser, each a single file: the summary, tables, the config, films."""
+"""Self-contained HTML pages: the summary, tables, the config and films."""
 
 import base64
 import html
@@ -31,32 +31,32 @@ _TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".mp4": "video/mp4"}
 
 
 def summary(text: Path, output: Path) -> None:
-    """The page that a Markdown file is, with its pictures inside."""
+    """Writes a Markdown file as a page, with its pictures embedded."""
     body = markdown.markdown(text.read_text(), extensions=["tables"])
     body = _IMAGE.sub(lambda found: found[1] + _inside(text.parent / found[2]) + found[3], body)
     _write(text.stem, body, output)
 
 
 def table(tables: Path, name: str, output: Path) -> None:
-    """The page of one table: every row, numbers to five digits, and the units of its columns."""
+    """Writes the page of a table: all rows, numbers to five digits, and the columns' units."""
     frame = read(tables, name)
     units: dict[str, list[str]] = {}
     for column in frame.columns.intersection(list(UNITS)):
         units.setdefault(UNITS[column], []).append(column)
     words = "; ".join(f"{unit}: {', '.join(columns)}" for unit, columns in units.items())
-    note = f"<p>In {html.escape(words)}.</p>" if words else ""
+    note = f"<p>Units: {html.escape(words)}.</p>" if words else ""
     rows = frame.to_html(index=False, border=0, na_rep="", float_format=f"{{:.{_DIGITS}g}}".format)
     _write(name, f"<h1>{name}</h1>{note}{rows}", output)
 
 
 def config(study: Path, output: Path) -> None:
-    """The page of a study's whole config, as YAML."""
+    """Writes a study's complete config as a page, in YAML."""
     text = yaml.safe_dump(json.loads(study.read_text()), sort_keys=False, default_flow_style=None)
     _write("config", f"<h1>config</h1><pre>{html.escape(text)}</pre>", output)
 
 
 def films(paths: Sequence[Path], output: Path) -> None:
-    """The page of films, each under its run's name, `environment/arm/seedN/stepN`."""
+    """Writes a page of films, each under the name of its run, `environment/arm/seedN/stepN`."""
     body = "".join(
         f"<h2>{html.escape('/'.join(path.parts[-5:-1]))}</h2>"
         f'<video controls loop src="{_inside(path)}"></video>'
@@ -66,7 +66,7 @@ def films(paths: Sequence[Path], output: Path) -> None:
 
 
 def _inside(path: Path) -> str:
-    """A file as a URI that holds it."""
+    """Encodes a file as a data URI."""
     data = base64.b64encode(path.read_bytes()).decode()
     return f"data:{_TYPES[path.suffix]};base64,{data}"
 

@@ -1,7 +1,7 @@
-"""The main tables of a study as a paper prints them, in LaTeX and in Markdown.
+"""The main tables of a study for a paper, in LaTeX and Markdown.
 
-A function a table makes a `Table`, its cells in words, from which both forms are written. A cell
-with an interval reads `estimate [lo, hi]`.
+Each table has a function that returns a `Table` of text cells; both formats are written from it. A
+cell with an interval reads `estimate [lo, hi]`.
 """
 
 import math
@@ -22,7 +22,7 @@ from mpo.study.plan import Study
 from mpo.study.status import FINISHED
 
 _MISSING = "missing"
-"""Stands for a cell without a finished run."""
+"""Text of a cell without a finished run."""
 
 _METRICS = {
     "iqm": "IQM",
@@ -33,15 +33,15 @@ _METRICS = {
 
 
 def write(study: Study, tables: Path, outputs: Path) -> None:
-    """Writes NAME.tex, to be included, and NAME.md for each name in `TYPESET`.
+    """Writes NAME.tex, to be included in a paper, and NAME.md for each name in `TYPESET`.
 
-    A .tex file holds one table environment, or one for every page that the table takes. It needs
-    the package booktabs; its label is tab:STUDY-NAME.
+    A .tex file contains one table environment, or one per page if the table is longer. It needs the
+    package booktabs. Its label is tab:STUDY-NAME.
 
     Args:
-        study: what was planned.
+        study: the study's plan.
         tables: the directory of its tables.
-        outputs: the directory to write into.
+        outputs: the directory to write to.
     """
     for name, make in zip(TYPESET, (final_scores, aggregates, effects, costs), strict=True):
         table = make(study, tables)
@@ -52,9 +52,9 @@ def write(study: Study, tables: Path, outputs: Path) -> None:
 
 
 def final_scores(study: Study, tables: Path) -> Table:
-    """The final return of each arm in each environment, mean and Student's t interval.
+    """The final return of each arm in each environment: mean and Student-t interval.
 
-    Below them, the published returns `nearest` to the study's budgets.
+    Rows with published returns follow, those `nearest` to the study's budgets.
     """
     scores = read(tables, "scores").query("policy == 'mode'")
     seeds = scores.loc[scores["n"] > 0, "n"]
@@ -62,25 +62,26 @@ def final_scores(study: Study, tables: Path) -> Table:
     frame = _wide(scores.assign(cell=cells), ["arm"], "env", "cell")
     finals = read(tables, "finals").groupby("env", sort=False)
     marked = pd.DataFrame({env: _best(rows) for env, rows in finals}).reindex_like(frame)
-    differing = f", {seeds.max()} where a cell does not say" if seeds.nunique() > 1 else ""
+    differing = f", {seeds.max()} unless stated in the cell" if seeds.nunique() > 1 else ""
     notes = [
         f"Return of the mean-action policy: mean over {_seeds(seeds)}{differing}, each the average "
-        f"of {_counted(scores['episodes'], 'evaluation episode')}. In brackets, from two seeds on: "
-        "its 95 % Student-t interval."
+        f"of {_counted(scores['episodes'], 'evaluation episode')}. Brackets: 95 % Student-t "
+        "interval, given two or more seeds."
     ]
     if scores["diverged"].any():
-        notes.append("div.: runs that diverged, counted with their last finite policy.")
+        notes.append("div.: diverged runs, counted with their last finite policy.")
     if (scores["n"] == 0).any():
         notes.append(f"{_MISSING.capitalize()}: no run has finished.")
     if len(frame) > 1 and seeds.max() > 1:
         rule = (
-            "an arm whose paired difference (same seed) to every other arm in that environment has "
-            "a t interval above zero, simultaneously at 95 % (Bonferroni over the other arms)"
+            "an arm that beats every other arm in that environment: the t intervals of its paired "
+            "differences (same seed) are all above zero, simultaneously at 95 % (Bonferroni over "
+            "the other arms)"
         )
         notes.append(f"Bold: {rule}{'' if marked.any(axis=None) else '; there is none'}.")
     published = _published(comparable(read(tables, "baselines"), study), study)
     if len(published):
-        notes.append("Published: of others, with sources in tables/baselines.")
+        notes.append("Published: results of other authors; sources are in tables/baselines.")
         frame = pd.concat([frame, published.reindex(columns=frame.columns)]).fillna(NONE)
         marked = marked.reindex(frame.index, fill_value=False)
     caption = f"Final return after the whole budget, study {study.study}."
@@ -90,7 +91,7 @@ def final_scores(study: Study, tables: Path) -> Table:
 def aggregates(study: Study, tables: Path) -> Table:
     """The aggregate scores of each arm over all environments, with bootstrap intervals.
 
-    Nothing is marked: the intervals are each arm's own, and say nothing sure of a difference.
+    No cell is bold: the intervals are of single arms, which cannot establish a difference.
     """
     found, finals = read(tables, "aggregates"), read(tables, "finals")
     caption = f"Normalised final scores over all environments, study {study.study}."
@@ -99,21 +100,21 @@ def aggregates(study: Study, tables: Path) -> Table:
     if not found.empty:
         frame = _wide(found.assign(cell=_cells(found)), ["arm"], "metric", "cell").loc[frame.index]
         scored = finals.dropna(subset="score").groupby(["env", "arm"]).size()
-        warning = ": so few seeds make these intervals too narrow"
+        warning = ": with so few seeds these intervals are too narrow"
         note = (
             "Score: 0 for a random policy, 1 for the reference. IQM: interquartile mean of the "
-            "runs; median: of the environments' means; optimality gap: how far the runs fall short "
-            "of 1, best when low. In brackets, from two seeds on: the 95 % stratified bootstrap "
-            f"interval of {_counted(found['replicates'], 'replicate')}. Over "
+            "runs. Median: over the environments' means. Optimality gap: how far the runs fall "
+            "short of 1; lower is better. Brackets: 95 % stratified bootstrap interval of "
+            f"{_counted(found['replicates'], 'replicate')}, given two or more seeds. Over "
             f"{_counted(found['environments'], 'environment')} and {_counted(found['n'], 'run')} "
-            f"an arm, in an environment {_seeds(scored, warning)}."
+            f"per arm; {_seeds(scored, warning)} per environment."
         )
     frame = frame.fillna(NONE).rename(columns=_METRICS)
     return Table(frame, _nothing(frame), caption, note)
 
 
 def effects(study: Study, tables: Path) -> Table:
-    """What a level of each factor adds to its baseline, per environment and over all."""
+    """The effect of each factor level over its baseline, per environment and pooled."""
     found = read(tables, "effects")
     sign = np.where(found["against"] == SUM, ", beyond ", f" {MINUS} ")
     found = found.assign(
@@ -136,18 +137,19 @@ def effects(study: Study, tables: Path) -> Table:
     sure = _wide(found, rows, "unit", "sure").reindex(columns=frame.columns).eq(True)
     single = found[found["env"] != POOLED]
     note = (
-        "Mean difference between two levels of a factor at the same environment, seed and other "
-        f"factors, over {_seeds(single['n'])}; in brackets, from two seeds on: its 95 % Student-t "
-        "interval. Score: in units of the reference's return minus a random policy's. Pooled: "
-        "environments weigh alike, Welch's t interval, n is summed. r: correlation of the two "
-        "sides over seeds, near 0 where pairing gains nothing. Bold: the interval excludes zero, "
-        f"each at 95 % by itself{'' if sure.any(axis=None) else '; there is none'}."
+        "Mean difference between two levels of a factor, with the same environment, seed and "
+        f"other factors, over {_seeds(single['n'])}. Brackets: 95 % Student-t interval, given two "
+        "or more seeds. Score: in units of the reference's return minus a random policy's. Pooled: "
+        "equal weight for every environment, Welch's t interval; n is the sum. r: correlation of "
+        "the two sides over seeds; near 0, pairing gains nothing. Bold: the 95 % interval excludes "
+        "zero, without correction for multiple tests"
+        f"{'' if sure.any(axis=None) else '; there is none'}."
     )
     return Table(frame, sure, caption, note)
 
 
 def costs(study: Study, tables: Path) -> Table:
-    """What the runs of each arm in each environment took."""
+    """The time and memory that runs took, for each environment and arm."""
     runs = read(tables, "runs").rename(columns={"env": "environment"})
     runs["finished"] = runs["status"].isin(FINISHED)
     groups = runs.groupby(["environment", "arm"], sort=False)
@@ -164,16 +166,15 @@ def costs(study: Study, tables: Path) -> Table:
     frame.insert(0, "runs", [f"{n}" if n == of else f"{n} of {of}" for n, of in pairs])
     hours = (runs["wall_s"].sum() + runs["eval_s"].sum()) / 3600
     note = (
-        "Means over the finished runs of a cell; of seeds trained in one process, each has its "
-        "share of the time. Memory: the peak of any process; CPU: of the trainings, summed. Three "
-        "significant digits. In all "
-        f"{_number(hours)} hours of training and evaluation, one run after another."
+        "Means over the finished runs; seeds trained in one process share its time equally. "
+        "Memory: largest peak of any process. CPU: sum over the trainings. Three significant "
+        f"digits. In all {_number(hours)} hours of training and evaluation, if run one by one."
     )
     return Table(frame, _nothing(frame), f"Costs of the runs, study {study.study}.", note)
 
 
 def _final(row: Mapping[Hashable, Any], seeds: int) -> str:
-    """A cell of the final scores, with what sets its runs apart from `seeds` sound ones."""
+    """A cell of the final scores; notes if it has not `seeds` runs, or if runs diverged."""
     if row["n"] == 0:
         return _MISSING
     apart = [f"n = {row['n']}"] if row["n"] != seeds else []
@@ -182,7 +183,7 @@ def _final(row: Mapping[Hashable, Any], seeds: int) -> str:
 
 
 def _published(baselines: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """A row for each algorithm, a column for each environment of which there is a baseline."""
+    """One row per algorithm, one column per environment with a baseline."""
     budgets = {run.spec.env_id: run.total_steps for run in study.runs}
     cells = [
         in_words(row)
@@ -194,7 +195,7 @@ def _published(baselines: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def _best(finals: pd.DataFrame) -> pd.Series:
-    """Whether each arm beats every other one in an environment, by its interval of each pair."""
+    """Whether each arm beats all others in an environment, by simultaneous paired t intervals."""
     returns = finals.pivot(index="seed", columns="arm", values="return")
     best = {}
     for arm in returns:
@@ -207,12 +208,12 @@ def _best(finals: pd.DataFrame) -> pd.Series:
 
 
 def _wide(long: pd.DataFrame, rows: Sequence[str], column: str, value: str) -> pd.DataFrame:
-    """Rows and columns in the order in which they come."""
+    """Pivots to wide form, keeping rows and columns in their order of appearance."""
     return long.set_index([*rows, column])[value].unstack(sort=False).rename_axis(columns=None)
 
 
 def _nothing(frame: pd.DataFrame) -> pd.DataFrame:
-    """Marks no cell."""
+    """A mask that marks no cell."""
     return pd.DataFrame(False, frame.index, frame.columns)
 
 
@@ -221,9 +222,9 @@ def _cells(found: pd.DataFrame) -> list[str]:
 
 
 def _number(value: float, lo: float = math.nan, hi: float = math.nan) -> str:
-    """A value and its bounds, to the decimal place of the second digit of half the interval.
+    """Formats a value and its bounds, rounded to the second digit of the interval's half-width.
 
-    Six significant digits of the value at most; three where it has no interval.
+    The value has at most six significant digits, or three if it has no interval.
     """
     if math.isnan(value):
         return NONE
@@ -234,7 +235,7 @@ def _number(value: float, lo: float = math.nan, hi: float = math.nan) -> str:
 
 
 def _decimals(x: float) -> int:
-    """Decimal places of the second significant digit; below 0 for tens and more."""
+    """Decimal places down to the second significant digit of x; negative if x is 100 or more."""
     return 1 - int(f"{x:.1e}".partition("e")[2])
 
 
@@ -243,7 +244,7 @@ def _digits(x: float, decimals: int) -> str:
 
 
 def _counted(n: pd.Series, noun: str) -> str:
-    """How many, e.g. "1 seed" or "2 to 3 seeds"."""
+    """A count or range of counts with its noun, e.g. "1 seed" or "2 to 3 seeds"."""
     low, high = int(n.min()), int(n.max())
     return f"{'' if low == high else f'{low} to '}{high} {noun}{'' if high == 1 else 's'}"
 

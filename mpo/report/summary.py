@@ -1,4 +1,4 @@
-"""The page of a study, `summary.md`: what it is, its figures, its tables, where they come from."""
+"""Writes a study's `summary.md`: plan, answers, tables, figures, costs and provenance."""
 
 import math
 import os
@@ -29,7 +29,7 @@ _ORIGIN = {
     "cpu": "CPU",
     "blas": "BLAS",
     "host": "host",
-    "threads": "threads a run",
+    "threads": "threads per run",
     "compiled": "compiled by torch",
     "python": "Python",
     "torch": "torch",
@@ -38,7 +38,7 @@ _ORIGIN = {
     "dm_control": "dm_control",
     "numpy": "numpy",
 }
-"""Columns of `runs` that say where numbers come from, in words."""
+"""Provenance columns of `runs`, with their labels."""
 
 _ANALYSIS = ("numpy", "pandas", "scipy", "matplotlib", "seaborn")
 _NAMED = 10
@@ -46,12 +46,12 @@ _DETECTED = 0.1
 
 
 def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> None:
-    """Writes the page.
+    """Writes the summary.
 
     Args:
-        study: what was planned.
+        study: the study's plan.
         tables: the directory of its tables.
-        figures: PNG files, each named by its figure; linked relative to `output`.
+        figures: PNG files, named like their figures; linked relative to `output`.
         output: the Markdown file.
     """
     runs = read(tables, "runs")
@@ -98,7 +98,7 @@ def _plan(study: Study) -> str:
 
 
 def _missing(runs: pd.DataFrame) -> list[str]:
-    """What must be known before any number is read: runs that are missing, and diverged ones."""
+    """Warnings at the top of the page: runs that are missing, and runs that diverged."""
     notes = []
     missing = runs[~runs["status"].isin(FINISHED)]
     if len(missing):
@@ -108,7 +108,7 @@ def _missing(runs: pd.DataFrame) -> list[str]:
     diverged = runs[runs["status"] == "diverged"]
     if len(diverged):
         notes.append(
-            f"{plural(len(diverged), 'run')} diverged and count with their last finite policy: "
+            f"{plural(len(diverged), 'run')} diverged (scored by the last finite policy): "
             + "; ".join(f"{r.run_id}, {r.error}" for r in diverged.head(_NAMED).itertuples())
             + (f"; and {len(diverged) - _NAMED} more." if len(diverged) > _NAMED else ".")
         )
@@ -116,32 +116,36 @@ def _missing(runs: pd.DataFrame) -> list[str]:
 
 
 def _answers(effects: pd.DataFrame, power: pd.DataFrame, references: pd.DataFrame) -> str:
-    """What the study's factors do, in sentences made from the numbers."""
+    """Sentences on the pooled effects of the study's factors."""
     unknown = references.loc[references["reference"].isna(), "env"].tolist()
-    notes = [f"Without a reference score, and not pooled: {', '.join(unknown)}."] if unknown else []
+    names = ", ".join(unknown)
+    notes = [f"Not pooled, since they have no reference score: {names}."] if unknown else []
     if effects.empty:
         return "\n".join(["No factor is varied.", *notes])
     pooled = effects[effects["env"] == POOLED]
     lines = [f"- {_sentence(row, power)}" for row in pooled.to_dict("records")]
-    lines = lines or ["Nothing can be pooled: no environment has a score of every arm."]
+    lines = lines or ["No effect can be pooled: no environment has a score for every arm."]
     return "\n\n".join(["\n".join(lines), *notes])
 
 
 def _sentence(row: Mapping[Hashable, Any], power: pd.DataFrame) -> str:
-    """One pooled effect: what, how large, how sure, from what, and how many seeds would do."""
+    """A sentence on a pooled effect: size, interval, data, verdict and the seeds needed."""
     seeds = row["n"] / row["environments"]
     words = plural(int(seeds), "seed") if seeds == int(seeds) else f"{seeds:.1f} seeds"
     pool = f"pooled over {plural(int(row['environments']), 'environment')}, {words} each"
     sign = ", beyond" if row["against"] == SUM else f" {MINUS}"
     start = f"**{row['level']}{sign} {row['against']}**: {row['estimate']:+.2f}"
     if math.isnan(row["lo"]):
-        return f"{start} in normalised score, {pool}: no spread, so nothing to conclude."
+        return f"{start} in normalised score, {pool}: no interval, so no conclusion."
     verdict = "lower" if row["hi"] < 0 else "higher" if row["lo"] > 0 else "no effect shown"
     exploratory = " (exploratory)" if seeds < EXPLORATORY else ""
     same = (power["level"] == row["level"]) & (power["env"] == POOLED)
     needed = power.loc[same & (power["effect"] == _DETECTED), "seeds"].dropna()
     more = (
-        f" An effect of {_DETECTED} would take {needed.iloc[0]:.0f} seeds." if len(needed) else ""
+        f" Detecting an effect of {_DETECTED} with 80 % power would need {needed.iloc[0]:.0f} seeds"
+        " per environment."
+        if len(needed)
+        else ""
     )
     return (
         f"{start} [{row['lo']:.2f}, {row['hi']:.2f}] in normalised score, {pool}{exploratory}: "
@@ -150,7 +154,7 @@ def _sentence(row: Mapping[Hashable, Any], power: pd.DataFrame) -> str:
 
 
 def _published(baselines: pd.DataFrame) -> list[str]:
-    """What others have reported of the study's environments."""
+    """The section on published returns in the study's environments; empty without any."""
     if baselines.empty:
         return []
     table = pd.DataFrame(
@@ -182,16 +186,16 @@ def _provenance(runs: pd.DataFrame) -> str:
 
 
 def _unlike(runs: pd.DataFrame) -> list[str]:
-    """Said before any number: runs of other packages or hardware are compared with each other."""
+    """A warning at the top of the page if runs differ in code, packages or hardware."""
     differing = [
         f"{words} ({', '.join(found)})" for words, found in _origins(runs).items() if len(found) > 1
     ]
-    warning = f"**Not all runs were made alike; they differ in: {'; '.join(differing)}.**"
+    warning = f"**The runs differ in: {'; '.join(differing)}.**"
     return [warning] if differing else []
 
 
 def _origins(runs: pd.DataFrame) -> dict[str, list[str]]:
-    """Where the runs come from, in words: every value that there is."""
+    """All distinct values of each provenance column, by its label."""
     return {
         words: [str(value) for value in runs[column].dropna().unique()]
         for column, words in _ORIGIN.items()

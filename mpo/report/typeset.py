@@ -1,4 +1,4 @@
-"""How a table in words is set: in LaTeX (booktabs) and in Markdown, in parts that fit a page."""
+"""Writes a table of text in LaTeX (booktabs) and Markdown, split into parts that fit a page."""
 
 import re
 import string
@@ -12,26 +12,25 @@ from mpo.analysis.intervals import MINUS
 
 NONE = "\N{EN DASH}"
 
-# At \footnotesize, what fits a text 5.5 inches wide, in points, and a page, in lines: of a float,
-# and of the rows of one part of it.
-_WIDTH, _GAP, _INDENT = 397, 8, 8
-_LINES, _ROWS = 54, 42
-_STUB, _HEAD = 30, 8  # characters of a row's name, and least ones of a column's, before a break
+# At \footnotesize, for text 5.5 inches wide.
+_WIDTH, _GAP, _INDENT = 397, 8, 8  # of the text, between columns, of grouped rows; in points
+_LINES, _ROWS = 54, 42  # lines of a float, and of the rows of one part of it
+_STUB, _HEAD = 30, 8  # characters before a break: of a row's name, at least of a column's name
 
 _POINTS = {
     **dict.fromkeys(string.ascii_uppercase + "mw%", 6.2),
     **dict.fromkeys(" .,:;[]()/-ijlt", 2.8),
     MINUS: 6.6,
 }
-"""How wide characters are that are not about 4.4 points."""
+"""Widths of characters in points; all others are about 4.4 points wide."""
 
 _BREAK = re.compile(r"(?<=, )|(?<=:)|(?<=[/-])(?!v?\w$)|(?<=[a-z])(?=[A-Z])")
-"""Where a name can go on in the next line."""
+"""Positions where a name may be broken across lines."""
 
 _LATEX = str.maketrans(
     {
         **{c: f"\\{c}" for c in "&%$#_{}"},
-        **{c: f"{{{c}}}" for c in "[]"},  # at the start of a row, \\ would take them for its own
+        **{c: f"{{{c}}}" for c in "[]"},  # else the \\ before would read them as its argument
         **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
         **{"<": "$<$", ">": "$>$", "|": "$|$", MINUS: "$-$", NONE: "--"},
     }
@@ -39,19 +38,19 @@ _LATEX = str.maketrans(
 
 
 class Table(NamedTuple):
-    """A table in words."""
+    """A table of text cells."""
 
     frame: pd.DataFrame
-    """Text; the index names the rows. Of two levels, the first heads the rows that share it."""
+    """Text; the index names the rows. With two levels, the first becomes a heading of its rows."""
     marked: pd.DataFrame
-    """Which cells are bold; index and columns of `frame`."""
+    """Which cells are bold; same index and columns as `frame`."""
     caption: str
     note: str
-    """What a reader must know to read the numbers."""
+    """Explains the numbers."""
 
 
 def latex(table: Table, label: str) -> str:
-    """The table for LaTeX: a table environment a page, in it the parts of a wide table."""
+    """Formats the table for LaTeX: one table environment per page, with the parts it contains."""
     parts = list(_tabulars(table))
     heights = [lines for lines, _ in parts]
     heights[-1] += len(table.note) // 90 + 1
@@ -71,7 +70,7 @@ def latex(table: Table, label: str) -> str:
 
 
 def markdown(table: Table) -> str:
-    """The table for Markdown, then its caption and its note."""
+    """Formats the table for Markdown, followed by its caption and note."""
     cells = table.frame.where(~table.marked, "**" + table.frame + "**")
     parts = [
         cells.iloc[:, part].reset_index().to_markdown(index=False, disable_numparse=True)
@@ -81,7 +80,7 @@ def markdown(table: Table) -> str:
 
 
 def _parts(frame: pd.DataFrame) -> list[np.ndarray]:
-    """The positions of the columns that stand side by side: as few parts as the width allows."""
+    """Splits the columns into as few parts as the page width allows; returns their positions."""
     names = frame.index.get_level_values(-1)
     lines = [line for name in names for line in _broken(name, _STUB)]
     stub = _points([str(frame.index.names[-1]), *lines])
@@ -95,12 +94,12 @@ def _parts(frame: pd.DataFrame) -> list[np.ndarray]:
 
 
 def _points(texts: Iterable[str]) -> float:
-    """How wide the widest text is, about, in points."""
+    """The approximate width of the widest text, in points."""
     return max(sum(_POINTS.get(c, 4.4) for c in text) for text in texts)
 
 
 def _tabulars(table: Table) -> Iterator[tuple[int, str]]:
-    """The parts of a table, each at most as high as a page: their lines and LaTeX code."""
+    """Yields the parts of a table, none higher than a page: number of lines and LaTeX code."""
     index = table.frame.index
     lines = np.array([len(_broken(name, _STUB)) for name in index.get_level_values(-1)], dtype=int)
     blocks = np.arange(len(lines))
@@ -119,13 +118,13 @@ def _tabulars(table: Table) -> Iterator[tuple[int, str]]:
             shown = _headed(cells.iloc[rows, part])
             shown.columns = [index.names[-1], *(_stacked(head, "b", "r") for head in heads)]
             code = shown.to_latex(index=False, escape=False, column_format="l" + "r" * len(heads))
-            # In a box, for what is wider than the text to stand out on both sides alike.
+            # The box centres a part that is wider than the text.
             boxed = f"\\makebox[\\linewidth]{{%\n{code.rstrip()}}}"
             yield int(lines[rows].sum()) + max(map(len, heads)) + 2, boxed
 
 
 def _packed(heights: Iterable[float], room: float) -> list[int]:
-    """The page of each of things that stand below one another: a new one where room runs out."""
+    """Assigns a page to each of a sequence of heights; a page holds `room` in all."""
     pages, used = [0], 0.0
     for height in heights:
         full = used > 0 and used + height > room
@@ -135,7 +134,7 @@ def _packed(heights: Iterable[float], room: float) -> list[int]:
 
 
 def _headed(cells: pd.DataFrame) -> pd.DataFrame:
-    """The index as a column, in LaTeX; the first of two levels as rows of their own."""
+    """Turns the index into a LaTeX column; the first of two levels becomes heading rows."""
     names = [_stacked(_broken(name, _STUB), "t", "l") for name in cells.index.get_level_values(-1)]
     rows = cells.reset_index(drop=True)
     if cells.index.nlevels == 1:
@@ -149,12 +148,12 @@ def _headed(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _head(column: pd.Series) -> list[str]:
-    """A column's name, in lines about as wide as its cells."""
+    """Breaks a column's name into lines about as wide as its cells."""
     return _broken(str(column.name), max(_HEAD, *map(len, column), 0))
 
 
 def _broken(text: str, width: int) -> list[str]:
-    """A text in lines of at most `width` characters, as far as it can be broken."""
+    """Breaks a text into lines of at most `width` characters where possible."""
     lines = [""]
     for piece in _BREAK.split(text):
         if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
@@ -164,7 +163,7 @@ def _broken(text: str, width: int) -> list[str]:
 
 
 def _stacked(lines: Sequence[str], place: str, side: str) -> str:
-    """Lines below one another in a cell, which stands on its first (t) or last (b) one."""
+    """Stacks lines in one cell, aligned at the first (`place` "t") or the last line ("b")."""
     text = r" \\ ".join(map(_tex, lines))
     if len(lines) == 1:
         return text

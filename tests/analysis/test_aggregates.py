@@ -48,7 +48,7 @@ def test_it_covers_at_its_nominal_level_from_three_seeds_on(n, coverage):
 
 
 def monte_carlo(coverage, simulations):
-    """Three standard errors of a simulated coverage, and the 1.5 points of the one expected."""
+    """Tolerance of a simulated coverage: three standard errors plus 1.5 percentage points."""
     return 3 * math.sqrt(coverage * (1 - coverage) / simulations) + 0.015
 
 
@@ -58,7 +58,7 @@ def test_one_value_has_no_bounds():
 
 
 def test_two_environments_pool_as_in_welchs_test():
-    """The mean of x and y is half the difference of x and -y."""
+    """The mean of x and y is half the difference of x and -y, which scipy can test."""
     x, y = runs(20, 4, 9)
     expected = scipy_stats.ttest_ind(x, -y, equal_var=False).confidence_interval(0.9)
     found = pooled_t_interval([x, y], 0.9)
@@ -91,15 +91,16 @@ def test_hand_computed_aggregates():
     scores = [[1.0, 2.0, 3.0], [2.0, 7.0, 9.0], [3.0, 4.0, 6.0]]
     assert iqm(scores) == pytest.approx((2 + 3 + 3 + 4 + 6) / 5)
     assert mean(scores) == pytest.approx((2 + 6 + 13 / 3) / 3)
-    assert median(scores) == pytest.approx(13 / 3)  # of the means 2, 13/3, 6; of the pool it is 3
+    assert median(scores) == pytest.approx(13 / 3)  # of the means 2, 13/3, 6; the pool's is 3
     assert optimality_gap(scores, gamma=5) == pytest.approx(5 - (6 + 12 + 12) / 9)
     assert optimality_gap([[0.5, 2.0]]) == pytest.approx(0.25)
 
 
 def test_hand_computed_aggregates_of_unequal_n():
-    # N = 6, K = 2: the four runs of the first weigh 6 / 8 = 0.75, the two of the second 1.5.
-    # Ascending 0 1 2 3 10 20 has cumulative weights .75 1.5 2.25 3 4.5 6; floor(6 / 4) = 1 goes at
-    # each end, so that .5 of the 1, .75 of 2 and 3, 1.5 of the 10 and .5 of the 20 stay, 4 in all.
+    # N = 6, K = 2: the four runs of the first environment weigh 6 / 8 = 0.75 each, the two of the
+    # second 1.5. The sorted pool 0 1 2 3 10 20 has the cumulative weights .75 1.5 2.25 3 4.5 6.
+    # floor(6 / 4) = 1 is cut off at each end. What stays has weight 4 in all: .5 of the 1, .75 of
+    # 2 and 3, 1.5 of the 10 and .5 of the 20.
     scores = [[3.0, 0.0, 2.0, 1.0], [20.0, 10.0]]
     assert iqm(scores) == pytest.approx((0.5 * 1 + 0.75 * 2 + 0.75 * 3 + 1.5 * 10 + 0.5 * 20) / 4)
     assert mean(scores) == pytest.approx((1.5 + 15) / 2)
@@ -114,7 +115,7 @@ def test_with_equal_n_the_iqm_is_scipys_trimmed_mean(shape):
 
 
 def test_the_iqm_of_repeated_runs_is_that_of_weighted_ones():
-    # 12 runs each: the shares of the environments are the ones that the weights give.
+    # Repeating the runs to 12 per environment gives the environments the same shares as weights.
     x = runs(3, 12, 4)
     assert iqm(x) == pytest.approx(iqm([x[0], np.repeat(x[1], 3)]))
 
@@ -134,7 +135,7 @@ def test_the_bootstrap_returns_the_aggregates_and_encloses_them():
 
 
 def test_the_bootstrap_is_that_of_resampled_runs():
-    """Percentiles of the public estimators on runs drawn one resample at a time."""
+    """Bounds from the public estimators, with runs drawn one resample at a time."""
     x, rng = runs(6, 6, 3, 9), np.random.default_rng(7)
     drawn = [[rng.choice(v, v.size) for v in x] for _ in range(4000)]
     result = aggregates(x, np.random.default_rng(8))
@@ -185,15 +186,15 @@ def test_a_resample_draws_every_environment_at_its_own_n():
     counts = bootstrap.resample((2, 5), 1000, np.random.default_rng(0))
     assert counts.shape == (1000, 7)
     assert (counts[:, :2].sum(1) == 2).all() and (counts[:, 2:].sum(1) == 5).all()
-    # Each run once on average; the standard error is below sqrt(1 / 1000).
+    # Each run is drawn once on average, with a standard error below sqrt(1 / 1000).
     assert counts.mean(0) == pytest.approx(np.ones(7), abs=4 * math.sqrt(1 / 1000))
 
 
 @pytest.mark.parametrize(("n", "coverage"), [(3, 0.87), (5, 0.93), (10, 0.91), (20, 0.95)])
 def test_coverage_of_the_iqm_over_six_tasks(n, coverage):
-    """Tasks of different difficulty: drawing runs across them would widen the interval."""
+    """Environments differ in difficulty; resampling across them would widen the interval."""
     rng = np.random.default_rng(n)
-    means = np.array([0.1, 0.3, 0.4, 0.6, 0.7, 0.9])[:, None]  # symmetric: the true IQM is 0.5
+    means = np.array([0.1, 0.3, 0.4, 0.6, 0.7, 0.9])[:, None]  # symmetric, so the true IQM is 0.5
     covered = []
     for _ in range(800):
         estimate = aggregates(rng.normal(means, 0.2, (6, n)), rng, replicates=300).iqm
@@ -208,13 +209,13 @@ def test_single_runs_have_no_bounds():
 
 
 def test_a_hand_computed_profile():
-    # Above 0.5: 1 of 4, 1 of 2, 3 of 3. Strictly: the run at 0.9 is not above 0.9.
+    # Above 0.5 are 1 of 4, 1 of 2 and 3 of 3. The run at 0.9 is not strictly above 0.9.
     profile = performance_profile(RAGGED, [0.0, 0.5, 0.9, 2.0], np.random.default_rng(0))
     expected = [1, (1 / 4 + 1 / 2 + 1) / 3, (0 + 0 + 1 / 3) / 3, 0]
     assert profile.estimate == pytest.approx(expected)
     assert (profile.n, profile.replicates) == ((4, 2, 3), 2000)
-    # Certain at both ends. At 0.5 none of the draws of the first two is above with probability
-    # .75^4 * .5^2 = .079, more than .025, and the third always is: (0 + 0 + 1) / 3.
+    # At both ends the profile is certain. At 0.5, no draw of the first two environments is above
+    # with probability .75^4 * .5^2 = .079 > .025; all of the third are. So lo = (0 + 0 + 1) / 3.
     assert profile.lo[[0, 1, 3]] == pytest.approx([1, 1 / 3, 0])
     assert profile.hi[[0, 3]] == pytest.approx([1, 0])
 
@@ -224,7 +225,7 @@ def test_a_profile_counts_equal_n_like_a_pool():
     profile = performance_profile(x, taus, np.random.default_rng(0))
     assert profile.estimate == pytest.approx((x.ravel() > taus[:, None]).mean(1))
     assert (profile.lo <= profile.estimate).all() and (profile.estimate <= profile.hi).all()
-    # Pointwise: each count above tau is a sum of binomials over the environments.
+    # At each tau, the number of runs above it is a sum of binomials over the environments.
     fractions = (x[:, :, None] > taus).mean(1)
     sd = np.sqrt((fractions * (1 - fractions) / 10).sum(0)) / 6
     assert (profile.hi - profile.lo) == pytest.approx(2 * 1.96 * sd, abs=0.035)
@@ -237,7 +238,8 @@ def test_a_hand_computed_probability_of_improvement():
     )
     assert result.estimate == pytest.approx((3.5 / 4 + 0) / 2)
     assert (result.n_x, result.n_y, result.replicates) == ((2, 1), (2, 3), 50_000)
-    # Environment 1 is 0 in every draw; in 0, P(x = 2 2, y = 2 2) = 1/16 gives 1/2, the rest more.
+    # Environment 1 gives 0 in every draw. Environment 0 gives 1/2 with P(x = 2 2, y = 2 2) = 1/16,
+    # else more.
     assert (result.lo, result.hi) == pytest.approx((0.25, 0.5))
 
 

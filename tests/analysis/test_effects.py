@@ -12,7 +12,7 @@ NAN = math.nan
 
 
 def study(seed, *counts, levels=(2, 2), noise=0.1):
-    """Scores in which a seed is worth the same in all its arms, plus noise."""
+    """Scores where each seed adds the same value to all its arms, plus noise."""
     rng = np.random.default_rng(seed)
     return [
         rng.normal(e, 0.3, (n,) + (1,) * len(levels)) + rng.normal(0, noise, (n, *levels))
@@ -21,7 +21,7 @@ def study(seed, *counts, levels=(2, 2), noise=0.1):
 
 
 def test_a_hand_computed_main_effect():
-    # One factor. Environment 0: differences 1, 2, 3. Environment 1: 0, 4.
+    # One factor. The differences are 1, 2, 3 in environment 0 and 0, 4 in environment 1.
     scores = [[[1.0, 2.0], [5.0, 7.0], [0.0, 3.0]], [[2.0, 2.0], [1.0, 5.0]]]
     effect = main_effect(scores, 0, 1)
     first, second = effect.environments
@@ -32,13 +32,14 @@ def test_a_hand_computed_main_effect():
     assert (second.interval.mean, second.sd) == pytest.approx((2, math.sqrt(8)))
     # Baselines 1 5 0 against 2 7 3, centred -1 3 -2 and -2 3 -1: 13 / sqrt(14 * 14).
     assert first.correlation == pytest.approx(13 / 14)
-    # 0.5 -0.5 and -1.5 1.5: fully opposed.
+    # Centred 0.5 -0.5 and -1.5 1.5: correlation -1.
     assert second.correlation == pytest.approx(-1)
     assert (effect.pooled.n, effect.pooled.mean) == (5, 2)
     # Variances of the means 1/3 and 8/2; degrees of freedom (13/3)^2 / (1/18 + 16) = 1.1695.
     half = scipy_stats.t.ppf(0.975, 1.169550) * math.sqrt(13 / 3) / 2
     assert effect.pooled[2:] == pytest.approx((2 - half, 2 + half), rel=1e-4)
-    # Within environments: (2 + 8) over 2 + 1 degrees; (13 - 1.5) / sqrt((14 + .5) (14 + 4.5)).
+    # Pooled within environments: variance (2 + 8) / (2 + 1); correlation
+    # (13 - 1.5) / sqrt((14 + .5) (14 + 4.5)).
     assert effect.sd == pytest.approx(math.sqrt(10 / 3))
     assert effect.correlation == pytest.approx(11.5 / math.sqrt(14.5 * 18.5))
 
@@ -67,7 +68,7 @@ def test_the_interval_is_that_of_scipys_paired_test():
 
 
 def test_seeds_are_the_units_whatever_else_is_crossed():
-    """Ten copies of each seed under another factor narrow no interval."""
+    """Ten copies of each seed along another factor do not narrow the interval."""
     x = study(2, 4, 6, levels=(2,))
     one = main_effect(x, 0, 1)
     ten = main_effect([np.repeat(v[:, :, None], 10, axis=2) for v in x], 0, 1)
@@ -79,7 +80,7 @@ def test_seeds_are_the_units_whatever_else_is_crossed():
 
 
 def test_pairing_removes_what_the_seeds_share():
-    """The two sides apart would give a standard deviation of .3 sqrt(2)."""
+    """Unpaired, the standard deviation would be .3 sqrt(2)."""
     effect = main_effect(study(3, 40, 40, levels=(2,)), 0, 1)
     assert effect.correlation == pytest.approx(0.09 / 0.1, abs=0.06)
     assert effect.sd == pytest.approx(0.1 * math.sqrt(2), rel=0.2)
@@ -88,7 +89,7 @@ def test_pairing_removes_what_the_seeds_share():
 
 
 def test_the_pooled_correlation_ignores_what_environments_differ_in():
-    """Their means, 0 and 100 here, would otherwise make every pair look alike."""
+    """Otherwise the environments' means, 0 and 100 here, would dominate the correlation."""
     rng = np.random.default_rng(4)
     scores = [rng.normal(m, 1, (200, 2)) for m in (0, 100)]
     effect = main_effect(scores, 0, 1)
@@ -99,7 +100,7 @@ def test_environments_weigh_equally():
     x = [np.array([[0.0, 1.0]] * 9), np.array([[0.0, 3.0], [0.0, 5.0]])]
     pooled = main_effect(x, 0, 1).pooled
     assert pooled.mean == pytest.approx((1 + 4) / 2)
-    # The first never varies; the second alone would have the bounds 4 +- t(.975, 1).
+    # The first environment has no spread; the second alone would have the bounds 4 +- t(.975, 1).
     half = scipy_stats.t.ppf(0.975, 1) / 2
     assert (pooled.lo, pooled.hi) == pytest.approx((2.5 - half, 2.5 + half))
 
@@ -137,13 +138,13 @@ def test_additive_factors_do_not_interact():
 
 
 def test_a_pair_with_a_missing_side_is_dropped_and_n_shows_it():
-    # Seed 0 keeps one of two pairs, seed 1 has both, seed 2 none.
+    # Seed 0 has one of two pairs, seed 1 has both, seed 2 has none.
     scores = [[[[0.0, NAN], [2.0, 9.0]], [[1.0, 3.0], [2.0, 8.0]], [[NAN, NAN], [7.0, 7.0]]]]
     (environment,) = main_effect(scores, 0, 1).environments
     assert environment.differences.tolist() == [2, 3]  # 2 - 0; the mean of 2 - 1 and 8 - 3
     assert (environment.interval.n, environment.pairs) == (2, 3)
     assert environment.correlation == pytest.approx(1)  # 0 2 against 2 5
-    # The interaction takes all four cells of a seed: only seed 1 has them.
+    # The interaction needs all four cells of a seed; only seed 1 has them.
     effect = interaction(scores, (0, 1), (1, 1))
     assert effect.environments[0].differences.tolist() == [5 - 1]
     assert effect.pooled.n == 1
@@ -159,7 +160,7 @@ def test_one_seed_has_an_effect_without_bounds():
 
 
 def test_a_constant_side_has_no_correlation():
-    # The mean of three times 0.1 is not 0.1 in floating point.
+    # In floating point, the mean of 0.1, 0.1, 0.1 is not 0.1.
     effect = main_effect([[[0.1, 1.0], [0.1, 2.0], [0.1, 4.0]]], 0, 1)
     assert math.isnan(effect.correlation) and effect.sd > 1
 
@@ -177,7 +178,7 @@ def test_the_order_of_seeds_and_environments_does_not_matter():
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_the_pooled_interval_covers(seeds):
-    """Six environments, of unlike spread."""
+    """Six environments with different spreads."""
     rng, covered = np.random.default_rng(9), []
     spread = np.array([0.05, 0.05, 0.1, 0.1, 0.2, 0.2])[:, None, None]
     for _ in range(2000):
@@ -218,7 +219,7 @@ def test_an_interaction_takes_two_factors():
 
 
 def test_published_numbers_of_seeds():
-    """Effects of .2, .5, .8 and 1 standard deviations need 199, 34, 15 and 10 (G*Power 3)."""
+    """Effects of .2, .5, .8 and 1 standard deviations need 199, 34, 15 and 10 seeds (G*Power 3)."""
     assert power_table(1.0, (0.2, 0.5, 0.8, 1.0)) == {0.2: 199, 0.5: 34, 0.8: 15, 1.0: 10}
     assert power_table(0.1) == {0.05: 34, 0.1: 10, 0.2: 5}
 

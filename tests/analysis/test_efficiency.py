@@ -10,7 +10,7 @@ GRID = [0, 10, 30, 40]
 
 
 def test_hand_computed_areas():
-    # 10 * 1 + 20 * 3 + 10 * 3 = 100 over 40 steps; a constant keeps its value.
+    # 10 * 1 + 20 * 3 + 10 * 3 = 100 over 40 steps; a constant curve gives its constant.
     returns = [[0.0, 2.0, 4.0, 2.0], [5.0, 5.0, 5.0, 5.0]]
     assert area_under_curve(GRID, returns) == pytest.approx([2.5, 5.0])
 
@@ -28,11 +28,11 @@ def test_areas_of_stacked_curves_are_those_of_each():
 
 def test_the_first_evaluation_at_or_above_the_threshold_counts():
     returns = [
-        [0.0, 1.0, 5.0, 9.0],  # between 10 and 30: at 30
-        [0.0, 3.0, 1.0, 1.0],  # equal, and it falls back: at 10
-        [7.0, 1.0, 1.0, 1.0],  # from the start
-        [0.0, 1.0, 1.0, 3.0],  # at the budget, yet reached
-        [0.0, 1.0, 2.9, 2.9],  # never
+        [0.0, 1.0, 5.0, 9.0],  # crosses between 10 and 30: counts at 30
+        [0.0, 3.0, 1.0, 1.0],  # equals the threshold, then falls back: counts at 10
+        [7.0, 1.0, 1.0, 1.0],  # above from the start
+        [0.0, 1.0, 1.0, 3.0],  # crosses at the budget: still reached
+        [0.0, 1.0, 2.9, 2.9],  # never reaches it
     ]
     steps, reached = steps_to_threshold(GRID, returns, 3.0)
     assert steps.tolist() == [30, 10, 0, 40, 40]
@@ -71,22 +71,22 @@ def test_a_threshold_is_finite():
 
 
 def test_a_hand_computed_survival_curve():
-    # Five runs: at 2, 4 and 6, two censored at 9. 4/5, 3/5, 2/5, and no further step.
+    # Five runs cross at 2, 4 and 6; two are censored at 9. The curve is 4/5, 3/5, 2/5 and stays.
     curve = kaplan_meier([9, 4, 2, 9, 6], [False, True, True, False, True])
     assert curve.steps.tolist() == [2, 4, 6, 9]
     assert curve.probability == pytest.approx([0.8, 0.6, 0.4, 0.4])
     assert (curve.n, curve.reached, curve.median) == (5, 3, 6)
-    # Greenwood at 4: 1/(5*4) + 1/(4*3) = 2/15, over log(.6)^2: 1.96 * .71483 = 1.40105 on the
-    # scale log(-log p), so that the bounds are .6 ** exp(+-1.40105).
+    # Greenwood at 4: 1/(5*4) + 1/(4*3) = 2/15, divided by log(.6)^2. On the scale log(-log p) the
+    # half-width is 1.96 * .71483 = 1.40105, so the bounds are .6 ** exp(+-1.40105).
     half = math.exp(1.959964 * math.sqrt(2 / 15) / -math.log(0.6))
     assert curve.lo[1] == pytest.approx(0.6**half, abs=1e-6)
     assert curve.hi[1] == pytest.approx(0.6 ** (1 / half), abs=1e-6)
-    # The lower bound is .20 at once, the upper one .75 at the end.
+    # The lower bound is .20 at the first step, the upper bound .75 at the last.
     assert (curve.median_lo, curve.median_hi) == (2, math.inf)
 
 
 def test_a_run_censored_early_leaves_the_risk_set():
-    # At 3, one of four crosses; one is censored at 5; at 7, one of the two left: 3/4 and 3/8.
+    # One of four crosses at 3, one is censored at 5, one of the two left crosses at 7: 3/4 and 3/8.
     curve = kaplan_meier([3, 5, 7, 8], [True, False, True, False])
     assert curve.probability == pytest.approx([3 / 4, 3 / 4, 3 / 8, 3 / 8])
     assert curve.median == 7
@@ -142,14 +142,14 @@ def test_runs_that_cross_together_bound_the_median_from_six_on(n, bounded):
 
 
 def test_the_medians_interval_covers():
-    """Ten runs on a grid of evaluations, a third of them censored; the true median is 7."""
+    """Ten runs, evaluated on a grid, a third of them censored; the true median is 7."""
     rng, grid, covered = np.random.default_rng(2), np.arange(11.0), []
     for _ in range(400):
-        # A run crosses at one of 1, 2, ... after waiting: P(later than t) = .9^t; .9^7 = .478.
+        # Geometric crossing times 1, 2, ...: P(later than t) = .9^t, and .9^7 = .478.
         crossing = rng.geometric(0.1, 10)
         curve = kaplan_meier(*steps_to_threshold(grid, grid >= crossing[:, None], 0.5))
         covered.append(curve.median_lo <= 7 <= curve.median_hi)
-    # Not below the nominal level; a median on a grid is covered more often.
+    # At least the nominal level; on a grid the coverage of a median is higher.
     assert np.mean(covered) > 0.95 - 3 * math.sqrt(0.95 * 0.05 / 400)
     assert np.mean(covered) < 1
 

@@ -36,10 +36,13 @@ CAPTIONS = {
     "learning_curves": T_OF_THREE,
     "final_scores": T_OF_THREE,
     "effects": (*T_OF_THREE, "with Welch's t interval"),
-    "aggregates": ("2 environments (at least 6 runs an arm)", "of 500 resamples"),
-    "profiles": ("at least 6 runs an arm", "of 2000 resamples"),
-    "improvements": ("above one of Retrace off, adam", "500 resamples"),
-    "sample_efficiency": ("2 environments (at least 6 runs an arm, exploratory)", "of 2000"),
+    "aggregates": ("2 environments (at least 6 runs per arm)", "500 resamples"),
+    "profiles": ("at least 6 runs per arm", "2000 resamples"),
+    "improvements": ("above a run of Retrace off, adam", "500 resamples"),
+    "sample_efficiency": (
+        "2 environments (at least 6 runs per arm, exploratory)",
+        "2000 resamples",
+    ),
     "planned_runs": ("Status of the 24 planned runs, each a cell: 24 ok.",),
     "diagnostics": ("n = 3 seeds (exploratory); their mean (line) and their range (band).",),
     "costs": ("n = 3 seeds (exploratory), each a dot; their mean (outlined mark).",),
@@ -48,35 +51,35 @@ ALONE = {
     "learning_curves": "no interval",
     "final_scores": "no interval",
     "effects": "no factor is varied",
-    "aggregates": "at least 1 run an arm",
-    "profiles": "at least 1 run an arm",
+    "aggregates": "at least 1 run per arm",
+    "profiles": "at least 1 run per arm",
     "improvements": "no two arms",
-    "sample_efficiency": "at least 1 run an arm, exploratory",
+    "sample_efficiency": "at least 1 run per arm, exploratory",
     "planned_runs": "Status of the 1 planned run, each a cell: 1 ok.",
     "diagnostics": "one seed (exploratory, no interval). ",
     "costs": "one seed (exploratory, no interval), each a dot. ",
 }
-"""What a caption says of one arm, one environment and one seed."""
+"""Part of the caption for a study of one arm, one environment and one seed."""
 
 WITH_GAPS = {
     "learning_curves": "n = 0 to 3 seeds",
     "final_scores": "n = 0 to 3 seeds",
     "effects": "n = 2 to 3 seeds",
-    # Of the one environment in which every arm has a run.
-    "aggregates": "over 1 environment (at least 3 runs an arm)",
-    "profiles": "at least 3 runs an arm",
-    "improvements": "at least 3 runs an arm",
-    "sample_efficiency": "over 1 environment (at least 3 runs an arm",
+    # Only one environment has a run of every arm.
+    "aggregates": "over 1 environment (at least 3 runs per arm)",
+    "profiles": "at least 3 runs per arm",
+    "improvements": "at least 3 runs per arm",
+    "sample_efficiency": "over 1 environment (at least 3 runs per arm",
     "planned_runs": "20 ok, 16 failed. ",
     "diagnostics": "n = 0 to 3 seeds",
     "costs": "n = 0 to 3 seeds",
 }
-"""Likewise where runs are missing."""
+"""Part of the caption for a study with missing runs."""
 
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory):
-    """Each study with its tables."""
+    """Each study of `STUDIES`, with its tables."""
     found = {}
     for name, settings in STUDIES.items():
         root = tmp_path_factory.mktemp("study")
@@ -129,7 +132,7 @@ def test_final_scores_show_every_seed_mean_and_arm(collected, name):
         assert means == pytest.approx(list(scores[scores["env"] == axes.get_title()]["mean"]))
         low, high = axes.get_xlim()
         assert low < dots[:, 0].min() and dots[:, 0].max() < high
-        bottom, top = axes.get_ylim()  # every row whole, the first arm on top
+        bottom, top = axes.get_ylim()  # every row is complete, the first arm is on top
         assert (bottom, top) == (arms(study) - 0.5, -0.5)
     labels = [label.get_text() for label in panels[0].get_yticklabels()]
     assert labels == list(style.looks(study))
@@ -150,7 +153,7 @@ def test_an_arm_looks_the_same_in_every_figure(collected):
 
 @pytest.fixture
 def wild(tmp_path):
-    """Two seeds far apart: their interval is some thirteen times as wide as their range."""
+    """Two seeds far apart: their interval is about thirteen times as wide as their range."""
     study = synthetic.plan(seeds=2, axes={})
     synthetic.write_runs(study, tmp_path, spread=0.5)
     return study, synthetic.write_tables(study, tmp_path)
@@ -207,7 +210,7 @@ def test_long_titles_do_not_run_into_one_another(tmp_path, module):
 def test_missing_runs_leave_gaps_and_are_counted(tmp_path, name):
     study = synthetic.plan(environments=3)
     synthetic.write_runs(study, tmp_path)
-    # A seed of the first arm, all of the second, and the whole last environment.
+    # Lose one seed of the first arm, all of the second arm and the whole last environment.
     study = synthetic.lose(study, tmp_path, [0, 3, 4, 5, *range(24, 36)])
     synthetic.write_tables(study, tmp_path)
     figures.draw(name, study, tmp_path / "tables", [tmp_path / f"{name}.png"])
@@ -251,7 +254,7 @@ def test_unknown_names_and_formats_list_the_choices(collected, tmp_path):
 
 
 def change(folder, name, **columns):
-    """Gives a table other columns; returns it."""
+    """Replaces columns of a table; returns the table."""
     table = tables.read(folder, name).assign(**columns)
     tables.write({name: table}, folder)
     return table
@@ -259,7 +262,7 @@ def change(folder, name, **columns):
 
 @pytest.fixture
 def made(tmp_path):
-    """A function that makes a study with its tables, for a test to change them."""
+    """A function that makes a study and its tables, which the test may change."""
 
     def make(**settings):
         study = synthetic.plan(**settings)
@@ -305,8 +308,8 @@ def test_unlike_budgets_are_compared_by_their_shares(made):
     shorter = {"id": "Reacher-v5", "total_steps": 5000, "log_interval": 500}
     study, folder = made(environments=["Pendulum-v1", shorter])
     progress = sample_efficiency.draw(study, folder).axes[0]
-    assert progress.get_xlabel() == "Share of the training budget"
-    # Of the environment with five snapshots.
+    assert progress.get_xlabel() == "Fraction of the training budget"
+    # The points are those of the environment with five snapshots.
     assert list(progress.lines[0].get_xdata()) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert "2 environments, whose budgets differ" in sample_efficiency.caption(study, folder)
 
@@ -314,7 +317,7 @@ def test_unlike_budgets_are_compared_by_their_shares(made):
 def test_without_a_reference_sample_efficiency_says_why_it_is_empty(made):
     study, folder = made(environments=1)
     tables.write({"sample_efficiency": tables.read(folder, "sample_efficiency").iloc[:0]}, folder)
-    words = "o environment has a reference and a run of every arm."
+    words = "o environment has a reference score and a run of every arm."
     assert words in sample_efficiency.draw(study, folder).texts[0].get_text()
     assert words in sample_efficiency.caption(study, folder)
 
@@ -331,7 +334,7 @@ def test_planned_runs_are_told_apart_by_colour_and_sign(made):
     signs |= {"D": "diverged", "F": "failed", "T": "timeout"}
     colours = {}
     for panel, axes in enumerate(figure.axes):
-        cells = axes.collections[0].get_facecolors()  # the rows are arms, each of three seeds
+        cells = axes.collections[0].get_facecolors()  # rows are arms with three seeds each
         assert len(cells) == 12
         shown = {}
         for line in axes.lines:
@@ -341,8 +344,8 @@ def test_planned_runs_are_told_apart_by_colour_and_sign(made):
         assert [shown[index] for index in range(12)] == status[12 * panel : 12 * panel + 12]
         for index, colour in enumerate(cells):
             colours.setdefault(shown[index], set()).add(tuple(colour))
-        assert axes.get_ylim() == (4, 0)  # the first arm on top
-    assert len(colours) == len(set.union(*colours.values())) == 6  # one of each, unlike the others
+        assert axes.get_ylim() == (4, 0)  # the first arm is on top
+    assert len(colours) == len(set.union(*colours.values())) == 6  # one distinct colour per status
     legend = {text.get_text() for text in figure.legends[0].texts}
     assert legend == {
         *("P planned: 1", "R running: 1", "\N{CHECK MARK} ok: 18"),
@@ -408,7 +411,7 @@ def diagnose(study, folder, diverged=()):
     value = 0.1 * (1 + train["run_id"].map(number)) + train["env_step"] / 10_000
     for power, name in enumerate(QUANTITIES):
         train[name] = value * 10.0**power
-        train.loc[train["env_step"] == 0, name] = np.nan  # there has been no update yet
+        train.loc[train["env_step"] == 0, name] = np.nan  # before the first update
     retrace = {run.run_id: run.spec.training.retrace for run in study.runs}
     train.loc[~train["run_id"].map(retrace), "retrace_truncated_ratio"] = np.nan
     ended = train["run_id"].isin([study.runs[index].run_id for index in diverged])
@@ -421,7 +424,7 @@ def diagnose(study, folder, diverged=()):
 
 
 def curves_of(axes):
-    """A panel's lines but that of the bound."""
+    """The lines of a panel, without that of the bound."""
     return [line for line in axes.lines if len(line.get_xdata()) > 2]
 
 
@@ -462,7 +465,7 @@ def test_a_diverged_run_leaves_the_axes_to_the_others(made):
     study, folder = made(environments=3)
     study = synthetic.lose(study, folder.parent, range(24, 36))
     folder = synthetic.write_tables(study, folder.parent)
-    # One seed of the first environment, all runs of the second; the third has none.
+    # One seed of the first environment and all of the second diverge; none of the third does.
     diagnose(study, folder, diverged=[1, *range(12, 24)])
     figure = diagnostics.draw(study, folder)
     rows = np.reshape(figure.axes, (3, 6))
@@ -472,7 +475,7 @@ def test_a_diverged_run_leaves_the_axes_to_the_others(made):
         assert 0 < high < 100 * 10.0**power and high > 2 * 10.0**power
     first = curves_of(rows[0, 0])[0]
     after = first.get_ydata()[np.asarray(first.get_xdata()) == 5000]
-    assert after == pytest.approx((0.1 + 0.3) / 2 + 0.5)  # of the two seeds that go on
+    assert after == pytest.approx((0.1 + 0.3) / 2 + 0.5)  # mean of the two remaining seeds
     for axes in rows[1]:
         assert np.isfinite(axes.get_ylim()).all()
         assert all(np.isfinite(line.get_ydata()).all() for line in axes.lines)
@@ -501,9 +504,9 @@ def test_many_arms_have_no_bands_in_the_diagnostics(made):
 
 
 COSTS = {
-    "wall_s": "Training (s a run)",
+    "wall_s": "Training (s per run)",
     "updates_per_s": "Updates per second",
-    "eval_s": "Evaluation (s a run)",
+    "eval_s": "Evaluation (s per run)",
     "max_rss_mb": "Peak memory (MB)",
 }
 
@@ -545,4 +548,4 @@ def test_costs_say_where_no_run_has_finished(made):
     (text,) = figure.axes[0].texts
     assert text.get_text() == "no finished run" and text.get_position()[1] == 2
     marks = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
-    assert [len(line.get_xdata()) for line in marks[2:4]] == [3, 1]  # of the arm lost in one
+    assert [len(line.get_xdata()) for line in marks[2:4]] == [3, 1]  # the arm missing in one env

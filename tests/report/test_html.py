@@ -12,7 +12,7 @@ from tests import synthetic
 def text_of(path):
     text = path.read_text()
     assert text.startswith("<!doctype html>") and text.endswith("</html>")
-    assert "http" not in text  # nothing is fetched
+    assert "http" not in text  # the page loads nothing from elsewhere
     return text
 
 

@@ -16,7 +16,7 @@ NAN = math.nan
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A study of 3 environments, 4 arms and 5 seeds, with its tables."""
+    """A study with 3 environments, 4 arms and 5 seeds, and its tables."""
     root = tmp_path_factory.mktemp("made")
     study = synthetic.plan(environments=3, seeds=5)
     synthetic.write_runs(study, root)
@@ -24,7 +24,7 @@ def made(tmp_path_factory):
 
 
 def hand_made(folder, returns, diverged=()):
-    """Tables of the final returns {env: {arm: [of each seed, NaN where its run is missing]}}."""
+    """Tables from final returns {env: {arm: [one per seed; NaN for a missing run]}}."""
     scores, finals, runs = [], [], []
     for env, arms in returns.items():
         for arm, values in arms.items():
@@ -53,7 +53,7 @@ def hand_made(folder, returns, diverged=()):
 
 
 def bold(folder, arms, diverged=()):
-    """The bold arms of an environment, by the frame; both forms must say the same."""
+    """The bold arms of an environment, by the frame; LaTeX and Markdown must agree with it."""
     table = paper_tables.final_scores(synthetic.plan(), hand_made(folder, {"E-v1": arms}, diverged))
     marked = list(table.frame.index[table.marked["E-v1"]])
     for text, sign in (
@@ -74,8 +74,9 @@ def test_overlapping_intervals_are_bold_where_every_pair_differs_alike(tmp_path)
     marked, note = bold(tmp_path, {"low": lower, "high": SEEDS})
     assert marked == ["high"]
     assert note.endswith(
-        "Bold: an arm whose paired difference (same seed) to every other arm in that environment "
-        "has a t interval above zero, simultaneously at 95 % (Bonferroni over the other arms)."
+        "Bold: an arm that beats every other arm in that environment: the t intervals of its "
+        "paired differences (same seed) are all above zero, simultaneously at 95 % (Bonferroni "
+        "over the other arms)."
     )
 
 
@@ -97,7 +98,7 @@ def test_the_level_is_shared_among_the_other_arms(tmp_path):
 
 
 def test_pairs_are_of_the_same_seed(tmp_path):
-    # Seeds 1 and 2 have both: 1.0 and 1.1. Side by side without them, the first arm would lose.
+    # Only seeds 1 and 2 are paired: differences 1.0 and 1.1. Unpaired, the first arm would lose.
     arms = {"high": [11.0, 21.0, 31.1, NAN], "low": [NAN, 20.0, 30.0, 60.0]}
     assert bold(tmp_path, arms)[0] == ["high"]
 
@@ -124,8 +125,8 @@ def test_cells_say_what_sets_their_runs_apart(tmp_path):
         "one": {"A_b-v1": "2.0 [−0.5, 4.5] (1 div.)", "C-v1": "missing"},
         "two": {"A_b-v1": "5 [−8, 18] (n = 2, 1 div.)", "C-v1": "7.00 (n = 1)"},
     }
-    assert "n = 1 to 3 seeds (exploratory), 3 where a cell does not say, each" in table.note
-    assert "20 evaluation episodes" in table.note and "div.: runs that diverged" in table.note
+    assert "n = 1 to 3 seeds (exploratory), 3 unless stated in the cell, each" in table.note
+    assert "20 evaluation episodes" in table.note and "div.: diverged runs" in table.note
     assert "nan" not in typeset.latex(table, "tab:x") + typeset.markdown(table)
 
 
@@ -135,7 +136,7 @@ def test_cells_say_what_sets_their_runs_apart(tmp_path):
         ((1234.5678, 1222.2, 1246.9), "1235 [1222, 1247]"),
         ((9321.4, 9191.0, 9452.0), "9320 [9190, 9450]"),
         ((0.9676, 0.9628, 0.9704), "0.9676 [0.9628, 0.9704]"),
-        ((0.5, 0.4004, 0.5996), "0.50 [0.40, 0.60]"),  # half of it is 0.0996, that is 0.10
+        ((0.5, 0.4004, 0.5996), "0.50 [0.40, 0.60]"),  # half-width 0.0996 rounds to 0.10
         ((-0.04, -1.4, 1.3), "0.0 [−1.4, 1.3]"),
         ((1000.0, 1000.0, 1000.0), "1000.00 [1000.00, 1000.00]"),
         ((0.0, 0.0, 0.0), "0.0 [0.0, 0.0]"),
@@ -185,7 +186,7 @@ def test_every_cell_is_on_one_page(tmp_path, name, environments, arms):
     assert text.count(r"\addtocounter{table}{-1}") == len(floats) - 1
     note = typeset._tex(table.note)
     assert [note in page for page in floats] == [False] * (len(floats) - 1) + [True]
-    # At 9.5 pt a line, 550 pt of a page also hold the caption and the gaps between parts.
+    # At 9.5 pt per line, a page of 550 pt also has space for the caption and gaps between parts.
     assert max(page.count("\\\\\n") for page in floats) <= 54
     rows = [line.split(" & ") for line in text.splitlines() if "Retrace off" in line]
     cells = [cell.removesuffix(r" \\") for row in rows for cell in row[1:]]
@@ -224,8 +225,9 @@ def test_aggregates_have_their_intervals_and_no_winner(made):
     iqm = found.loc[("Retrace on, sgd", "iqm"), ["estimate", "lo", "hi"]]
     assert table.frame.loc["Retrace on, sgd", "IQM"] == paper_tables._number(*iqm)
     assert not table.marked.any(axis=None) and "Bold" not in table.note
-    assert "500 replicates. Over 3 environments and 15 runs an arm" in table.note
-    assert "n = 5 seeds." in table.note and "exploratory" not in table.note
+    assert "500 replicates, given two or more seeds." in table.note
+    assert "Over 3 environments and 15 runs per arm" in table.note
+    assert "n = 5 seeds per environment." in table.note and "exploratory" not in table.note
 
 
 def test_aggregates_without_a_reference_say_so(tmp_path):
@@ -256,7 +258,7 @@ def test_effects_are_bold_where_the_interval_excludes_zero(made):
     assert 0 < table.marked.sum(axis=None) < len(found) and not table.marked[["n", "r"]].any(
         axis=None
     )
-    assert len(table.frame) == 9  # two factors in three environments and pooled, one interaction
+    assert len(table.frame) == 9  # two factors x (three environments + pooled) + one interaction
     pooled = table.frame.xs("pooled", level="environment")
     assert list(pooled["return"]) == ["–"] * 3
     assert table.marked.sum(axis=None) == typeset.latex(table, "tab:x").count(r"\textbf{")

@@ -63,7 +63,7 @@ def test_missing_and_diverged_runs_are_said_before_any_number(tmp_path):
     text = page(tmp_path, study)
     missing = f"**4 runs of 12 missing: {study.runs[0].run_id} (failed), "
     assert text.index(missing) < text.index("## Final scores")
-    assert f"1 run diverged and count with their last finite policy: {study.runs[1].run_id}" in text
+    assert f"1 run diverged (scored by the last finite policy): {study.runs[1].run_id}" in text
     scores = text[text.index("## Final scores") :].splitlines()
     rows = [line.split("|")[2].strip() for line in scores if line.startswith("| Retrace ")][:4]
     assert rows[0].endswith("(n = 2, 1 div.)") and rows[1] == "missing"

@@ -1,4 +1,4 @@
-"""The figures of a study by name; drawing libraries are imported when one is drawn."""
+"""The figures of a study, by name; plotting libraries are imported only when drawing."""
 
 import importlib
 import re
@@ -22,10 +22,10 @@ FIGURES = {
     "diagnostics": "mpo.report.figures.diagnostics",
     "costs": "mpo.report.figures.costs",
 }
-"""A figure's name -> the module with its `draw(study, tables)` and `caption(study, tables)`."""
+"""Maps a figure's name to the module with `draw(study, tables)` and `caption(study, tables)`."""
 
-# Of each format: where it keeps a description, and the time of drawing, by which equal figures
-# would differ.
+# For each format: the metadata key of a description, and the timestamps to leave out, because they
+# would make equal figures differ.
 _METADATA = {
     ".pdf": ("Subject", {"CreationDate": None}),
     ".svg": ("Description", {"Date": None}),
@@ -34,13 +34,19 @@ _METADATA = {
 
 
 def draw(name: str, study: "Study", tables: Path, outputs: Sequence[Path]) -> None:
-    """Draws a figure from the tables in a folder and saves it to every output.
+    """Draws a figure from a study's tables and saves it to every output.
 
-    Equal tables give equal bytes, at the same commit: the metadata of a file says of which runs it
-    is and where they and it were made. A suffix of an output (.pdf, .svg, .png) says its format.
+    A file's metadata record its runs, and the commits and packages that made the runs and the
+    figure. At the same commit, equal tables give equal bytes.
+
+    Args:
+        name: name of the figure, see `FIGURES`.
+        study: the study's plan.
+        tables: the directory of its tables.
+        outputs: files to write; the suffix (.pdf, .svg, .png) selects the format.
 
     Raises:
-        ValueError: no figure has that name, or no format that suffix.
+        ValueError: unknown figure or suffix.
     """
     module = _module(name)
     for output in outputs:
@@ -63,21 +69,21 @@ def draw(name: str, study: "Study", tables: Path, outputs: Sequence[Path]) -> No
 
 
 def caption(name: str, study: "Study", tables: Path) -> str:
-    """What a figure shows, with its interval, its seeds and its episodes.
+    """The caption of a figure: what it shows, its intervals, seeds and episodes.
 
     Raises:
-        ValueError: no figure has that name.
+        ValueError: unknown figure.
     """
     return str(_module(name).caption(study, tables))
 
 
 def caption_rst(name: str, study: "Study", tables: Path) -> str:
-    """The caption as reStructuredText, for a report."""
+    """The caption as reStructuredText, for the Snakemake report."""
     return re.sub(r"([\\*`_|])", r"\\\1", caption(name, study, tables)) + "\n"
 
 
 def _origin(study: "Study", tables: Path) -> str:
-    """Which runs a figure shows, and the commits and packages that made them and it."""
+    """Describes a figure's runs, and the commits and packages that made the runs and the figure."""
     from mpo.analysis.tables import read
     from mpo.provenance import commit, packages
 

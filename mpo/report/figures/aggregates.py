@@ -20,11 +20,11 @@ _TITLES = {
 
 
 def draw(study: Study, tables: Path) -> Figure:
-    """A panel a metric, a row an arm: the estimate and its 95 % bootstrap interval."""
+    """One panel per metric, one row per arm: the estimate and its 95 % bootstrap interval."""
     looks = style.looks(study)
     found = read(tables, "aggregates")
     if found.empty:
-        return style.nothing("No environment has a reference and a run of every arm.")
+        return style.nothing("No environment has a reference score and a run of every arm.")
     size = (style.text_width(looks) + 1.6 * len(_TITLES), 0.8 + 0.2 * max(2, len(looks)))
     figure, grid = plt.subplots(1, len(_TITLES), figsize=size, sharey=True)
     for axes, (metric, title) in zip(grid, _TITLES.items(), strict=True):
@@ -46,15 +46,15 @@ def draw(study: Study, tables: Path) -> Figure:
 
 
 def caption(study: Study, tables: Path) -> str:
-    """What the figure shows, with its interval, its runs and its resamples."""
+    """Describes the figure: metrics, environments, runs and intervals."""
     found = read(tables, "aggregates")
     if found.empty:
-        return "Aggregate scores: no environment has a reference and a run of every arm."
+        return "Aggregate scores: no environment has a reference score and a run of every arm."
     environments = style.plural(int(found["environments"].max()), "environment")
     runs = style.plural(int(found["n"].min()), "run")
     return (
-        f"Final score, 0 for a random policy and 1 for the reference, over {environments} (at "
-        f"least {runs} an arm): interquartile mean, mean, median of the environments' means, and "
-        "how far the runs fall short of 1; 95 % stratified bootstrap intervals (bars) of "
-        f"{int(found['replicates'].max())} resamples of the seeds."
+        "Aggregates of the normalised final score (0: random policy, 1: reference) over "
+        f"{environments} (at least {runs} per arm): interquartile mean, mean, median of the "
+        "environments' means, and optimality gap (how far the runs fall short of 1). Bars: 95 % "
+        f"stratified bootstrap intervals, {int(found['replicates'].max())} resamples of the seeds."
     )

@@ -1,4 +1,4 @@
-"""Costs: the time and the memory that a run takes, one panel a cost, one row an environment."""
+"""Costs: the time and memory of a run, one panel per cost, one row per environment."""
 
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,24 @@ from mpo.report.figures import style
 from mpo.study.plan import Study
 
 _COSTS = {
-    "wall_s": "Training (s a run)",
+    "wall_s": "Training (s per run)",
     "updates_per_s": "Updates per second",
-    "eval_s": "Evaluation (s a run)",
+    "eval_s": "Evaluation (s per run)",
     "max_rss_mb": "Peak memory (MB)",
 }
-"""Columns of `runs`."""
+"""Columns of `runs`, with their labels."""
 
-_PITCH = 0.075  # between two arms, in inches
-_LOG = 20  # the ratio of the largest to the smallest value from which an axis is logarithmic
+_PITCH = 0.075  # distance of two arms, in inches
+_LOG = 20  # an axis is logarithmic if its largest value is at least this multiple of its smallest
 _SEED: dict[str, Any] = {"marker": "o", "markersize": 2.2, "markeredgewidth": 0, "alpha": 0.6}
 _MEAN: dict[str, Any] = {"fillstyle": "none", "markersize": 4.2, "markeredgewidth": 1.0}
 
 
 def draw(study: Study, tables: Path) -> Figure:
-    """In each environment's row a line an arm: dots for the seeds, a mark for their mean."""
+    """One line per arm in each environment's row: dots for the seeds, a mark for their mean."""
     looks, environments = style.looks(study), style.environments(study)
     runs = read(tables, "runs").dropna(subset="wall_s")
-    height = max(0.25, _PITCH * (len(looks) + 1.5))  # of a row, in inches
+    height = max(0.25, _PITCH * (len(looks) + 1.5))  # height of a row, in inches
     size = (style.text_width(environments) + 1.6 * len(_COSTS), 0.6 + height * len(environments))
     figure, grid = plt.subplots(1, len(_COSTS), figsize=size, sharey=True)
     offsets = [_PITCH / height * (index - (len(looks) - 1) / 2) for index in range(len(looks))]
@@ -57,16 +57,16 @@ def draw(study: Study, tables: Path) -> Figure:
 
 
 def caption(study: Study, tables: Path) -> str:
-    """What the figure shows, with its seeds."""
+    """Describes the figure: costs and seeds."""
     runs = read(tables, "runs")
     n = runs["wall_s"].notna().groupby([runs["env"], runs["arm"]]).sum()
     mean = "" if n.max() == 1 else "; their mean (outlined mark)"
     return (
-        "What a run took: seconds of training by the clock, its share where seeds were trained in "
-        "one process; updates of the networks in each; seconds of evaluation; and the most memory "
-        "that the process held: "
-        f"{style.seeds_in_words(n)}, each a dot{mean}. An axis is logarithmic where values differ "
-        f"by a factor of {_LOG} or more. Runs that share a machine slow each other down."
+        "Cost of a run: wall-clock time of training (seeds trained in one process share it "
+        "equally), network updates per second of it, wall-clock time of evaluation, and peak "
+        f"memory of the process; {style.seeds_in_words(n)}, each a dot{mean}. An axis is "
+        f"logarithmic if values differ by a factor of {_LOG} or more. Runs on the same machine "
+        "slow each other down."
     )
 
 
@@ -78,7 +78,7 @@ def _arm(
     environments: list[str],
     offset: float,
 ) -> None:
-    """The seeds and the means of one arm in every environment."""
+    """Draws the seeds and means of one arm in all environments, shifted by `offset` rows."""
     rows = pd.Series(range(len(environments)), index=environments) + offset
     means = runs.groupby("env")[cost].mean()
     axes.plot(runs[cost], runs["env"].map(rows), ls="", color=look.color, **_SEED)
@@ -86,7 +86,7 @@ def _arm(
 
 
 def _scale(axes: Axes, values: pd.Series) -> None:
-    """The x axis: from 0, or logarithmic where that would crowd the small values."""
+    """Scales the x axis: from 0, or logarithmic if values span a wide range."""
     low, high = values.min(), values.max()
     if 0 < low * _LOG <= high:
         axes.set_xscale("log")

@@ -1,6 +1,6 @@
-"""MPO diagnostics during training: one row an environment, one column a quantity.
+"""MPO diagnostics during training: one row per environment, one column per quantity.
 
-They show whether the E-step and the M-step keep to their bounds, and what becomes of the policy.
+They show whether the E-step and the M-step stay within their bounds, and how the policy develops.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ class _Quantity(NamedTuple):
     title: str
     log: bool = False
     bound: bool = False
-    """Whether it is relative to a bound, which is at 1."""
+    """Whether it is relative to a bound, so that 1 is the bound."""
 
 
 _QUANTITIES = {
@@ -36,15 +36,15 @@ _QUANTITIES = {
     "policy_stddev": _Quantity("Policy stddev"),
     "retrace_truncated_ratio": _Quantity("Retrace weight"),
 }
-"""Columns of `train`; only runs with Retrace have the last one."""
+"""Columns of `train`, with how they are drawn; only runs with Retrace have the last one."""
 
-_BANDS = 4  # arms at most, for their bands to be told apart
+_BANDS = 4  # with more arms, bands cannot be told apart and are not drawn
 _BOUND: dict[str, Any] = {"color": "0.4", "linestyle": (0, (3, 2)), "linewidth": 0.8}
 _NOTHING = "no network has been updated."
 
 
 def draw(study: Study, tables: Path) -> Figure:
-    """A line an arm: the mean over its seeds; where there are few arms, a band: their range."""
+    """One line per arm, the mean over its seeds; with few arms, a band shows their range."""
     looks, environments = style.looks(study), style.environments(study)
     train = _train(tables)
     quantities = {k: v for k, v in _QUANTITIES.items() if train[k].notna().any()}
@@ -76,7 +76,7 @@ def draw(study: Study, tables: Path) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel(style.STEPS)
     sns.despine(figure)
-    # Fixed, for a tight layout of so many panels takes seconds.
+    # A fixed layout, because a tight layout of so many panels takes seconds.
     figure.subplots_adjust(0, 0.5 / size[1], 1, 1, wspace=0.45, hspace=0.75)
     bound = Line2D([], [], **_BOUND, label="Bound")
     style.legend_below(figure, [*style.arms_key(looks, markers=False), bound])
@@ -84,7 +84,7 @@ def draw(study: Study, tables: Path) -> Figure:
 
 
 def caption(study: Study, tables: Path) -> str:
-    """What the figure shows, with its band and its seeds."""
+    """Describes the figure: quantities, seeds and bands."""
     train = _train(tables)
     if train[list(_QUANTITIES)].isna().all(axis=None):
         return f"Diagnostics: {_NOTHING}"
@@ -100,28 +100,31 @@ def caption(study: Study, tables: Path) -> str:
     )
     return (
         f"Diagnostics of MPO's updates during training: {style.seeds_in_words(n)}"
-        f"{f'; their mean (line){band}' if several else ''}. Temperature and KL divergences are on "
-        "logarithmic axes, the divergences of the E-step (of the weights) and of the M-step (of "
-        f"the policy's mean and stddev) relative to their bounds (dashed).{weight} A run that "
-        "diverged counts up to there; the axes span the other ones."
+        f"{f'; their mean (line){band}' if several else ''}. Temperature and KL divergences have "
+        "logarithmic axes. The KL divergences of the E-step (weights) and of the M-step (the "
+        f"policy's mean and stddev) are relative to their bounds (dashed).{weight} Diverged runs "
+        "are included until they diverge; the axis limits ignore them."
     )
 
 
 def _train(tables: Path) -> pd.DataFrame:
-    """The finite quantities of every logging interval; its run's environment, arm and status."""
+    """The finite quantities of each logging interval, with the run's env, arm and status."""
     names = ["run_id", "env_step", *_QUANTITIES]
     train = read(tables, "train").reindex(columns=names).replace([np.inf, -np.inf], np.nan)
     return train.merge(read(tables, "runs")[["run_id", "env", "arm", "status"]], on="run_id")
 
 
 def _over_seeds(train: pd.DataFrame) -> pd.DataFrame:
-    """Mean, min and max of each quantity, a row an env x arm x env_step."""
+    """Mean, min and max of each quantity over seeds, one row per env x arm x env_step."""
     groups = train.groupby(["env", "arm", "env_step"])[list(_QUANTITIES)]
     return groups.agg(["mean", "min", "max"])
 
 
 def _calm(train: pd.DataFrame) -> pd.DataFrame:
-    """The runs that did not diverge, in environments where there is one: see `_limits`."""
+    """The rows that set the axis limits: of runs that did not diverge.
+
+    In an environment where every run diverged, all rows.
+    """
     ok = train["status"] == "ok"
     return train[ok | ~train["env"].isin(train.loc[ok, "env"].unique())]
 
@@ -129,7 +132,7 @@ def _calm(train: pd.DataFrame) -> pd.DataFrame:
 def _panel(
     axes: Axes, lines: dict[str, pd.DataFrame], looks: dict[str, style.Look], quantity: _Quantity
 ) -> None:
-    """The arms of one environment that have the quantity."""
+    """Draws one quantity in one environment, for the arms that have it."""
     for arm, line in lines.items():
         if line.empty:
             continue
@@ -143,14 +146,14 @@ def _panel(
 
 
 def _limits(axes: Axes, values: pd.Series, quantity: _Quantity) -> None:
-    """The y axis, a little beyond these values: before it ends, a diverging run has any value."""
+    """Fits the y axis to `values`, which leave out diverged runs: their last values are extreme."""
     shown = values[values > 0] if quantity.log else values.dropna()
     low, high = shown.min(), shown.max()
     if shown.empty:
         axes.set_yticks([])
     elif quantity.log:
         low, high = (min(low, 1), max(high, 1)) if quantity.bound else (low, high)
-        # Wide enough for two of the ticks 1, 2, 5, 10, ...
+        # Wide enough to show two of the ticks 1, 2, 5, 10, ...
         margin = max((high / low) ** 0.05, (5 * low / high) ** 0.5)
         axes.set_yscale("log")
         axes.set_ylim(low / margin, high * margin)

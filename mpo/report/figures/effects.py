@@ -1,4 +1,4 @@
-"""Factor effects: what a level of a factor adds to its baseline, a panel each, as a forest plot."""
+"""Factor effects: forest plots of each factor level against its baseline, one panel per level."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ _GREY = "0.35"
 
 
 def draw(study: Study, tables: Path) -> Figure:
-    """Effects in normalised score: environments, then all of them pooled; a dot is a seed."""
+    """Effects on the normalised score: one row per environment, then pooled; dots are seeds."""
     found = _scores(tables, "effects")
     if found.empty:
         return style.nothing("No factor is varied, or no environment has a reference score.")
@@ -43,17 +43,18 @@ def draw(study: Study, tables: Path) -> Figure:
 
 
 def caption(study: Study, tables: Path) -> str:
-    """What the figure shows, with its intervals, its seeds and its resamples."""
+    """Describes the figure: effects, intervals and seeds."""
     found = _scores(tables, "effects")
     if found.empty:
         return "Factor effects: no factor is varied, or no environment has a reference score."
     single = found[found["env"] != POOLED]
     return (
-        "Final score of a level minus that of its baseline at the same environment, seed and other "
-        "factors, in units of (reference - random) return: per environment the mean (mark) and its "
-        f"95 % Student-t interval (bar), {style.seeds_in_words(single['n'])}, each a dot; and "
-        "pooled, environments weighing alike, with Welch's t interval. Axes span the intervals of "
-        "the pooled effect and the single seeds; an arrow marks a bar that goes on."
+        "Final score of a factor level minus that of its baseline, with the same environment, seed "
+        "and other factors, in units of the reference's return minus a random policy's. Per "
+        "environment: mean (mark) and 95 % Student-t interval (bar); "
+        f"{style.seeds_in_words(single['n'])}, each a dot. Pooled: equal weight for every "
+        "environment, with Welch's t interval. Axes cover the single seeds and the pooled "
+        "interval; an arrow marks a bar that continues beyond the axis."
     )
 
 
@@ -72,7 +73,7 @@ def _title(level: str, against: str) -> str:
 
 
 def _forest(axes: Axes, found: pd.DataFrame, seeds: pd.DataFrame, rows: list[str]) -> None:
-    """One panel."""
+    """Draws one panel."""
     axes.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     axes.axhline(len(rows) - 1.5, color="0.8", linewidth=0.6, zorder=0)
     places = [rows.index(env) for env in seeds["env"]]
@@ -92,5 +93,5 @@ def _forest(axes: Axes, found: pd.DataFrame, seeds: pd.DataFrame, rows: list[str
     axes.set_xlim(limits)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), rows)
-    axes.tick_params(axis="y", length=0, pad=6)  # beside an arrow, too
+    axes.tick_params(axis="y", length=0, pad=6)  # leaves space for an arrow
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))

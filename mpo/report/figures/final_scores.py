@@ -1,4 +1,4 @@
-"""Final scores: every seed's return after training, one panel an environment, one row an arm."""
+"""Final scores: every seed's return after training, one panel per environment, one row per arm."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from mpo.analysis.tables import read, seed_returns
 from mpo.report.figures import style
 from mpo.study.plan import Study
 
-_DOT = 3.5  # the diameter of a seed, in points
+_DOT = 3.5  # diameter of a seed's dot, in points
 _MEAN: dict[str, Any] = {"fillstyle": "none", "markersize": 6, "markeredgewidth": 1.3}
 
 
 def draw(study: Study, tables: Path) -> Figure:
-    """Dots for the seeds; a mark and a bar for their mean and its 95 % t interval."""
+    """Dots for the seeds; a mark for their mean and a bar for its 95 % t interval."""
     looks = style.looks(study)
     environments = style.environments(study)
     columns = style.columns(len(environments))
@@ -34,7 +34,7 @@ def draw(study: Study, tables: Path) -> Figure:
         hue="arm",
         hue_order=list(looks),
         palette={arm: look.color for arm, look in looks.items()},
-        jitter=False,  # a random jitter would make equal figures differ
+        jitter=False,  # random jitter would make equal figures differ
         size=_DOT,
         alpha=0.8,
         legend=False,
@@ -56,7 +56,7 @@ def draw(study: Study, tables: Path) -> Figure:
 
 
 def caption(study: Study, tables: Path) -> str:
-    """What the figure shows, with its interval, its seeds and its episodes."""
+    """Describes the figure: seeds, episodes and intervals."""
     scores = _scores(tables)
     episodes = style.plural(int(scores["episodes"].max()), "evaluation episode")
     mean = (
@@ -64,18 +64,18 @@ def caption(study: Study, tables: Path) -> str:
         if scores["n"].max() == 1
         else "; their mean (outlined mark) and its 95 % Student-t interval (bar)"
     )
-    arrow = " An arrow marks an interval that goes on beyond its axis." if _cut(scores) else ""
+    arrow = " An arrow marks an interval that continues beyond the axis." if _cut(scores) else ""
     return (
-        "Final return of the mean-action policy after the whole budget: "
+        "Final return of the mean-action policy at the end of training: "
         f"{style.seeds_in_words(scores['n'])}, each (dot) the mean of {episodes}{mean}.{arrow}"
     )
 
 
 def _scores(tables: Path) -> pd.DataFrame:
-    """The scores of the mean-action policy with the `left` and `right` end of their axis.
+    """The scores of the mean-action policy, with the `left` and `right` limit of their axis.
 
-    An axis spans an environment's seeds and what its intervals add, up to half of the seeds' range
-    on either side: the interval of two or three seeds can be ten times as wide as their range.
+    An axis covers the environment's seeds and intervals, but extends at most half the seeds' range
+    beyond the seeds: the interval of two or three seeds can be ten times as wide as their range.
     """
     scores = read(tables, "scores").query("policy == 'mode'")
     ends = scores.groupby("env").agg({"min": "min", "max": "max", "lo": "min", "hi": "max"})
@@ -88,12 +88,12 @@ def _scores(tables: Path) -> pd.DataFrame:
 
 
 def _cut(scores: pd.DataFrame) -> bool:
-    """Whether an interval goes on beyond its axis."""
+    """Whether any interval continues beyond its axis."""
     return bool(((scores["lo"] < scores["left"]) | (scores["hi"] > scores["right"])).any())
 
 
 def _intervals(axes: Axes, cell: pd.DataFrame, looks: dict[str, style.Look]) -> None:
-    """The means and the intervals of one environment."""
+    """Draws the means and intervals of one environment."""
     left, right = float(cell["left"].iloc[0]), float(cell["right"].iloc[0])
     for row, (arm, look) in enumerate(looks.items()):
         score, color = cell.loc[arm], look.color
@@ -113,7 +113,7 @@ def _intervals(axes: Axes, cell: pd.DataFrame, looks: dict[str, style.Look]) -> 
 
 
 def _key(scores: pd.DataFrame) -> list[Line2D]:
-    """What the marks mean; the rows name the arms."""
+    """Legend entries of the marks; arms need none, since the rows name them."""
     grey: dict[str, Any] = {"color": "0.4", "linestyle": ""}
     mean = "Mean" if scores["n"].max() == 1 else "Mean, 95 % interval (bar)"
     key = [

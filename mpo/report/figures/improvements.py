@@ -1,4 +1,4 @@
-"""Probability of improvement: how often a run of an arm beats one of the study's first arm."""
+"""Probability of improvement: how often a run of an arm beats a run of the study's first arm."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from mpo.study.plan import Study
 
 
 def draw(study: Study, tables: Path) -> Figure:
-    """A row an arm: the probability and its 95 % bootstrap interval."""
+    """One row per arm: the probability and its 95 % bootstrap interval."""
     looks = style.looks(study)
     first, *arms = looks
     found = read(tables, "improvements")
     if found.empty:
-        return style.nothing("There are no two arms with scores in one environment.")
+        return style.nothing("There are no two arms with scores in the same environments.")
     size = (style.text_width(looks) + 3.0, 0.9 + 0.22 * max(2, len(arms)))
     figure, axes = plt.subplots(figsize=size)
     over = found[found["over"] == first].set_index("arm")
@@ -36,13 +36,15 @@ def draw(study: Study, tables: Path) -> Figure:
 
 
 def caption(study: Study, tables: Path) -> str:
-    """What the figure shows, with its interval, its runs and its resamples."""
+    """Describes the figure: probabilities, runs and intervals."""
     found = read(tables, "improvements")
     if found.empty:
-        return "Probability of improvement: there are no two arms with scores in one environment."
+        nothing = "there are no two arms with scores in the same environments."
+        return f"Probability of improvement: {nothing}"
     first, runs = list(style.looks(study))[0], style.plural(int(found["n"].min()), "run")
     return (
-        f"Probability that a run of an arm scores above one of {first} in the same environment, "
-        f"mean over environments (at least {runs} an arm); 95 % stratified bootstrap intervals of "
-        f"{int(found['replicates'].max())} resamples. All pairs are in tables/improvements."
+        f"Probability that a run of an arm scores above a run of {first} in the same environment, "
+        f"averaged over environments (at least {runs} per arm). Bars: 95 % stratified bootstrap "
+        f"intervals, {int(found['replicates'].max())} resamples of the seeds. All pairs of arms "
+        "are in tables/improvements."
     )

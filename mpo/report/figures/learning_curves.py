@@ -1,4 +1,4 @@
-"""Learning curves: return against environment steps, one panel an environment."""
+"""Learning curves: return against environment steps, one panel per environment."""
 
 from itertools import cycle
 from pathlib import Path
@@ -15,13 +15,13 @@ from mpo.analysis.tables import read, seed_returns
 from mpo.report.figures import style
 from mpo.study.plan import Study
 
-_MARKED = 6  # points of a curve that carry its marker
+_MARKED = 6  # markers per curve
 _DOTS: tuple[Any, ...] = ((0, (1, 1.5)), (0, (1, 4)), (0, (3, 1.5, 1, 1.5)), (0, (1, 1, 1, 4)))
 _PUBLISHED: dict[str, Any] = {"color": "0.25", "linewidth": 1.0}
 
 
 def draw(study: Study, tables: Path) -> Figure:
-    """Means over seeds with their 95 % t bands, over faint single seeds."""
+    """Means over seeds with their 95 % t intervals as bands; single seeds are faint."""
     looks = style.looks(study)
     environments = style.environments(study)
     alone = len(environments) == 1
@@ -90,14 +90,14 @@ def _curve(axes: Axes, curve: pd.DataFrame, look: style.Look, index: int) -> Non
 
 
 def caption(study: Study, tables: Path) -> str:
-    """What the figure shows, with its interval, its seeds and its episodes."""
+    """Describes the figure: seeds, episodes, intervals and published returns."""
     curves = read(tables, "curves")
     published = comparable(read(tables, "baselines"), study)
     episodes = style.plural(int(curves["episodes"].max()), "evaluation episode")
     seeds = f"{style.seeds_in_words(curves['n'])}, each (faint) the mean of {episodes}"
     band = (
-        "; their mean (line) and its 95 % Student-t interval (band). The axes span the single "
-        "seeds, so that a wider band is cut"
+        "; their mean (line) and its 95 % Student-t interval (band). Axes fit the single seeds, so "
+        "wider bands are cut off"
     )
     return (
         "Return of the mean-action policy during training, not smoothed: "
@@ -106,7 +106,7 @@ def caption(study: Study, tables: Path) -> str:
 
 
 def _in_words(published: pd.DataFrame) -> str:
-    """After how many steps the published returns were had."""
+    """A sentence that lists the published returns and their training steps."""
     if published.empty:
         return ""
     steps = published.groupby("algorithm", sort=False)["steps"].agg(["min", "max"])
@@ -114,4 +114,4 @@ def _in_words(published: pd.DataFrame) -> str:
         f"{name} after {low}{'' if low == high else f' to {high}'} steps"
         for name, low, high in steps.itertuples()
     ]
-    return f" Dotted, published returns: {', '.join(words)} (tables/baselines)."
+    return f" Dotted: published returns of {', '.join(words)} (tables/baselines)."

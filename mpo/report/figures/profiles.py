@@ -1,4 +1,4 @@
-"""Performance profiles: which share of an arm's runs scores above a threshold."""
+"""Performance profiles: the fraction of an arm's runs that score above a threshold."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from mpo.study.plan import Study
 
 
 def draw(study: Study, tables: Path) -> Figure:
-    """A line an arm with its pointwise 95 % band."""
+    """One line per arm, with a pointwise 95 % band."""
     looks = style.looks(study)
     found = read(tables, "profiles")
     if found.empty:
-        return style.nothing("No environment has a reference and a run of every arm.")
+        return style.nothing("No environment has a reference score and a run of every arm.")
     figure, axes = plt.subplots(figsize=(4.2, 2.6))
     for arm, look in looks.items():
         line = found[found["arm"] == arm]
@@ -25,7 +25,7 @@ def draw(study: Study, tables: Path) -> Figure:
     axes.set_xlim(found["tau"].min(), found["tau"].max())
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("Normalised score \N{GREEK SMALL LETTER TAU}")
-    axes.set_ylabel("Share of runs above \N{GREEK SMALL LETTER TAU}")
+    axes.set_ylabel("Fraction of runs above \N{GREEK SMALL LETTER TAU}")
     sns.despine(figure)
     figure.tight_layout()
     style.legend_below(figure, style.arms_key(looks, markers=False))
@@ -33,12 +33,13 @@ def draw(study: Study, tables: Path) -> Figure:
 
 
 def caption(study: Study, tables: Path) -> str:
-    """What the figure shows, with its band, its runs and its resamples."""
+    """Describes the figure: profiles, runs and bands."""
     found = read(tables, "profiles")
     if found.empty:
-        return "Performance profiles: no environment has a reference and a run of every arm."
+        return "Performance profiles: no environment has a reference score and a run of every arm."
     return (
-        "Share of the runs whose final score is above a threshold, environments weighing alike "
-        f"(at least {style.plural(int(found['n'].min()), 'run')} an arm), with pointwise 95 % "
-        f"stratified bootstrap bands of {int(found['replicates'].max())} resamples of the seeds."
+        "Performance profiles: the fraction of runs whose normalised final score is above a "
+        "threshold, with equal weight for every environment (at least "
+        f"{style.plural(int(found['n'].min()), 'run')} per arm). Bands: pointwise 95 % stratified "
+        f"bootstrap intervals, {int(found['replicates'].max())} resamples of the seeds."
     )

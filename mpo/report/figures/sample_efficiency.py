@@ -1,4 +1,4 @@
-"""Sample efficiency: each arm's interquartile mean against environment steps, and against time."""
+"""Sample efficiency: each arm's interquartile mean against environment steps and against time."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from mpo.analysis.tables import read
 from mpo.report.figures import style
 from mpo.study.plan import Study
 
-_MARKED = 6  # points of a curve that carry its marker
-_SHARE = "Share of the training budget"
-_NOTHING = "No environment has a reference and a run of every arm."
+_MARKED = 6  # markers per curve
+_SHARE = "Fraction of the training budget"
+_NOTHING = "No environment has a reference score and a run of every arm."
 
 
 def draw(study: Study, tables: Path) -> Figure:
-    """A line an arm with its pointwise 95 % band, in two panels that differ in their x axis."""
+    """One line per arm with a pointwise 95 % band, against progress and against time."""
     looks = style.looks(study)
     found = read(tables, "sample_efficiency")
     if found.empty:
@@ -45,7 +45,7 @@ def draw(study: Study, tables: Path) -> Figure:
 
 
 def caption(study: Study, tables: Path) -> str:
-    """What the figure shows, with its band, its runs and its resamples."""
+    """Describes the figure: scores, runs, axes and bands."""
     found = read(tables, "sample_efficiency")
     if found.empty:
         return f"Sample efficiency: {_NOTHING[0].lower()}{_NOTHING[1:]}"
@@ -53,17 +53,17 @@ def caption(study: Study, tables: Path) -> str:
     runs = style.plural(int(found["n"].min()), "run")
     budget = "" if _one_budget(found) else ", whose budgets differ"
     bands = (
-        "; pointwise 95 % stratified bootstrap bands of "
-        f"{int(found['replicates'].max())} resamples of the seeds"
+        " Bands: pointwise 95 % stratified bootstrap intervals, "
+        f"{int(found['replicates'].max())} resamples of the seeds."
     )
     few = (found["n"] / found["environments"]).min() < style.EXPLORATORY
     return (
-        "Interquartile mean of the normalised scores of evaluations during training, 0 for a "
-        f"random policy and 1 for the reference, over {environments}{budget} (at least {runs} an "
-        f"arm{', exploratory' if few else ''}), against the training's progress and against its "
-        f"mean wall-clock time{bands if found['lo'].notna().any() else ''}. The points are the "
-        "snapshots of the environment that has the fewest; curves of others are interpolated "
-        "linearly. A run that diverged keeps its last score, and its clock stands still."
+        "Interquartile mean (IQM) of the normalised score during training (0: random policy, 1: "
+        f"reference) over {environments}{budget} (at least {runs} per "
+        f"arm{', exploratory' if few else ''}), against training progress and against mean "
+        f"wall-clock time.{bands if found['lo'].notna().any() else ''} The points are the "
+        "snapshots of the environment with the fewest; curves of other environments are "
+        "interpolated linearly. A diverged run keeps its last score, and its clock stops."
     )
 
 
@@ -72,12 +72,12 @@ def _one_budget(found: pd.DataFrame) -> bool:
 
 
 def _unit(seconds: float) -> tuple[str, float]:
-    """The unit in which a duration is a number of few digits, and its seconds."""
+    """A readable unit for a duration, and its length in seconds."""
     return ("s", 1.0) if seconds < 300 else ("min", 60.0) if seconds < 18_000 else ("h", 3600.0)
 
 
 def _curves(axes: Axes, found: pd.DataFrame, x: str, looks: dict[str, style.Look]) -> None:
-    """One panel."""
+    """Draws one panel, with column `x` on its x axis."""
     arms = dict(list(found.groupby("arm")))
     for index, (arm, look) in enumerate(looks.items()):
         curve = arms[arm]

@@ -1,4 +1,4 @@
-"""The one style of all figures: an arm looks the same in each, and legends cover no data."""
+"""The shared style of all figures: each arm has one look, and legends never cover data."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from mpo.analysis.intervals import EXPLORATORY
 from mpo.analysis.tables import arm_label
 from mpo.study.plan import CORE_AXES, Study
 
-matplotlib.use("Agg")  # files only: no display is needed
+matplotlib.use("Agg")  # draws to files, without a display
 
 STEPS = "Environment steps"
 
@@ -35,7 +35,7 @@ RC: Any = {
     "legend.fontsize": 8,
     "legend.handlelength": 3,
     "lines.linewidth": 1.4,
-    # The font that matplotlib brings along, so that figures are alike on every machine.
+    # matplotlib ships this font, so figures look the same on every machine.
     "font.family": ["DejaVu Sans"],
     "pdf.fonttype": 42,
     "svg.hashsalt": "mpo",
@@ -44,7 +44,7 @@ RC: Any = {
 }
 
 BAR: dict[str, Any] = {"linewidth": 6, "alpha": 0.3, "solid_capstyle": "butt"}
-"""How an interval is drawn."""
+"""Line style of an interval."""
 
 _COLOURS = sns.color_palette("colorblind")
 _DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
@@ -62,8 +62,8 @@ class Look(NamedTuple):
 def looks(study: Study) -> dict[str, Look]:
     """The look of every arm by its label, in the study's order.
 
-    Where Retrace is varied, with or without the optimizer, it is the colour and the optimizer is
-    the dash and the marker; otherwise each arm has a colour of its own.
+    If the study varies Retrace, alone or together with the optimizer, Retrace sets the colour and
+    the optimizer sets dashes and marker. Otherwise each arm has its own colour, dashes and marker.
     """
     values = study.axis_values
     varied = {name for name in values if len(values[name]) > 1}
@@ -86,27 +86,27 @@ def looks(study: Study) -> dict[str, Look]:
 
 
 def environments(study: Study) -> list[str]:
-    """The environment ids, one a panel, in the study's order."""
+    """The environment ids, in the study's order."""
     return [environment.id for environment in study.environments]
 
 
 def columns(panels: int) -> int:
-    """How many panels stand side by side: at most three fit a page at a readable size."""
+    """The number of panels per row: at most three, to stay readable on a page."""
     return 2 if panels == 4 else min(panels, 3)
 
 
 def title_size(study: Study) -> float:
-    """The size of the titles, in points: 9, or as much less as the longest id needs in a panel."""
+    """Font size of the titles in points: 9, or less so that the longest id fits its panel."""
     return min(9.0, 9.0 * 28 / max(map(len, environments(study))))
 
 
 def text_width(texts: Iterable[str]) -> float:
-    """About how wide the longest text is, in inches at 8 pt."""
+    """Approximate width of the longest text, in inches at 8 pt."""
     return 0.06 * max(map(len, texts))
 
 
 def mark_empty(axes: Axes) -> None:
-    """Says that no run of a panel's environment has results."""
+    """Writes into a panel that its environment has no finished run."""
     axes.set_xticks([])
     axes.text(0.5, 0.5, "no finished run", ha="center", va="center", transform=axes.transAxes)
 
@@ -114,7 +114,7 @@ def mark_empty(axes: Axes) -> None:
 def interval(
     axes: Axes, row: int, ends: tuple[float, float], limits: tuple[float, float], color: Any
 ) -> None:
-    """A row's interval as a bar; an arrow where it goes on beyond the limits of the x axis."""
+    """Draws a row's interval as a bar, with an arrow if it exceeds the limits of the x axis."""
     axes.plot(ends, [row, row], color=color, **BAR, zorder=1)
     arrow: dict[str, Any] = {"color": color, "markersize": 5, "clip_on": False, "zorder": 4}
     if ends[0] < limits[0]:
@@ -124,35 +124,38 @@ def interval(
 
 
 def show(axes: Axes, value: float) -> None:
-    """Widens the y axis, where it must be, for a value to stand clear of its ends."""
+    """Widens the y axis if needed, so that a value is not at its edge."""
     low, high = axes.get_ylim()
     margin = 0.05 * (high - low)
     axes.set_ylim(min(low, value - margin), max(high, value + margin))
 
 
 def nothing(text: str) -> Figure:
-    """A figure that says why there is nothing to show."""
+    """Makes a figure with only a text, which says why there is nothing to show."""
     figure = Figure(figsize=(4.0, 0.6))
     figure.text(0.5, 0.5, text, ha="center", va="center")
     return figure
 
 
 def count_steps(axes: Axes, ticks: int = 4) -> None:
-    """Makes the x axis one of environment steps: from 0, in at most so many round intervals."""
+    """Formats the x axis for environment steps: from 0, with at most `ticks` round intervals."""
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def log_ticks(axis: Axis, low: float, high: float) -> None:
-    """Few plain numbers on a logarithmic axis: 1, 2, 5, 10; beyond a ratio of 30 powers of ten."""
+    """Labels a logarithmic axis with a few plain numbers.
+
+    Ticks are at 1, 2, 5, 10, ...; if the range spans a factor of 30 or more, at powers of ten.
+    """
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,), numticks=4))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(NullLocator())
 
 
 def arms_key(looks: Mapping[str, Look], lines: bool = True, markers: bool = True) -> list[Line2D]:
-    """The arms for `legend_below`, each with its line, its marker, or both."""
+    """Legend entries of the arms for `legend_below`, with line, marker or both."""
     return [
         Line2D(
             *([], []),
@@ -167,7 +170,7 @@ def arms_key(looks: Mapping[str, Look], lines: bool = True, markers: bool = True
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """One legend for the whole figure, under its panels, in as many columns as its width takes."""
+    """Adds one legend below all panels, with as many columns as fit the figure's width."""
     entry = 0.65 + text_width(str(handle.get_label()) for handle in handles)
     figure.legend(
         handles=list(handles),
@@ -179,7 +182,7 @@ def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
 
 
 def seeds_in_words(n: pd.Series) -> str:
-    """The number of seeds a cell, and whether an interval can be drawn of them."""
+    """Describes the number of seeds per cell, and whether it is exploratory."""
     low, high = int(n.min()), int(n.max())
     if high == 1:
         return "one seed (exploratory, no interval)"
