@@ -32,6 +32,9 @@ from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec, RunSpec
 CORE_AXES = ("retrace", "optimizer")
 """Axes that every study has; always named in a variant, other axes only off their base value."""
 
+REFERENCE = "reference"
+"""The folder in `results/` that keeps the results that come with the project."""
+
 ENVIRONMENT_ID = (
     r"^([A-Za-z0-9][A-Za-z0-9_.]*:)?([A-Za-z0-9][A-Za-z0-9_.-]*/)?[A-Za-z0-9][A-Za-z0-9_.-]*$"
 )
@@ -108,7 +111,8 @@ class Study(Section):
     """
 
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    """Name of the study, in letters, digits, `-` and `_`. Results are written to results/NAME/."""
+    """Name of the study, in letters, digits, `-` and `_`. Results are written to results/NAME/.
+    `reference` is taken: results/reference/ keeps the results that come with the project."""
 
     environments: Annotated[tuple[Environment, ...], Field(min_length=1)]
     """Environments to train in. An entry is an id, or a mapping of `id` and the keys of `schedule`
@@ -153,6 +157,16 @@ class Study(Section):
         except ValidationError as error:
             raise ConfigError(explain(error)) from None
         return study
+
+    @field_validator("study")
+    @classmethod
+    def _free_name(cls, value: str) -> str:
+        if value.casefold() == REFERENCE:  # one folder, where file systems ignore case
+            raise ValueError(
+                f"results/{REFERENCE}/ keeps the results that come with the project; choose "
+                "another name"
+            )
+        return value
 
     @field_validator("environments")
     @classmethod

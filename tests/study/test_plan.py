@@ -230,6 +230,8 @@ def test_a_spec_of_another_version_is_refused():
         ("evaluation.final_episodes", 0, r"evaluation.final_episodes: .*received 0"),
         ("execution.device", "gpu", r"execution.device: .*'auto', 'cpu' or 'cuda', received 'gpu'"),
         ("study", "a/b", r"study: .*received 'a/b'"),
+        ("study", "reference", r"study: results/reference/ keeps .*, received 'reference'"),
+        ("study", "Reference", r"study: results/reference/ keeps .*, received 'Reference'"),
         ("study", None, r"study: .*received None"),
         ("training", None, r"training: .*received None"),
     ],
