@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,9 @@ _VERBS = (
     cli.status,
     cli.failures,
 )
+_PIPE_CLOSED = 128 + signal.SIGPIPE
+"""The exit code of a program whose reader has gone, as a shell reports it."""
+
 _Parsers = dict[str, argparse.ArgumentParser]
 
 
@@ -99,6 +103,8 @@ def _add_options_of_runs(sub: _Parsers) -> None:
 def _add_options_of_studies(sub: _Parsers) -> None:
     options = sub["random"].add_argument
     options("--config", required=True, help="RandomSpec as JSON")
+    text = "steps of the longest training; an episode that outlasts it counts as endless"
+    options("--budget", type=int, default=0, help=text)
     options("--out", type=Path, required=True, help="JSON file")
 
     options = sub["statistics"].add_argument
@@ -159,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 on success, 2 if the config is wrong, 75 if a signal stopped a job that
-        can be resumed, 1 after any other error.
+        can be resumed, 141 if the reader of the output has gone, 1 after any other error.
     """
     args = _parser().parse_args(argv)
     refusal = args.log[0].with_suffix(".refused") if args.log else None
@@ -179,6 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         logging.getLogger("mpo").error("%s", error)
         return EXIT_CODE
+    except BrokenPipeError:
+        return _PIPE_CLOSED
     except (JobFailed, OSError) as error:
         logging.getLogger("mpo").error("failed: %s", error)
         return 1
@@ -192,7 +200,11 @@ def run() -> NoReturn:
     """Runs the verb of the command line and ends the process with its exit code."""
     code = main()
     logging.shutdown()
-    sys.stdout.flush()
+    try:
+        if sys.stdout:  # there is none where it was closed before the start
+            sys.stdout.flush()
+    except BrokenPipeError:  # `python -m mpo status | head`
+        code = _PIPE_CLOSED
     # Everything is written. A regular exit would spend over a second tearing down torch's modules.
     os._exit(code)
 

@@ -117,8 +117,11 @@ def _student(
 
 
 def power_rows(changes: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Seeds needed to detect an effect on the score, given the sd of the paired differences."""
-    known = changes[changes["unit"] == "score"].dropna(subset="sd")
+    """Seeds needed to detect an effect on the score, given the sd of the paired differences.
+
+    Differences that are all equal, as of two seeds at a ceiling, say nothing of their spread.
+    """
+    known = changes[(changes["unit"] == "score") & (changes["sd"] > 0)]
     for row in known[[*KEY, "env", "environments", "sd"]].to_dict("records"):
         needed = effects.power_table(row["sd"], _DELTAS, row["environments"])
         for delta, seeds in needed.items():
