@@ -1,6 +1,6 @@
-"""How fast this is, on this machine.
+"""Measures how fast the code is on this machine.
 
-Findings are printed as they come. Nothing else should run meanwhile.
+Results are printed as they are measured. Nothing else should run on the machine meanwhile.
 """
 
 import argparse
@@ -23,11 +23,16 @@ PARTS: dict[str, Callable[[], Iterable[Finding]]] = {
     "scale": scale.measure,
     "study": study.measure,
 }
-"""Beside `step`, which tells shares, too."""
+"""All parts except `step`, which also returns how the time of a step divides."""
 
 
 def run(parts: list[str]) -> tuple[list[Finding], pd.DataFrame]:
-    """Measures, and prints; returns the findings, and the shares of a training step."""
+    """Measures and prints the given parts.
+
+    Returns:
+        The findings, and the shares of a training step's time (see `step.measure`); the latter are
+        empty without the part `step`.
+    """
     found: list[Finding] = []
     shares = pd.DataFrame()
     for part in parts:
@@ -45,19 +50,20 @@ def run(parts: list[str]) -> tuple[list[Finding], pd.DataFrame]:
 
 
 def main() -> None:
-    """Reads the command line, measures, prints and keeps."""
+    """Reads the command line, measures, and prints and saves the results."""
     choices = ["update", "step", *list(PARTS)[1:]]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(choices)}; or all")
-    parser.add_argument("--out", type=Path, help="a folder that keeps the ratios; with all parts")
+    text = f"what to measure: {', '.join(choices)}; everything if none is given"
+    parser.add_argument("parts", nargs="*", metavar="PART", help=text)
+    parser.add_argument("--out", type=Path, help="folder for the results; needs all parts")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.parts) - set(choices)):
         parser.error(f"PART: received {', '.join(unknown)}; choose from {', '.join(choices)}")
     if arguments.out and arguments.parts:
         parser.error(
-            f"--out: keeps all parts together, received {', '.join(arguments.parts)} alone"
+            f"--out: needs the results of all parts, received only {', '.join(arguments.parts)}"
         )
-    # As in a training, see `mpo.jobs.train` and `mpo.trainer`.
+    # The same settings as in a training, see `mpo.jobs.cli` and `mpo.training.stack`.
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     keep_freed()

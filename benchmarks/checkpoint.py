@@ -1,6 +1,6 @@
-"""What saving costs beside the training that a minute between two checkpoints holds.
+"""The cost of a checkpoint, compared with the minute of training between two checkpoints.
 
-HalfCheetah with a replay of a million transitions and networks of 256 x 256 x 256.
+HalfCheetah, with a replay of a million transitions and networks of 256 x 256 x 256 units.
 """
 
 import tempfile
@@ -26,14 +26,14 @@ GOAL = 0.02
 
 
 def make_stack(capacity: int) -> Stack:
-    """The stack that is saved and resumed."""
+    """Makes the stack to save and resume."""
     size = SIZES["HalfCheetah"]
     settings = hyperparameters(size, 0, replay_size=capacity)
     return Stack(size.env_id, settings, [0], torch.device("cpu"))
 
 
 def fill(stack: Stack, count: int) -> None:
-    """Stores made-up transitions."""
+    """Stores `count` synthetic transitions."""
     rng = np.random.default_rng(stack.env_steps)
     obs = rng.standard_normal(stack.obs_dim, dtype=np.float32)
     for _ in range(count):
@@ -46,7 +46,7 @@ def fill(stack: Stack, count: int) -> None:
 
 
 def train(stack: Stack, recorder: Recorder, steps: int) -> float:
-    """Real steps, an update each; returns the seconds of one."""
+    """Trains for some environment steps, one update each; returns the seconds per step."""
     start = time.perf_counter()
     for _ in range(steps):
         stack.step_environments(*stack.act(recorder))
@@ -56,20 +56,20 @@ def train(stack: Stack, recorder: Recorder, steps: int) -> float:
 
 
 def measure(capacity: int = CAPACITY, steps: int = TRAINED_STEPS) -> list[Finding]:
-    """Saving, beside training and beside saving the whole replay each time; and resuming."""
+    """Measures saving and resuming, compared with training and with saving the whole replay."""
     with tempfile.TemporaryDirectory() as folder:
         return measure_in(Path(folder), capacity, steps)
 
 
 def measure_in(folder: Path, capacity: int, steps: int) -> list[Finding]:
-    """As `measure`, in an empty folder."""
+    """Same as `measure`, in a given empty folder."""
     stack, recorder = make_stack(capacity), Recorder(1)
     with ResumeDirectory(folder, "{}", StopRequest()) as directory:
         session = Session(stack, recorder, [directory])
         fill(stack, capacity)
         session.save()
         step = train(stack, recorder, steps)
-        # As many new transitions as an interval brings.
+        # Add as many transitions as training adds between two checkpoints.
         fill(stack, max(0, int(INTERVAL_S / step) - steps))
         start = time.perf_counter()
         session.save()

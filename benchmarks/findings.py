@@ -1,6 +1,6 @@
-"""What a benchmark has found: values beside what they are to be compared with, in one run.
+"""The results of a benchmark: measured values with a reference from the same run.
 
-A value says little away from its machine, so what is kept are ratios.
+Values depend on the machine, so only ratios are saved.
 """
 
 from pathlib import Path
@@ -13,24 +13,25 @@ from mpo import provenance
 
 
 class Finding(NamedTuple):
-    """A measured value and one that it is compared with, both in the same unit."""
+    """A measured value and its reference, in the same unit."""
 
     part: str
     case: str
     value: float
     against: str
+    """Name of the reference."""
     reference: float
     unit: str
     at_most: float | None = None
-    """What the ratio is to be, where there is a goal."""
+    """Goal: upper bound of the ratio, if there is one."""
 
     @property
     def ratio(self) -> float:
-        """Of the value to the reference."""
+        """The value divided by the reference."""
         return self.value / self.reference
 
     def __str__(self) -> str:
-        """One line, the goal and whether it is met included."""
+        """One line, including the goal and whether it is met."""
         text = f"{self.part}: {self.case}: {self.value:.4g} {self.unit}, {self.ratio:.3g} x "
         text += f"{self.against} ({self.reference:.4g} {self.unit})"
         if self.at_most is not None:
@@ -40,7 +41,7 @@ class Finding(NamedTuple):
 
 
 def table(findings: list[Finding]) -> pd.DataFrame:
-    """The ratios, a row each."""
+    """The ratios, one row per finding."""
     rows = [
         {
             "part": found.part,
@@ -55,7 +56,7 @@ def table(findings: list[Finding]) -> pd.DataFrame:
 
 
 def machine() -> str:
-    """The machine, the packages and the code, as a list in Markdown."""
+    """Describes the machine, the packages and the commit, as a Markdown list."""
     found = provenance.machine(torch.device("cpu"))
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
     lines = {
@@ -69,7 +70,7 @@ def machine() -> str:
 
 
 def write(findings: list[Finding], shares: pd.DataFrame, folder: Path) -> None:
-    """Keeps ratios.csv, shares.csv, their figure and a README.md that shows them."""
+    """Writes ratios.csv, shares.csv, shares.png and a README.md that shows them."""
     folder.mkdir(parents=True, exist_ok=True)
     ratios = table(findings)
     ratios.to_csv(folder / "ratios.csv", index=False)
@@ -85,7 +86,7 @@ def write(findings: list[Finding], shares: pd.DataFrame, folder: Path) -> None:
 
 
 def draw(shares: pd.DataFrame, path: Path) -> None:
-    """Bars of where the time goes: a bar for each row, a segment for each column, in percent."""
+    """Draws where the time goes: one bar per row, one segment per column, in percent."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 0.45 * len(shares) + 1.6), layout="constrained")

@@ -1,11 +1,11 @@
-"""Whether learning on a GPU is right, and what it costs; one call, some minutes.
+"""Checks that learning on a GPU is correct, and measures its speed; takes some minutes.
 
     python -m benchmarks.gpu [--out FOLDER] [--device cuda] [--updates N] [--steps N]
 
-Prints each finding as it comes, and tables at the end; leaves them in the folder, as checks.csv,
-updates.csv and trainings.csv. Fails where a check does. The checks run side by side, the timings
-after them, alone. With `--device cpu` all of it runs, without CUDA graphs and kernels of its own:
-to try the script, not the GPU.
+Prints results as they come, then tables, which it also writes to the folder as checks.csv,
+updates.csv and trainings.csv. Exits with an error if a check fails. The checks run in parallel; the
+timings run after them, one at a time. `--device cpu` only tries out the script: it uses no CUDA
+graphs and no Triton kernels.
 """
 
 import argparse
@@ -36,7 +36,7 @@ TIMED = [
 
 
 def seconds_each(call: Callable[[], object], times: int, device: torch.device) -> float:
-    """Mean time of a call, all of what it asked for done."""
+    """Mean seconds of a call, including the GPU work that it starts."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -55,7 +55,7 @@ def seconds_each(call: Callable[[], object], times: int, device: torch.device) -
 def time_updates(
     size: str, mode: str, seeds: int, count: int, device: torch.device
 ) -> dict[str, Any]:
-    """Updates and actions."""
+    """Times the update and the action of one size, mode and number of seeds."""
     start = time.perf_counter()
     agent, made_up = make_agent(size, MODES[mode], seeds, device, True)
     agent.update(made_up)
@@ -77,7 +77,7 @@ def time_updates(
 
 
 def time_steps(trainer: MPOTrainer, batch: int, steps: int) -> tuple[list[float], float]:
-    """Seconds of acting and moving, of learning, and of the two as they are in a training."""
+    """Seconds of [acting and stepping, learning] apart, and of a whole training step."""
     recorder = Recorder(len(trainer.seeds))
 
     def move() -> None:
@@ -97,7 +97,10 @@ def time_steps(trainer: MPOTrainer, batch: int, steps: int) -> tuple[list[float]
 
 
 def time_training(seeds: int, steps: int, device: torch.device) -> dict[str, Any]:
-    """Whole steps of HalfCheetah, and how much of a shorter part hides behind a longer one."""
+    """Times training steps of HalfCheetah.
+
+    `hidden` is the fraction of the shorter part's time that overlaps with the longer part.
+    """
     widths, batch = SIZES["HalfCheetah"].widths, SIZES["HalfCheetah"].batch
     trainer = MPOTrainer(
         "HalfCheetah-v5", 0, device, widths, widths, 100_000, extra_seeds=range(1, seeds)
@@ -116,7 +119,7 @@ def time_training(seeds: int, steps: int, device: torch.device) -> dict[str, Any
 
 
 def compile_ahead(size: str, mode: str, seeds: int, device: torch.device) -> Rows:
-    """Has torch's compiler leave on disk what is timed later; finds nothing."""
+    """Fills the on-disk cache of compiled code for the later timings; returns no findings."""
     agent, made_up = make_agent(size, MODES[mode], seeds, device, True)
     agent.update(made_up)
     agent.act(torch.zeros(seeds, SIZES[size].obs).numpy())
@@ -124,25 +127,25 @@ def compile_ahead(size: str, mode: str, seeds: int, device: torch.device) -> Row
 
 
 def alone() -> None:
-    """Of a process beside others: one thread, to learn as to compile."""
+    """Prepares a process that runs beside others: one thread to compute and to compile."""
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
 
 
 def run_checks(checks: Rows, device: torch.device) -> None:
-    """All of them, several at a time, and what is compiled for the timings."""
+    """Runs all checks, several at a time, and compiles code for the timings."""
     calls = [*all_checks(device), *(partial(compile_ahead, *each, device) for each in TIMED)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(8, os.cpu_count() or 1), context, alone) as pool:
         for done in as_completed([pool.submit(call) for call in calls]):
             failed = done.exception()
-            # A check that breaks off does not keep the others from being told.
+            # If a check raises an error, still report the others.
             checks += note(check=repr(failed), ok=False) if failed else done.result()
 
 
 def print_table(rows: Rows, path: Path) -> None:
-    """Prints the rows, and keeps them."""
+    """Prints the rows as a table, and writes them as csv."""
     table = pd.DataFrame(rows)
     table.to_csv(path, index=False)
     print(table.to_markdown(index=False, floatfmt=".4g"))
@@ -151,10 +154,10 @@ def print_table(rows: Rows, path: Path) -> None:
 def main() -> None:
     """Reads the command line, checks, measures and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("gpu"), help="a folder for the tables")
+    parser.add_argument("--out", type=Path, default=Path("gpu"), help="folder for the tables")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--updates", type=int, default=300, help="that are timed, of each kind")
-    parser.add_argument("--steps", type=int, default=1000, help="of training that are timed")
+    parser.add_argument("--updates", type=int, default=300, help="updates to time in each case")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps to time")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     torch.set_num_threads(1)
@@ -171,11 +174,11 @@ def main() -> None:
         for seeds in (1, 10):
             trainings += note(**time_training(seeds, arguments.steps, device))
     finally:
-        # What was found before something failed is worth its time, too.
+        # Also keep the results from before a failure.
         for name, rows in (("checks", checks), ("updates", updates), ("trainings", trainings)):
             print_table(rows, arguments.out / f"{name}.csv")
     if not all(row["ok"] for row in checks):
-        sys.exit("a check has failed")
+        sys.exit("a check failed")
 
 
 if __name__ == "__main__":

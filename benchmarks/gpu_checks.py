@@ -1,4 +1,4 @@
-"""Whether learning on a GPU is right: against the CPU, and against itself."""
+"""Checks of learning on a GPU: against the CPU, and against itself."""
 
 import itertools
 import tempfile
@@ -32,13 +32,13 @@ CHECKED = [
     *itertools.product(["Pendulum", "Humanoid"], ["TD", "Retrace 5"]),
 ]
 TOLERANCE = 1e-3
-"""Relative; single precision, on two processors."""
+"""Largest relative difference of CPU and GPU, in single precision."""
 
 Rows = list[dict[str, Any]]
 
 
 def note(**row: object) -> Rows:
-    """A finding, which is printed."""
+    """Prints a finding; returns it as a list of one row."""
     print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
     return [row]
 
@@ -46,7 +46,7 @@ def note(**row: object) -> Rows:
 def make_agent(
     size: str, mode: Mapping[str, Any], seeds: int, device: torch.device, graphs: bool
 ) -> tuple[MPOAgent, dict[str, Tensor]]:
-    """An agent and made-up windows; equal on all devices."""
+    """Makes an agent and synthetic windows, the same on all devices."""
     of = SIZES[size]
     sizes = {"policy_layer_sizes": of.widths, "critic_layer_sizes": of.widths}
     config = Hyperparameters(
@@ -58,7 +58,7 @@ def make_agent(
 
 
 def as_sampled(fields: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The windows as parts of few tensors, as the replay gives them."""
+    """The windows as views of one tensor, as the replay returns them."""
     widths = {name: x.shape[3:].numel() for name, x in fields.items()}
     joined = torch.cat([x.unflatten(2, (-1, 1)).flatten(3) for x in fields.values()], dim=-1)
     parts = joined.to(device).split([*widths.values()], dim=-1)
@@ -69,13 +69,13 @@ def as_sampled(fields: Mapping[str, Tensor], device: torch.device) -> dict[str, 
 
 
 def parameters(agent: MPOAgent) -> Tensor:
-    """All that an agent has learnt, [S, P], on the CPU."""
+    """All P online and target parameters of an agent, [S, P], on the CPU."""
     flats = [optimizer.flat for optimizer in agent._optimizers]
     return torch.cat([*flats, agent._flat_target_policy, agent._flat_target_critic], 1).cpu()
 
 
 def same_noise(agent: MPOAgent) -> None:
-    """Has an agent draw what it would draw on a CPU."""
+    """Makes an agent draw the noise that it would draw on a CPU."""
     generators = [torch_generator(seed, "noise") for seed in range(agent.num_seeds)]
 
     def draw(samples: int, rows: int) -> Tensor:
@@ -86,12 +86,12 @@ def same_noise(agent: MPOAgent) -> None:
 
 
 def learners(agent: MPOAgent) -> list[torch.nn.Module]:
-    """What has gradients."""
+    """The modules that have gradients."""
     return [agent.policy, agent.critic, agent.temperatures, agent.alphas]
 
 
 def take_over(agent: MPOAgent, other: MPOAgent) -> None:
-    """Gives an agent another's parameters, and gradients that must be overwritten."""
+    """Copies another agent's parameters; sets gradients to NaN, so all must be overwritten."""
     for own, given in zip(agent._optimizers, other._optimizers, strict=True):
         own.flat.copy_(given.flat)
     agent._flat_target_policy.copy_(other._flat_target_policy)
@@ -102,7 +102,7 @@ def take_over(agent: MPOAgent, other: MPOAgent) -> None:
 
 
 def difference(agent: MPOAgent, other: MPOAgent) -> float:
-    """Between gradients: the largest norm of a seed's, over that of the other agent's."""
+    """The largest relative difference of two agents' gradients, by norm, over modules and seeds."""
     worst = 0.0
     for pair in zip(learners(agent), learners(other), strict=True):
         own, given = (torch.cat([p.grad.flatten(1).cpu() for p in x.parameters()], 1) for x in pair)
@@ -112,7 +112,7 @@ def difference(agent: MPOAgent, other: MPOAgent) -> float:
 
 
 def check_gradients(size: str, mode: str, device: torch.device) -> Rows:
-    """An update on the GPU against the CPU's."""
+    """Compares the gradients and metrics of an update on the GPU with those on the CPU."""
     agents = [
         make_agent(size, MODES[mode], 2, where, graphs=False)
         for where in (torch.device("cpu"), device)
@@ -133,7 +133,7 @@ def check_gradients(size: str, mode: str, device: torch.device) -> Rows:
 
 
 def check_graphs(settings: Mapping[str, Any], device: torch.device) -> Rows:
-    """Graphs against single launches."""
+    """Checks that updates with CUDA graphs equal updates without them, bit for bit."""
     ends = []
     for graphs in (False, True):
         agent, made_up = make_agent("HalfCheetah", settings, 2, device, graphs)
@@ -146,7 +146,7 @@ def check_graphs(settings: Mapping[str, Any], device: torch.device) -> Rows:
 
 
 def check_optimizer(name: OptimizerName, device: torch.device) -> Rows:
-    """Steps on the GPU against the CPU's, also after a state was loaded."""
+    """Compares optimizer steps on the GPU with those on the CPU, also after loading a state."""
     ends = []
     for where in (torch.device("cpu"), device):
         generator = torch.Generator().manual_seed(0)
@@ -168,7 +168,7 @@ def check_optimizer(name: OptimizerName, device: torch.device) -> Rows:
 
 
 def check_sampling(device: torch.device) -> Rows:
-    """Windows of the replay on the GPU against the CPU's, to the bit."""
+    """Checks that the replay samples the same windows on GPU and CPU, bit for bit."""
     places = (torch.device("cpu"), device)
     replays = [
         Replay(3, 1, 500, [torch_generator(s, "sample") for s in (0, 1)], where) for where in places
@@ -191,7 +191,7 @@ def check_sampling(device: torch.device) -> Rows:
 
 
 def check_training(device: torch.device) -> Rows:
-    """Whole trainings: by graphs or not, at a stretch or resumed, alone or stacked."""
+    """Compares trainings: repeated, without CUDA graphs, resumed, and stacked."""
     with tempfile.TemporaryDirectory() as folder:
 
         def train(name: str, steps: int, **options: Any) -> pd.DataFrame:
@@ -220,7 +220,7 @@ def check_training(device: torch.device) -> Rows:
 
 
 def all_checks(device: torch.device) -> list[Callable[[], Rows]]:
-    """Each finds rows of its own, and needs no other."""
+    """All checks; they are independent, and each returns its rows."""
     optimizers = get_args(OptimizerName)
     settings = [*MODES.values(), *({"optimizer": name} for name in optimizers)]
     return [

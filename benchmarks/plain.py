@@ -1,9 +1,9 @@
-"""The update of `mpo.algorithm.agent` in plain torch: modules, autograd, torch's optimizers.
+"""The update of `mpo.algorithm.agent` in plain torch: modules, autograd and torch's optimizers.
 
-The same mathematics from the same start, one seed, TD and Retrace; what `benchmarks.update`
-compares with. `tests/test_benchmarks.py` holds the two together.
+It computes the same update for one seed, with TD or Retrace, and is the reference of
+`benchmarks.update`. `tests/benchmarks/test_benchmarks.py` checks that both agree.
 
-Letters: T window, B batch, N action samples, O observation, D action dimensions.
+Letters: T window, B batch, N action samples, O observation dims, D action dims.
 """
 
 import copy
@@ -21,7 +21,7 @@ from tests.reference import PlainCritic, PlainPolicy
 
 
 class PlainLearner:
-    """The first seed of an agent."""
+    """A copy of the first seed of an agent, in plain torch."""
 
     def __init__(self, agent: MPOAgent, draw: Callable[[int, int], Tensor]) -> None:
         """Copies the agent's networks; `draw(samples, rows)` gives noise [samples, rows, D]."""
@@ -42,7 +42,7 @@ class PlainLearner:
         self._updates = 0
 
     def update(self, windows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One step on windows [1, T, B] without ends of episodes; returns its losses."""
+        """One update on windows [1, T, B], in which no episode ends; returns the losses."""
         fields = {name: value[0] for name, value in windows.items()}
         with torch.no_grad():
             pi = self._pi(self._target_policy, fields["next_obs"][0])
@@ -84,14 +84,14 @@ class PlainLearner:
 
     @staticmethod
     def _q(critic: PlainCritic, obs: Tensor, actions: Tensor) -> Tensor:
-        """Of actions [N, B, D] at observations [B, O], [N, B]."""
+        """Values [N, B] of actions [N, B, D] at observations [B, O]."""
         return critic(obs.expand(len(actions), -1, -1), actions)
 
     def _critic_loss(self, obs: Tensor, action: Tensor, target: Tensor) -> Tensor:
         return 0.5 * F.mse_loss(self.critic(obs, action), target)
 
     def _retrace(self, fields: Mapping[str, Tensor], first_value: Tensor) -> Tensor:
-        """Targets [T, B]; the values at the first successors [B] are there already."""
+        """Retrace targets [T, B]; `first_value` [B] are the values at the first successors."""
         config = self._config
         with torch.no_grad():
             taken = self._target_critic(fields["obs"], fields["action"])
@@ -111,7 +111,7 @@ class PlainLearner:
         return torch.stack(targets[::-1])
 
     def _e_step(self, values: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """The temperatures' loss, and the weights [N, B] of both objectives, summed."""
+        """The temperatures' loss, and the weights [N, B], summed over the objectives."""
         objectives, epsilons = [values], [self._config.kl_epsilon]
         if self._config.action_penalty:
             objectives.append(-(actions - actions.clamp(-1, 1)).norm(dim=-1))
@@ -127,7 +127,7 @@ class PlainLearner:
     def _m_step(
         self, obs: Tensor, target: Normal, actions: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The losses of the policy and of the multipliers."""
+        """The losses of the policy and of the Lagrange multipliers."""
         online = self._pi(self.policy, obs)
         halves = (Normal(online.mean, target.stddev), Normal(target.mean, online.stddev))
         config = self._config
@@ -143,5 +143,5 @@ class PlainLearner:
         return policy_loss, alpha_loss
 
     def policy_parameters(self) -> Tensor:
-        """In one vector."""
+        """The policy's parameters in one vector."""
         return torch.cat([parameter.detach().flatten() for parameter in self.policy.parameters()])

@@ -1,4 +1,4 @@
-"""The replay: what a million transitions take, and how long it takes to draw some of them."""
+"""The replay buffer: memory of a million transitions, and the time to sample a batch."""
 
 from collections.abc import Iterator
 
@@ -17,17 +17,17 @@ GOALS = {"GB": 1.6, "us": 100.0}
 
 
 def measure(capacity: int = CAPACITY, rounds: int = 50) -> Iterator[Finding]:
-    """Of Humanoid and, because its rows are short, of HalfCheetah."""
+    """Measures Humanoid, which has long rows, and HalfCheetah, which has short ones."""
     for name in ("HalfCheetah", "Humanoid"):
         yield from of_size(name, capacity, rounds)
 
 
 def of_size(name: str, capacity: int, rounds: int) -> list[Finding]:
-    """Memory, and drawing beside a bare gathering of as many numbers."""
+    """Measures memory and sampling; the reference gathers as many numbers, and nothing else."""
     size = SIZES[name]
     replay = filled(size.obs, size.action, capacity)
     offsets = torch.arange(1)
-    # The last observations of the windows' episodes are read beside the transitions.
+    # Sampling also reads the first observations of the windows' episodes.
     flat = torch.randn(capacity, sum(replay.widths) + size.obs)
 
     def gather() -> torch.Tensor:
@@ -53,7 +53,7 @@ def of_size(name: str, capacity: int, rounds: int) -> list[Finding]:
 
 
 def filled(obs_dim: int, action_dim: int, capacity: int) -> Replay:
-    """A replay of made-up episodes that is full."""
+    """Makes a full replay of synthetic episodes."""
     replay = Replay(obs_dim, action_dim, capacity, [torch.Generator().manual_seed(0)])
     rng = np.random.default_rng(0)
     width = sum(replay.widths)

@@ -1,7 +1,7 @@
-"""How the pipeline copes with many runs: planning ten thousand, analysing a thousand.
+"""How the pipeline scales: planning of ten thousand runs, analysis of a thousand runs.
 
-The runs that are analysed are made up: ten environments, four arms and 25 seeds, each run with
-fifty snapshots of ten evaluation episodes.
+The analysed runs are synthetic: ten environments, four arms and 25 seeds. Each run has fifty
+snapshots with ten evaluation episodes.
 """
 
 import json
@@ -34,7 +34,7 @@ PLAN_GOAL_S, PLAN_GOAL_GB, COLLECT_GOAL_S = 30.0, 1.0, 20.0
 
 
 def measure(seeds: int = 25) -> list[Finding]:
-    """Planning, with ten times the seeds of the analysis; collecting; all else of the analysis."""
+    """Measures the planning of a study with ten times the seeds, and each step of the analysis."""
     with tempfile.TemporaryDirectory() as temporary:
         return plan(Path(temporary) / "plan", 10 * seeds) + analyse(
             Path(temporary) / "analysis", seeds
@@ -42,14 +42,14 @@ def measure(seeds: int = 25) -> list[Finding]:
 
 
 def plan(folder: Path, seeds: int) -> list[Finding]:
-    """A dry run of a study that has not begun."""
+    """Measures a dry run of a new study."""
     folder.mkdir()
     project(folder)
     config = synthetic.config(ENVIRONMENTS, seeds)
     (folder / "study.yaml").write_text(yaml.safe_dump(config))
     command = ["snakemake", "-n", "--quiet", "all", "--cores", "8", "--configfile", "study.yaml"]
     start = perf_counter()
-    # By a small process in between: the peak of a child's memory is at least its parent's.
+    # Start it from a small process: the peak memory of a child is at least that of its parent.
     told = subprocess.run(
         [sys.executable, "-c", _PEAK, sys.executable, "-m", *command],
         cwd=folder,
@@ -67,7 +67,7 @@ def plan(folder: Path, seeds: int) -> list[Finding]:
 
 
 def analyse(folder: Path, seeds: int) -> list[Finding]:
-    """The verbs that the rules call, one after another, imports and all."""
+    """Measures the verbs that the rules run, one after another, including imports."""
     folder.mkdir()
     config = synthetic.config(10, seeds, total_steps=50_000, online_episodes=10, snapshots=50)
     del config["statistics"]  # the defaults
@@ -102,7 +102,7 @@ def analyse(folder: Path, seeds: int) -> list[Finding]:
 
 
 def call(folder: Path, verb: str, *arguments: object) -> float:
-    """Seconds of one verb."""
+    """Runs a verb; returns the seconds it takes."""
     command = [sys.executable, "-m", "mpo", verb, *map(str, arguments)]
     start = perf_counter()
     subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)

@@ -1,4 +1,4 @@
-"""Tasks and networks of the sizes that are measured, and made-up data for them."""
+"""The sizes of tasks and networks to measure, and synthetic data for them."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,13 @@ SAMPLES, LATER_SAMPLES = 20, 8
 
 
 class Size(NamedTuple):
-    """A task's and its networks' dimensions."""
+    """The dimensions of a task and its networks."""
 
     env_id: str
     obs: int
     action: int
     widths: tuple[int, ...]
+    """Units of each hidden layer, of policy and critic."""
     batch: int
 
 
@@ -31,7 +32,7 @@ SIZES = {
 
 
 def hyperparameters(size: Size, steps: int, replay_size: int = 1000) -> Hyperparameters:
-    """Of a size, with Retrace over so many steps, without at 0."""
+    """The hyperparameters for a size; `steps` is the length of Retrace, 0 without Retrace."""
     return Hyperparameters(
         policy_layer_sizes=size.widths,
         critic_layer_sizes=size.widths,
@@ -45,7 +46,7 @@ def hyperparameters(size: Size, steps: int, replay_size: int = 1000) -> Hyperpar
 
 
 def windows(size: Size, seeds: int, steps: int) -> dict[str, Tensor]:
-    """Made-up windows [S, T, B], see `Replay.sample`; from torch's own random state."""
+    """Synthetic windows [S, T, B], see `Replay.sample`; drawn from torch's global generator."""
     shape = (seeds, steps, size.batch)
     states = torch.rand(seeds, steps + 1, size.batch, size.obs)
     actions = torch.rand(*shape, size.action)
@@ -63,7 +64,7 @@ def windows(size: Size, seeds: int, steps: int) -> dict[str, Tensor]:
 
 
 def flops(size: Size, steps: int) -> dict[str, int]:
-    """Floating-point operations of the matrix products of one seed's update, by its parts."""
+    """Floating-point operations of the matrix products in one seed's update, by part."""
     batch, later = size.batch, max(steps - 1, 0) * size.batch
     hidden = sum(a * b for a, b in zip(size.widths, size.widths[1:], strict=False))
     policy = size.obs * size.widths[0] + hidden + size.widths[-1] * 2 * size.action
@@ -71,7 +72,7 @@ def flops(size: Size, steps: int) -> dict[str, int]:
     rest = of_sample + hidden + size.widths[-1]
     samples = batch * SAMPLES + later * LATER_SAMPLES + later
     regressed = batch * max(steps, 1)
-    # Backward: gradients of all weights, and of the inputs of all layers but the first.
+    # Backward: gradients of all weights, and of the inputs of all layers except the first.
     return {
         "target policy": 2 * (batch + later) * policy,
         "target critic": 2 * ((batch + 2 * later) * shared + samples * rest),

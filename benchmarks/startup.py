@@ -1,9 +1,9 @@
-"""What a job costs before its first step and after its last one.
+"""The time of a job before its first step and after its last.
 
-A study of one run that hardly trains: by Snakemake, from its start until the run's files are there,
-as each job of a cluster does it; and by the job's own process alone. Their training is taken off.
-What compiling adds is the longer time of a job whose learning is compiled: where torch has kept
-nothing yet, and where it has.
+A study of one run trains very briefly, and its training time is subtracted. It is measured twice:
+with Snakemake, as each job of a cluster runs, and as the job's own process alone. Compiling is
+measured as the extra time of a compiled job, with an empty and with a filled cache of compiled
+code.
 """
 
 import json
@@ -26,7 +26,7 @@ RUN = Path("results/tiny/runs/Reacher-v5/retrace-off_optimizer-adam/seed0/step40
 
 
 def measure(rounds: int = 5) -> list[Finding]:
-    """Medians of the job by Snakemake and of its own process, and of what compiling adds."""
+    """Medians of a job with Snakemake, of its own process, and of the time compiling adds."""
     snakemake, job, new, kept = (
         median(column) for column in zip(*(once() for _ in range(rounds)), strict=True)
     )
@@ -41,7 +41,7 @@ def measure(rounds: int = 5) -> list[Finding]:
 
 
 def once() -> tuple[float, float, float, float]:
-    """Seconds of each."""
+    """Seconds of: a job with Snakemake, its own process, compiling first, compiling again."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = project(Path(temporary))
         (folder / "study.yaml").write_text(yaml.safe_dump(TINY))
@@ -61,7 +61,7 @@ def once() -> tuple[float, float, float, float]:
 
 
 def seconds(folder: Path, module: list[str], record: Path) -> tuple[float, float]:
-    """Of one module as a program: without the training that the record tells of, and of that."""
+    """Runs a module as a program; returns its seconds without training, and those of training."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", *module],

@@ -1,7 +1,7 @@
-"""What a whole training step costs beside its environment and its update, and where it goes.
+"""The overhead of a training step over its environment and update, and where the time goes.
 
-Real trainings, with a clock around each part. The environment's time is that of the physics alone,
-without any wrapper.
+Real trainings, with a timer around each part. The environment's time is that of the physics alone,
+without wrappers.
 """
 
 import time
@@ -29,20 +29,20 @@ CASES = [
     ("Humanoid", 0, 1),
     ("Humanoid", 5, 1),
 ]
-"""Size, Retrace steps (0 without Retrace), stacked seeds."""
+"""(size, Retrace steps or 0 without Retrace, stacked seeds) of each case."""
 PARTS = ["physics", "wrappers", "act", "store", "sample", "target pass", "critic", "policy"]
 GOAL = 1.1
 
 
 class Stopwatch:
-    """Seconds of methods, by a name for each."""
+    """Adds up the seconds spent in methods, by part."""
 
     def __init__(self) -> None:
-        """Of none yet."""
+        """Starts without any methods."""
         self.seconds: Counter[str] = Counter()
 
     def watch(self, owner: object, method: str, part: str) -> None:
-        """Times a method of an object from now on."""
+        """Times all further calls of an object's method, and adds them to `part`."""
         function = getattr(owner, method)
 
         def timed(*arguments: object, **options: object) -> object:
@@ -56,7 +56,7 @@ class Stopwatch:
 
 
 def watched(stack: Stack) -> Stopwatch:
-    """A stopwatch at all that a stack does in a step."""
+    """Times everything that a stack does in a training step."""
     watch = Stopwatch()
     for stream in stack.streams:
         watch.watch(stream._env.unwrapped, "step", "physics")
@@ -77,7 +77,7 @@ def watched(stack: Stack) -> Stopwatch:
 
 
 def measure(steps: int = 1000) -> tuple[list[Finding], pd.DataFrame]:
-    """The ratios, and the shares of a step that its parts take, a row for each case."""
+    """Returns the ratios, and the share of each part in a step's time, one row per case."""
     found, shares = [], {}
     for name, retrace_steps, seeds in CASES:
         seconds = train(name, retrace_steps, seeds, steps)
@@ -102,7 +102,7 @@ def measure(steps: int = 1000) -> tuple[list[Finding], pd.DataFrame]:
 
 
 def train(name: str, retrace_steps: int, seeds: int, steps: int) -> Counter[str]:
-    """Seconds of each part of so many steps, an update each."""
+    """Trains for some steps, one update each; returns the seconds of each part."""
     size, warm_up = SIZES[name], 2 * SIZES[name].batch
     settings = hyperparameters(size, retrace_steps, replay_size=100_000)
     training = Training(

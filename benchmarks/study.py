@@ -1,8 +1,8 @@
-"""The whole default study beside its trainings, its evaluations, and the sum of their floors.
+"""The default study, compared with its trainings, its evaluations and the sum of their floors.
 
-The floor of a training is that of its updates (see `benchmarks.update`) and the physics of its
-environment steps; of an evaluation, its physics. The study runs on all cores, so each sum is
-divided by their number.
+The floor of a training is the floor of its updates (see `benchmarks.update`) plus the physics of
+its environment steps. The floor of an evaluation is its physics. The study uses all cores, so each
+sum is divided by their number.
 """
 
 import os
@@ -32,7 +32,7 @@ GOAL = 1.15
 
 
 def measure(overlay: Mapping[str, Any] | None = None) -> list[Finding]:
-    """Runs the default study, changed as told, from training to figures."""
+    """Runs the default study from training to figures; `overlay` changes its config."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     update_config(config, overlay or {})
     study, cores = Study.parse(config), os.cpu_count() or 1
@@ -66,7 +66,7 @@ def measure(overlay: Mapping[str, Any] | None = None) -> list[Finding]:
 
 
 def floor(study: Study, runs: pd.DataFrame, evals: pd.DataFrame) -> float:
-    """Seconds, on one core."""
+    """The floor of a study's trainings and evaluations, in seconds on one core."""
     multiply = matrix_product()
     rate = 2 * np.prod(PRODUCT) / median(seconds_each(multiply, 3) for _ in range(50))
     physics = {each.id: physics_seconds(each.id) for each in study.environments}
@@ -84,7 +84,7 @@ def floor(study: Study, runs: pd.DataFrame, evals: pd.DataFrame) -> float:
 
 
 def physics_seconds(env_id: str, steps: int = 3000) -> float:
-    """Of one environment step without wrappers, resets included."""
+    """Seconds per environment step without wrappers, including resets."""
     env: gym.Env = make_env(env_id).unwrapped
     env.reset(seed=0)
     rng = np.random.default_rng(0)

@@ -1,11 +1,11 @@
-"""What an update costs on one CPU thread, beside the matrix products it cannot do without.
+"""The cost of an update on one CPU thread, compared with the matrix products it needs.
 
-The floor is the time of those products, counted from the shapes, at the rate at which torch
-multiplies 5120 x 256 by 256 x 256 in the same moments: updates and that product take turns, lest
-other work on the machine touch one of them alone. The update's own large products can go to oneDNN,
-which can be faster than that one, so the ratio can fall below 1; with networks of 256 units a
-second floor is at oneDNN's rate. One seed is measured as it is by default and compiled, too, the
-compiling left out. Times are medians.
+The floor is the time of those products: their operations, counted from the shapes, at the rate at
+which torch multiplies 5120 x 256 by 256 x 256. Updates and that product take turns, so that other
+work on the machine affects both. Large products of the update may run in oneDNN, which can be
+faster, so the ratio can be below 1. Networks of 256 units therefore have a second floor, at
+oneDNN's rate. Single seeds are measured both uncompiled, the default, and compiled; the time to
+compile is excluded. Times are medians.
 """
 
 import statistics
@@ -22,9 +22,9 @@ from mpo.algorithm.agent import MPOAgent
 from mpo.compute.matmul import product
 
 VARIANTS = [(0, 1), (2, 1), (5, 1), (8, 1), (0, 4), (0, 10)]
-"""Retrace steps, 0 without Retrace, and stacked seeds."""
+"""(Retrace steps or 0 without Retrace, stacked seeds) of each variant."""
 GROUP_S = 0.03
-"""How long calls are timed at a stretch."""
+"""Seconds for which calls are timed in a row."""
 PRODUCT = (5120, 256, 256)
 SMALL_GOAL_MS = 1.2
 STANDARD_GOAL = 1.3
@@ -39,10 +39,10 @@ def seconds_each(call: Callable[[], object], times: int) -> float:
 
 
 def medians(calls: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Median seconds of each of several calls that take turns."""
+    """Median seconds of several calls that take turns."""
     for call in calls * 3:
         call()
-    # In groups: a small update after a large product finds the caches full of it.
+    # Time them in groups: after a large product, the caches are cold for a small update.
     groups = [max(1, round(GROUP_S / seconds_each(call, 3))) for call in calls]
     groups[1:] = [min(group, groups[0]) for group in groups[1:]]
     turns = [
@@ -53,28 +53,28 @@ def medians(calls: list[Callable[[], object]], rounds: int) -> list[float]:
 
 
 def matrix_product() -> Callable[[], object]:
-    """The product whose rate is the machine's."""
+    """The product that defines the machine's rate."""
     rows, inner, columns = PRODUCT
     x, y, out = torch.randn(rows, inner), torch.randn(inner, columns), torch.empty(rows, columns)
     return lambda: torch.mm(x, y, out=out)
 
 
 def onednn_product() -> Callable[[], object]:
-    """The same by oneDNN, where `mpo.compute.matmul` would take that."""
+    """The same product in oneDNN, if `mpo.compute.matmul` would use it."""
     rows, inner, columns = PRODUCT
     x, y = torch.randn(1, rows, inner), torch.randn(1, inner, columns)
     return lambda: product(x, y)
 
 
 def measure(rounds: int = 30) -> Iterator[Finding]:
-    """An update with its acting, of every size and variant, beside its floor and its plain form."""
+    """Measures acting plus an update for every size and variant, with its references."""
     for name in SIZES:
         for steps, seeds in VARIANTS:
             yield from measure_variant(name, steps, seeds, rounds)
 
 
 def measure_variant(name: str, steps: int, seeds: int, rounds: int) -> list[Finding]:
-    """Of one size and variant."""
+    """Measures one size and variant."""
     size = SIZES[name]
     config = hyperparameters(size, steps)
     made_up = windows(size, seeds, config.window)
@@ -123,7 +123,7 @@ def measure_variant(name: str, steps: int, seeds: int, rounds: int) -> list[Find
 def step(
     agent: MPOAgent, made_up: Mapping[str, torch.Tensor], obs: np.ndarray
 ) -> Callable[[], object]:
-    """Acting and learning as in a training."""
+    """One action and one update, as in a training."""
 
     def update() -> None:
         agent.act(obs)
@@ -135,7 +135,7 @@ def step(
 def plain_update(
     agent: MPOAgent, made_up: Mapping[str, torch.Tensor], obs: np.ndarray
 ) -> Callable[[], object]:
-    """Acting and learning in the plain form."""
+    """One action and one update in plain torch."""
     plain = PlainLearner(agent, lambda *shape: torch.randn(*shape, agent.action_dim))
 
     def update() -> None:

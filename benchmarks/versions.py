@@ -1,11 +1,11 @@
-"""Whether a study learns as before: the same runs, made by two versions of the code.
+"""Compares the returns of the same study from two versions of the code.
 
     python -m benchmarks.versions OLD NEW
 
-Each is the folder of a finished study, such as results/default. Seeds pair: a difference is of one
-seed, new minus old. Prints, for each environment and arm, the mean difference of the final returns
-and of the mean returns over the learning curve with their 95 % t intervals, and how many of these
-exclude zero; of intervals of equal learners one in twenty does.
+OLD and NEW are folders of finished studies, such as results/default. Differences are new minus old,
+paired by seed. For each environment and arm it prints the mean difference of the final return and
+of the mean return over the learning curve, with 95 % t intervals, and how many intervals exclude
+zero. If both versions learn equally well, one interval in twenty does so by chance.
 """
 
 import argparse
@@ -19,7 +19,7 @@ MEASURES = {"final": "final return", "online": "mean return over the learning cu
 
 
 def seed_means(study: Path) -> pd.DataFrame:
-    """Returns of the mean action, a row an environment, arm and seed, a column a phase."""
+    """Returns of the mean action: one row per environment, arm and seed, one column per phase."""
     runs = pd.read_parquet(study / "tables" / "runs.parquet")
     evals = pd.read_parquet(study / "tables" / "evals.parquet")
     means = (
@@ -34,7 +34,7 @@ def seed_means(study: Path) -> pd.DataFrame:
 
 
 def compare(old: Path, new: Path) -> tuple[pd.DataFrame, str]:
-    """A table of the differences, and what they amount to."""
+    """Returns a table of the differences, and a sentence that sums it up."""
     before, after = seed_means(old), seed_means(new)
     both = before.index.intersection(after.index)
     differences = (after - before).loc[both]
@@ -53,8 +53,8 @@ def compare(old: Path, new: Path) -> tuple[pd.DataFrame, str]:
 def main() -> None:
     """Reads the command line and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("old", type=Path, help="a finished study")
-    parser.add_argument("new", type=Path, help="the same study, made by another version")
+    parser.add_argument("old", type=Path, help="folder of a finished study")
+    parser.add_argument("new", type=Path, help="folder of the same study from another version")
     arguments = parser.parse_args()
     table, verdict = compare(arguments.old, arguments.new)
     print(table.to_markdown(index=False), verdict, sep="\n\n")
