@@ -12,11 +12,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 import mpo
+from mpo.study import config_files
 from mpo.study.config import ConfigError, canonical_json
 from mpo.study.specs import EvaluationSpec, RandomSpec
 from mpo.report.figures import FIGURES
@@ -36,7 +36,16 @@ def source(path):
 
 def merged_config():
     """The default study, with the user's config files and `--config` laid over it."""
-    found = yaml.safe_load(Path(source("config.yaml")).read_text(encoding="utf-8"))
+    default = Path(source("config.yaml"))
+    try:
+        found = config_files.read(default)
+        if workflow.is_main_process:
+            # Snakemake has read the user's files. Of a key that is given twice it keeps the last.
+            for path in map(Path, [default, *workflow.configfiles]):
+                if path.is_file():  # a pipe can be read once only
+                    config_files.refuse_duplicate_keys(path)
+    except ConfigError as error:
+        raise WorkflowError(f"the config cannot be used:\n{error}")
     update_config(found, config)
     return found
 
