@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import yaml
 
-from mpo.study.config import Schedule
+from mpo.study.config import MAX_COUNT, Schedule
 from mpo.study.hyperparameters import OptimizerName, Training
 from mpo.study.plan import CORE_AXES, ENVIRONMENT_ID, Study
 
@@ -36,8 +36,8 @@ A file given by `--configfile` is laid over it: sections merge key by key, lists
 [Studies](../../config/README.md) lists the files that come with the project.
 
 *Default* is the value of a key that no file sets; the next column has its value in the default
-study. Unknown keys, values of another type and values out of range are refused before any job
-starts.
+study. Unknown keys, values of another type, values out of range and a key that a file gives twice
+are refused before any job starts. No integer may exceed 10^{len(str(MAX_COUNT)) - 1}.
 
 Each file names `config/schema.json` in its first line. An editor with a YAML language server (VS
 Code with the extension *YAML*, Neovim, Emacs) then completes keys, shows their meaning and marks
@@ -168,6 +168,8 @@ def _range(node: Mapping[str, Any]) -> str:
     """Returns the range of a number: ' > 0', ' in [0, 1)', or nothing."""
     low, above = node.get("minimum"), node.get("exclusiveMinimum")
     high, below = node.get("maximum"), node.get("exclusiveMaximum")
+    if high == MAX_COUNT:
+        high = None  # the introduction says it once
     if high is None and below is None:
         return f" ≥ {low}" if low is not None else f" > {above}" if above is not None else ""
     left = f"[{low}" if low is not None else f"({above}"

@@ -35,10 +35,22 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _null(value: Any) -> Any:
+    # Inside of `--config training={...}` Snakemake leaves every value a string.
+    return None if value in ("null", "~", "None") else value
+
+
+NULL = BeforeValidator(_null)
+"""For keys that may be null: also takes it as a string."""
+
+MAX_COUNT = 10**15
+"""Far above any real count, and exact in every number format that a count passes through."""
+
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
-Count = Annotated[Int, Field(ge=1)]
+Count = Annotated[Int, Field(ge=1, le=MAX_COUNT)]
 Positive = Annotated[Float, Field(gt=0)]
+Seconds = Annotated[Float, Field(gt=0, le=10_000_000)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 Seed = Annotated[Int, Field(ge=0, lt=2**32)]
@@ -72,13 +84,15 @@ def explain(error: ValidationError) -> str:
         key = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         # A whole section is too long to show; its own message quotes the values that matter.
-        shown = (
-            ""
-            if isinstance(item["input"], Mapping | BaseModel)
-            else f", received {item['input']!r}"
-        )
+        whole = isinstance(item["input"], Mapping | BaseModel)
+        shown = "" if whole else f", received {_shown(item['input'])}"
         lines.append(f"{key}: {message}{shown}" if key else message + shown)
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:60]}... ({len(text)} characters)"
 
 
 def canonical_json(value: Any) -> str:
@@ -140,7 +154,9 @@ class Evaluation(Section):
     """Episodes of the last snapshot with the mean action, and as many with sampled actions. They
     start from other reset seeds than the `online_episodes`."""
 
-    max_episode_steps: Count | None = Field(default=None, exclude_if=lambda value: value is None)
+    max_episode_steps: Annotated[Count | None, NULL] = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
     """Environment steps after which an episode of the evaluation, or of the random policy, is cut
     off. Needed only for environments whose episodes never end; a time limit that an environment
     has ends its training episodes, too. If not set, an episode that has not ended after as many
@@ -154,7 +170,7 @@ class Statistics(Section):
     seed: Seed = 0
     """Seed of the bootstrap."""
 
-    replicates: Count = 50_000
+    replicates: Annotated[Count, Field(le=10_000_000)] = 50_000
     """Bootstrap resamples for the interval of an aggregate."""
 
     random_episodes: Annotated[Count, Field(le=10_000)] = 200
@@ -198,7 +214,7 @@ class Execution(Section):
     1 and a C++ compiler; without a compiler the log says so and the plain code runs. On a GPU they
     are compiled anyway, if Triton is available."""
 
-    threads: Count = 1
+    threads: Annotated[Count, Field(le=1024)] = 1
     """CPU threads per training job."""
 
     seeds_per_job: Count = 1
@@ -207,10 +223,10 @@ class Execution(Section):
     runs_per_gpu: Count = 1
     """Training processes that share a GPU at a time."""
 
-    checkpoint_interval_s: Positive = 60.0
+    checkpoint_interval_s: Seconds = 60.0
     """Seconds between checkpoints: a crash loses at most this much work."""
 
-    environment_timeout_s: Positive = 300.0
+    environment_timeout_s: Seconds = 300.0
     """Seconds that one call of an environment may take. After that it counts as hung, and the job
     ends."""
 

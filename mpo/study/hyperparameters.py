@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from mpo.study.config import (
+    NULL,
     ConfigError,
     Count,
     Float,
@@ -111,7 +112,7 @@ class Hyperparameters(Section):
     init_log_alpha_stddev: Annotated[Float, Field(ge=-18)] = 1000.0
     """Initial KL multipliers of the standard deviations: `lambda_init * softplus` of this value."""
 
-    mstep_kl_epsilon_stddev: Positive | None = None
+    mstep_kl_epsilon_stddev: Annotated[Positive | None, NULL] = None
     """Bound of the M-step on the change of the policy's standard deviations, in nats (2018b,
     section 4.2). `null`: the same as `mstep_kl_epsilon`."""
 
@@ -135,7 +136,7 @@ class Hyperparameters(Section):
     behaviour_policy: BehaviourName = "online"
     """The policy that collects training data."""
 
-    target_polyak: Annotated[Float, Field(gt=0, le=1)] | None = None
+    target_polyak: Annotated[Annotated[Float, Field(gt=0, le=1)] | None, NULL] = None
     """Fraction of the way that the target networks move to the online networks after each update.
     `null`: copies every `target_networks_update_period` updates instead."""
 

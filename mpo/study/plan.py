@@ -32,6 +32,10 @@ from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec, RunSpec
 CORE_AXES = ("retrace", "optimizer")
 """Axes that every study has; always named in a variant, other axes only off their base value."""
 
+MAX_SEGMENT = 200
+"""Characters of a study's, environment's or variant's name in paths. File systems allow 255 bytes,
+and cluster schedulers put more into the name of a job's folder."""
+
 REFERENCE = "reference"
 """The folder in `results/` that keeps the results that come with the project."""
 
@@ -161,6 +165,7 @@ class Study(Section):
     @field_validator("study")
     @classmethod
     def _free_name(cls, value: str) -> str:
+        _refuse_long("the study's name", value)
         if value.casefold() == REFERENCE:  # one folder, where file systems ignore case
             raise ValueError(
                 f"results/{REFERENCE}/ keeps the results that come with the project; choose "
@@ -171,6 +176,8 @@ class Study(Section):
     @field_validator("environments")
     @classmethod
     def _unique_environments(cls, value: tuple[Environment, ...]) -> tuple[Environment, ...]:
+        for environment in value:
+            _refuse_long("an environment's name", environment.slug)
         _refuse_duplicates("environment", [environment.slug for environment in value])
         return value
 
@@ -260,6 +267,7 @@ class Study(Section):
         shown = [name for name in arm if name in CORE_AXES or arm[name] != base[name]]
         variant = "_".join(f"{name}-{_slug(arm[name])}" for name in shown)
         where = f"{environment.id}/{variant}"
+        _refuse_long(f"the values of the axes {', '.join(shown)}", variant)
         training = _build(Training, base | arm, where)
         timing = {k: v for k, v in environment.overrides.items() if k in Schedule.model_fields}
         schedule = _build(Schedule, self.schedule.model_dump() | timing, where)
@@ -309,6 +317,14 @@ def _build(section: type[Section], values: dict[str, Any], where: str) -> Any:
         return section(**values)
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain(error)}") from None
+
+
+def _refuse_long(what: str, segment: str) -> None:
+    if len(segment) > MAX_SEGMENT:
+        raise ConfigError(
+            f"{what} may have at most {MAX_SEGMENT} characters in paths, received {len(segment)}: "
+            f"{segment[:60]}..."
+        )
 
 
 def _refuse_duplicates(what: str, values: Sequence[Any]) -> None:

@@ -229,6 +229,31 @@ def test_a_spec_of_another_version_is_refused():
         ("axes.gamma", 0.9, r"axes.gamma: .*list, received 0.9"),
         ("evaluation.final_episodes", 0, r"evaluation.final_episodes: .*received 0"),
         ("execution.device", "gpu", r"execution.device: .*'auto', 'cpu' or 'cuda', received 'gpu'"),
+        ("schedule.total_steps", 2**63, r"schedule.total_steps: .*received 9223372036854775808"),
+        (
+            "schedule.total_steps",
+            10**300,
+            r"schedule.total_steps: .*less than or equal to .*, received 10{59}\.\.\. \(301 ch",
+        ),
+        (
+            "environments",
+            [{"id": "A-v0", "total_steps": 2**63}],
+            r"A-v0/.*: total_steps: .*received 9223372036854775808",
+        ),
+        ("training.m_steps", 2**63, r"training.m_steps: .*received 9223372036854775808"),
+        ("training.critic_max", 10**400, r"training.critic_max: .*received 10{59}\.\.\. \(401 ch"),
+        ("statistics.replicates", 10**9, r"statistics.replicates: .*received 1000000000"),
+        ("execution.threads", 10**9, r"execution.threads: .*received 1000000000"),
+        ("execution.environment_timeout_s", 1e10, r"environment_timeout_s: .*received 100000000"),
+        ("execution.checkpoint_interval_s", 1e10, r"checkpoint_interval_s: .*received 100000000"),
+        ("study", 300 * "a", r"the study's name may have at most 200 char.*received 300: aaa"),
+        ("environments", [300 * "a" + "-v0"], r"an environment's name may .*, received 303: aaa"),
+        (
+            "axes.policy_layer_sizes",
+            [[16], 100 * [8]],
+            r"values of the axes retrace, optimizer, policy_layer_sizes may .*received 2\d\d: retr",
+        ),
+        ("training.optimizer", "null", r"training.optimizer: .*received 'null'"),
         ("study", "a/b", r"study: .*received 'a/b'"),
         ("study", "reference", r"study: results/reference/ keeps .*, received 'reference'"),
         ("study", "Reference", r"study: results/reference/ keeps .*, received 'Reference'"),
@@ -239,6 +264,18 @@ def test_a_spec_of_another_version_is_refused():
 def test_bad_input_names_the_key_the_value_and_the_choices(path, value, message):
     with pytest.raises(ConfigError, match=message):
         Study.parse(changed(path, value))
+
+
+@pytest.mark.parametrize("word", ["null", "~", "None"])
+def test_null_may_be_a_string_where_a_key_may_be_null(word):
+    """Inside of `--config training={...}` Snakemake leaves every value a string."""
+    plain = Study.parse(SMALL)
+    for key in ("training.target_polyak", "training.mstep_kl_epsilon_stddev"):
+        assert Study.parse(changed(key, word)).runs == plain.runs
+    capped = Study.parse(changed("evaluation.max_episode_steps", word))
+    assert capped.evaluation_spec.identity == plain.evaluation_spec.identity
+    compared = Study.parse(changed("axes.target_polyak", [word, "0.005"]))
+    assert compared.axis_values["target_polyak"] == [None, 0.005]
 
 
 def test_one_problem_is_one_line():
