@@ -129,7 +129,7 @@ def random(args: Namespace) -> None:
     from mpo.jobs.evaluate import random_returns
     from mpo.training.artifacts import write_json
 
-    returns = random_returns(config.env_id, config.episodes)
+    returns = random_returns(config.env_id, config.episodes, config.max_episode_steps, args.budget)
     found = {"env_id": config.env_id, "mean": float(returns.mean()), "episodes": config.episodes}
     write_json(args.out, checksums.sealed(found | {"spec": config.model_dump(mode="json")}))
 

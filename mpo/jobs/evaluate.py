@@ -17,7 +17,7 @@ from mpo.algorithm.layers import Normalizer
 from mpo.algorithm.networks import GaussianPolicy
 from mpo.environments.envs import dimensions
 from mpo.environments.guard import EnvironmentFailed
-from mpo.environments.rollouts import MAX_PARALLEL, Act, Episodes, rollouts, vector_env
+from mpo.environments.rollouts import MAX_PARALLEL, Act, Episodes, SideBySide, rollouts, vector_env
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
 from mpo.study.config import Evaluation
 from mpo.study.specs import RunSpec
@@ -115,28 +115,48 @@ def _play(
     max_episode_steps: int | None,
     budget: int,
 ) -> Episodes:
-    """Plays one episode per seed, a group at a time; `actor` makes the policy of a group.
-
-    Raises:
-        EnvironmentFailed: without `max_episode_steps`, an episode has not ended after `budget`
-            steps. Shorter budgets than `_SURELY_OVER` do not count, nor environments with a known
-            time limit: a first try of a few steps may well be shorter than an episode.
-    """
+    """Plays one episode per seed, a group at a time; `actor` makes the policy of a group."""
     groups = [seeds[i : i + MAX_PARALLEL] for i in range(0, len(seeds), MAX_PARALLEL)]
     parts = []
     for group in groups:
         envs = vector_env(env_id, len(group))
-        longest = math.inf if envs.time_limit else max(budget, _SURELY_OVER)
-        played = rollouts(envs, actor(envs, group), group, max_episode_steps or longest)
-        if max_episode_steps is None and played.running.any():
-            raise EnvironmentFailed(
-                f"environment {env_id!r}: an episode has not ended after {longest} steps, and the "
-                "environment has no time limit. Register it with max_episode_steps, or set "
-                "evaluation.max_episode_steps in the config to cut evaluation episodes off"
-            )
-        parts.append(played)
+        parts.append(play(env_id, envs, actor(envs, group), group, max_episode_steps, budget))
         envs.close()
     return Episodes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def play(
+    env_id: str,
+    envs: SideBySide,
+    act: Act,
+    seeds: Sequence[int],
+    max_episode_steps: int | None,
+    budget: int,
+) -> Episodes:
+    """Plays one episode in each environment, see `rollouts`.
+
+    Args:
+        env_id: for messages.
+        envs: E environments, one per seed.
+        act: the policy.
+        seeds: reset seeds, [E].
+        max_episode_steps: steps after which an episode is cut off.
+        budget: environment steps of the training.
+
+    Raises:
+        EnvironmentFailed: without `max_episode_steps`, an episode has not ended after `budget`
+            steps. Budgets below `_SURELY_OVER` count as that, because a first try of a few steps
+            may be shorter than an episode. Environments with a known time limit are left alone.
+    """
+    longest = math.inf if envs.time_limit else max(budget, _SURELY_OVER)
+    played = rollouts(envs, act, seeds, max_episode_steps or longest)
+    if max_episode_steps is None and played.running.any():
+        raise EnvironmentFailed(
+            f"environment {env_id!r}: an episode has not ended after {longest} steps, and the "
+            "environment has no time limit. Register it with max_episode_steps, or set "
+            "evaluation.max_episode_steps in the config to cut evaluation episodes off"
+        )
+    return played
 
 
 def actor(

@@ -19,8 +19,8 @@ from av.container import OutputContainer
 from av.video.frame import PictureType
 
 from mpo.environments.envs import make_env
-from mpo.environments.rollouts import MAX_PARALLEL, SideBySide, rollouts
-from mpo.jobs.evaluate import actor
+from mpo.environments.rollouts import MAX_PARALLEL, SideBySide
+from mpo.jobs.evaluate import actor, play
 from mpo.seeding import FIRST_FINAL_SEED
 from mpo.study.checksums import intact, read_evaluation, read_run, reading
 from mpo.study.config import ConfigError, JobFailed
@@ -94,7 +94,7 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
         raise ConfigError(f"{run_directory} is no trained run: it lacks {', '.join(missing)}")
     run, spec = read_run(run_directory)
     _, state = read_policies(intact(run_directory / POLICIES, run))[-1]
-    row, rows = _place(run_directory, run, episode)
+    row, rows, length = _place(run_directory, run, episode)
 
     renderer = _choose_renderer()
     with _rendering(spec.env_id, renderer):
@@ -118,7 +118,7 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
                 group[row] = obs[0]
                 return policy(group)[row : row + 1]
 
-            played = rollouts(envs, act, seeds)
+            played = play(spec.env_id, envs, act, seeds, length, run["total_steps"])
             shoot()
             camera.finish()
     film = Film(float(played.returns[0]), int(played.lengths[0]), camera.frames)
@@ -129,23 +129,35 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
     return film
 
 
-def _place(run_directory: Path, run: Mapping[str, Any], episode: int) -> tuple[int, int]:
-    """The row of an episode in the group that evaluation plays at once, and the group's size.
+class _Scored(NamedTuple):
+    """How evaluation plays an episode."""
 
-    A network rounds by both, and one rounding more or less soon makes another episode.
+    row: int
+    """The episode's row in the group that is played at once."""
+    rows: int
+    """The group's size."""
+    length: int | None
+    """Environment steps, if the episode has been evaluated. It may have been cut off after them."""
+
+
+def _place(run_directory: Path, run: Mapping[str, Any], episode: int) -> _Scored:
+    """Returns how evaluation plays an episode.
+
+    A network rounds by the row and the number of rows, and one rounding soon makes another episode.
     """
     start = episode - episode % MAX_PARALLEL
-    played = start + MAX_PARALLEL
+    played, length = start + MAX_PARALLEL, None
     path = run_directory / EVALUATIONS
     if path.exists():
         known = (run_directory / EVALUATION_COST).exists()
         intact(path, read_evaluation(run_directory, run) if known else {})
         filters = [("phase", "==", "final"), ("policy", "==", "mode")]
         with reading(path):
-            scored = pq.read_table(path, columns=["episode"], filters=filters)
+            scored = pq.read_table(path, columns=["length"], filters=filters)
         if episode < scored.num_rows:
             played = min(played, scored.num_rows)
-    return episode - start, played - start
+            length = scored["length"][episode].as_py()
+    return _Scored(episode - start, played - start, length)
 
 
 def _choose_renderer() -> str:

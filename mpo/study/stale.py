@@ -11,7 +11,6 @@ from typing import Any
 
 from mpo.study.files import EVALUATION_COST, RUN
 from mpo.study.plan import Run, Study
-from mpo.study.specs import EvaluationSpec, RandomSpec
 
 
 def stale_files(study: Study, plan: str, runs: Iterable[Run], root: Path) -> list[Path]:
@@ -31,7 +30,7 @@ def stale_files(study: Study, plan: str, runs: Iterable[Run], root: Path) -> lis
     found = (
         [folder / "study.json"] if _text(root / folder / "study.json") not in (None, plan) else []
     )
-    evaluation = EvaluationSpec(**study.evaluation.model_dump()).model_dump(mode="json")
+    evaluation = study.evaluation_spec.model_dump(mode="json")
     for run in runs:
         expected = {RUN: run.spec.model_dump(mode="json"), EVALUATION_COST: evaluation}
         found += [
@@ -41,8 +40,7 @@ def stale_files(study: Study, plan: str, runs: Iterable[Run], root: Path) -> lis
         ]
     for environment in study.environments:
         path = folder / "random" / f"{environment.slug}.json"
-        episodes = study.statistics.random_episodes
-        spec = RandomSpec(env_id=environment.id, episodes=episodes).model_dump(mode="json")
+        spec = study.random_spec(environment).model_dump(mode="json")
         if _spec(root / path) not in (None, spec):
             found.append(path)
     return found

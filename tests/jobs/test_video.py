@@ -68,9 +68,9 @@ def run(path, env_id):
     return path
 
 
-def scores(path, env_id, episodes):
+def scores(path, env_id, episodes, cap=None):
     """Evaluates the mean action; returns (return, length) per episode and writes the table."""
-    config = EvaluationSpec(online_episodes=1, final_episodes=episodes)
+    config = EvaluationSpec(online_episodes=1, final_episodes=episodes, max_episode_steps=cap)
     rows = evaluate(spec(env_id), read_policies(path / files.POLICIES), config, 1)
     write_rows(path / files.EVALUATIONS, rows)
     final = [row for row in rows if (row["phase"], row["policy"]) == ("final", "mode")]
@@ -90,6 +90,13 @@ def film_apart(path, output, **environment):
     kept = {key: value for key, value in os.environ.items() if key not in unset}
     command = [sys.executable, "-c", FILM, str(path), str(output)]
     return subprocess.run(command, env=kept | environment, capture_output=True, text=True)
+
+
+def test_a_film_ends_where_evaluation_cut_the_episode_off(tmp_path):
+    directory = run(tmp_path, "Pendulum-v1")
+    played = scores(directory, "Pendulum-v1", 2, cap=30)
+    film = record(directory, tmp_path / "episode.gif", episode=1)
+    assert (film.episode_return, film.length, film.frames) == (*played[1], 31)
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])

@@ -1,5 +1,6 @@
 # Requires: every run's files. Produces: the study's tables, its statistics and its summary page.
-ENVIRONMENTS = {environment.slug: environment.id for environment in STUDY.environments}
+ENVIRONMENTS = {environment.slug: environment for environment in STUDY.environments}
+LONGEST = max(cell.total_steps for cell in STUDY.cells)
 
 
 # Made first, since `python -m mpo status` reads it.
@@ -45,11 +46,9 @@ rule random:
     log:
         f"{STUDY_DIR}/logs/random/{{env}}.log",
     resources:
-        **small_job(),
+        **small_job(f"--budget {LONGEST}"),
     params:
-        config=lambda wildcards: RandomSpec(
-            env_id=ENVIRONMENTS[wildcards.env], episodes=STUDY.statistics.random_episodes
-        ).identity,
+        config=lambda wildcards: STUDY.random_spec(ENVIRONMENTS[wildcards.env]).identity,
     shell:
         "python -m mpo random --config {params.config:q} --out {output:q} {resources.options}"
         " --log {log:q}"
