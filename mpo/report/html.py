@@ -31,8 +31,14 @@ _TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".mp4": "video/mp4"}
 
 
 def summary(text: Path, output: Path) -> None:
-    """Writes a Markdown file as a page, with its pictures embedded."""
-    body = markdown.markdown(text.read_text(), extensions=["tables"])
+    """Writes a Markdown file as a page, with its pictures embedded.
+
+    HTML in the file is shown as text: names and errors come from files that others wrote.
+    """
+    writer = markdown.Markdown(extensions=["tables"])
+    writer.preprocessors.deregister("html_block")
+    writer.inlinePatterns.deregister("html")
+    body = writer.convert(text.read_text(encoding="utf-8"))
     body = _IMAGE.sub(lambda found: found[1] + _inside(text.parent / found[2]) + found[3], body)
     _write(text.stem, body, output)
 

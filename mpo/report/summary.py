@@ -16,7 +16,7 @@ from mpo.provenance import commit, packages
 from mpo.report import figures as drawings
 from mpo.report import paper_tables
 from mpo.report.figures.style import plural
-from mpo.report.typeset import markdown
+from mpo.report.typeset import inline, markdown
 from mpo.study.files import replacing
 from mpo.study.plan import Study
 from mpo.study.status import FINISHED
@@ -109,7 +109,9 @@ def _missing(runs: pd.DataFrame) -> list[str]:
     if len(diverged):
         notes.append(
             f"{plural(len(diverged), 'run')} diverged (scored by the last finite policy): "
-            + "; ".join(f"{r.run_id}, {r.error}" for r in diverged.head(_NAMED).itertuples())
+            + "; ".join(
+                f"{r.run_id}, {inline(r.error)}" for r in diverged.head(_NAMED).itertuples()
+            )
             + (f"; and {len(diverged) - _NAMED} more." if len(diverged) > _NAMED else ".")
         )
     return notes
@@ -167,12 +169,15 @@ def _published(baselines: pd.DataFrame) -> list[str]:
             "source": baselines["source"],
         }
     )
-    return ["## Published returns", table.to_markdown(index=False, disable_numparse=True)]
+    return [
+        "## Published returns",
+        table.map(inline).to_markdown(index=False, disable_numparse=True),
+    ]
 
 
 def _figure(study: Study, tables: Path, path: Path, page: Path) -> str:
     link = os.path.relpath(path, page)
-    return f"![{path.stem}]({link})\n\n{drawings.caption(path.stem, study, tables)}"
+    return f"![{path.stem}]({link})\n\n{inline(drawings.caption(path.stem, study, tables))}"
 
 
 def _provenance(runs: pd.DataFrame) -> str:
@@ -197,6 +202,6 @@ def _unlike(runs: pd.DataFrame) -> list[str]:
 def _origins(runs: pd.DataFrame) -> dict[str, list[str]]:
     """All distinct values of each provenance column, by its label."""
     return {
-        words: [str(value) for value in runs[column].dropna().unique()]
+        words: [inline(value) for value in runs[column].dropna().unique()]
         for column, words in _ORIGIN.items()
     }

@@ -37,6 +37,9 @@ _LATEX = str.maketrans(
 )
 
 
+_MARKDOWN = str.maketrans({"<": "&lt;", "|": "\\|", "`": "\\`"})
+
+
 class Table(NamedTuple):
     """A table of text cells."""
 
@@ -71,12 +74,25 @@ def latex(table: Table, label: str) -> str:
 
 def markdown(table: Table) -> str:
     """Formats the table for Markdown, followed by its caption and note."""
-    cells = table.frame.where(~table.marked, "**" + table.frame + "**")
+    frame = table.frame.map(inline)
+    cells = frame.where(~table.marked, "**" + frame + "**")
     parts = [
-        cells.iloc[:, part].reset_index().to_markdown(index=False, disable_numparse=True)
+        cells.iloc[:, part]
+        .rename(index=inline, columns=inline)
+        .reset_index()
+        .to_markdown(index=False, disable_numparse=True)
         for part in _parts(table.frame)
     ]
-    return "\n\n".join([*parts, f"{table.caption} {table.note}\n"])
+    return "\n\n".join([*parts, f"{inline(table.caption)} {inline(table.note)}\n"])
+
+
+def inline(text: object) -> str:
+    """Formats text from a file, a config or an error as Markdown: one line that is read as text.
+
+    It cannot hold HTML, links, cells of a table or code. Other Markdown, such as the brackets of an
+    interval, stays as it is.
+    """
+    return " ".join(str(text).split()).translate(_MARKDOWN).replace("](", "]\\(")
 
 
 def _parts(frame: pd.DataFrame) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ Jobs may run on other machines that share the file system.
 """
 
 import json
+import re
 import socket
 import time
 from collections import Counter
@@ -151,10 +152,10 @@ def failures(study: Study, root: Path) -> str:
     for s in statuses:
         if s.status not in _TROUBLED:
             continue
-        parts += [f"## {s.run.run_id}: {s.status}", f"{s.error}"]
+        parts += [f"## {s.run.run_id}: {s.status}", _fenced(str(s.error).splitlines())]
         log = s.run.log(s.phase or "train")
         if lines := _end_of(root / log):
-            parts += [f"Last lines of `{log}`:", "\n".join(["```", *lines, "```"])]
+            parts += [f"Last lines of `{log}`:", _fenced(lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -226,6 +227,13 @@ def _reported(run: Run, root: Path) -> RunStatus:
             per_s=float(said["per_s"]),
             age_s=age,
         )
+
+
+def _fenced(lines: list[str]) -> str:
+    """Lines as a block of code, whatever backticks they hold."""
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([fence, *lines, fence])
 
 
 def _end_of(log: Path) -> list[str]:

@@ -78,8 +78,13 @@ def caption(name: str, study: "Study", tables: Path) -> str:
 
 
 def caption_rst(name: str, study: "Study", tables: Path) -> str:
-    """The caption as reStructuredText, for the Snakemake report."""
-    return re.sub(r"([\\*`_|])", r"\\\1", caption(name, study, tables)) + "\n"
+    """The caption as reStructuredText, for the Snakemake report.
+
+    Snakemake reads it as a Jinja template, so that braces are written as expressions.
+    """
+    text = " ".join(caption(name, study, tables).split())
+    text = re.sub(r"([\\*`_|])", r"\\\1", text)
+    return text.replace("{", "{{ '{' }}") + "\n"
 
 
 def _origin(study: "Study", tables: Path) -> str:

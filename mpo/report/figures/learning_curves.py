@@ -65,7 +65,7 @@ def draw(study: Study, tables: Path) -> Figure:
     grid.set_titles("{col_name}", size=style.title_size(study))
     grid.set_axis_labels(style.STEPS, "Return")
     references = [
-        Line2D([], [], ls=line, **_PUBLISHED, label=f"{name}, published")
+        Line2D([], [], ls=line, **_PUBLISHED, label=f"{style.literal(name)}, published")
         for name, line in dots.items()
     ]
     style.legend_below(grid.figure, [*style.arms_key(looks), *references])

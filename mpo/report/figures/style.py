@@ -190,6 +190,11 @@ def seeds_in_words(n: pd.Series) -> str:
     return f"n = {count} seeds{' (exploratory)' if low < EXPLORATORY else ''}"
 
 
+def literal(text: str) -> str:
+    """Text from a file as matplotlib draws it, with no part read as a formula."""
+    return text.replace("$", r"\$")
+
+
 def plural(count: int, noun: str) -> str:
     """A count with its noun."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
