@@ -1,1 +1,1 @@
-"""What a rule of the workflow runs: one module a verb, and what keeps a job alive."""
+"""The jobs of the workflow's rules: one module per verb, plus heartbeats and GPU slots."""

@@ -24,7 +24,7 @@ def train(args: Namespace) -> None:
     """Trains runs of one cell to their budget, resuming each from its last checkpoint."""
     spec = CellSpec.parse(args.cell)
     if len({place.total_steps for place in args.out}) > 1:
-        raise ConfigError("--out: runs of one budget are trained together, received several")
+        raise ConfigError("--out: runs trained together need the same budget, received several")
 
     from mpo.jobs import gpus
     from mpo.jobs.heartbeat import Heartbeat
@@ -152,12 +152,11 @@ def collect(args: Namespace) -> None:
 
 def statistics(args: Namespace) -> None:
     """Computes the statistics of a study from its tables."""
-    from mpo.analysis import answers as tables_of
-    from mpo.analysis import baselines, tables
+    from mpo.analysis import answers, baselines, tables
 
     study = _study(args.study)
     published = baselines.read(study, args.baselines)
-    found = tables_of.compute(study, args.tables, args.references, args.random)
+    found = answers.compute(study, args.tables, args.references, args.random)
     tables.write(found | {"baselines": published}, args.tables)
 
 
@@ -179,9 +178,9 @@ def figure(args: Namespace) -> None:
 
 def summary(args: Namespace) -> None:
     """Writes the summary of a study, with its figures and tables."""
-    from mpo.report import summary as page
+    from mpo.report import summary as report
 
-    page.write(_study(args.study), args.tables, args.figures, args.out)
+    report.write(_study(args.study), args.tables, args.figures, args.out)
 
 
 def pages(args: Namespace) -> None:
@@ -203,7 +202,7 @@ def status(args: Namespace) -> None:
 
     found = [args.study] if args.study else sorted(Path("results").glob("*/study.json"))
     if not found:
-        raise ConfigError("no study has been started here: there is no results/*/study.json")
+        raise ConfigError("no study has been started here: no file matches results/*/study.json")
     parts = []
     for path in found:
         try:

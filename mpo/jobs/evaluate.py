@@ -1,7 +1,8 @@
-"""Roll-outs of policy snapshots on seeded episodes that training never sees.
+"""Evaluates policy snapshots on seeded episodes that training never sees.
 
-Online: every snapshot, mean action. Final: the last snapshot on other seeds, mean action and
-sampled action. The same episode seeds serve every run of every study.
+Online evaluation plays every snapshot with its mean action. Final evaluation plays the last
+snapshot on other seeds, with mean and with sampled actions. All runs of all studies use the same
+episode seeds.
 """
 
 import math
@@ -30,12 +31,12 @@ _SURELY_OVER = 10_000
 def random_returns(
     env_id: str, episodes: int, max_episode_steps: int | None = None, budget: int = 0
 ) -> np.ndarray:
-    """Returns of uniformly random canonical actions in the first episodes of final evaluation.
+    """Plays uniformly random canonical actions in the first episodes of final evaluation.
 
     Args:
         env_id: see `make_env`.
-        episodes: E.
-        max_episode_steps: cuts episodes off.
+        episodes: number of episodes, E.
+        max_episode_steps: steps after which an episode is cut off.
         budget: steps of the longest training in this environment.
 
     Returns:
@@ -62,17 +63,17 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Evaluates a run's snapshots.
 
-    A run that has diverged is scored by its last snapshot from there on.
+    After a divergence, the run keeps the scores of its last snapshot.
 
     Args:
-        spec: of the run.
-        policies: (environment step, policy state) in the order of training.
-        config: numbers of episodes, and what cuts them off.
-        total_steps: the run's budget.
-        name: what its progress is shown under; the environment's and the seed if not given.
+        spec: the run's spec.
+        policies: (environment step, policy state) pairs, oldest first.
+        config: numbers of episodes, and their maximum length.
+        total_steps: the run's budget, in environment steps.
+        name: label of the progress bar; environment and seed if not given.
 
     Returns:
-        One row an episode: env_step, phase (online, final), policy (mode, sample), episode,
+        One row per episode: env_step, phase (online, final), policy (mode, sample), episode,
         eval_seed, return, length, terminated.
     """
     online = [FIRST_ONLINE_SEED + i for i in range(config.online_episodes)]
@@ -166,7 +167,18 @@ def actor(
     envs: gym.vector.VectorEnv,
     seeds: Sequence[int],
 ) -> Act:
-    """The policy of a snapshot: its mean, or samples with one noise stream an episode."""
+    """Makes the policy of a snapshot: its mean, or samples with one noise stream per episode.
+
+    Args:
+        spec: the run's spec.
+        state: state dict of a one-seed `GaussianPolicy`.
+        sampled: sample actions instead of taking the mean.
+        envs: E environments, which set the dimensions.
+        seeds: seeds of the noise, [E].
+
+    Returns:
+        A function from observations [E, O] to canonical actions [E, D].
+    """
     obs_dim, action_dim = dimensions(envs.single_observation_space, envs.single_action_space)
     widths, scale = spec.training.policy_layer_sizes, spec.training.policy_init_scale
     normalizer = Normalizer(1, obs_dim) if spec.training.normalize_observations else None

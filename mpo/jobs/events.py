@@ -1,4 +1,4 @@
-"""A run's metrics and evaluations as a TensorBoard event file."""
+"""Writes a run's metrics and evaluations as a TensorBoard event file."""
 
 from datetime import datetime
 from pathlib import Path
@@ -17,10 +17,11 @@ _VERSION = "brain.Event:2"  # the first event of a file names its format
 def write(run_directory: Path, output: Path) -> None:
     """Writes `train/METRIC` of each logging interval and `evaluation/return` of each snapshot.
 
+    Equal runs give equal bytes, except for the clocks.
+
     Args:
-        run_directory: what training and evaluation left.
-        output: a file with `tfevents` in its name, or TensorBoard passes it by. Equal runs give
-            equal bytes but for the clocks.
+        run_directory: the directory of a trained and evaluated run.
+        output: the event file; TensorBoard ignores it unless its name contains `tfevents`.
 
     Raises:
         Damaged: a file of the run cannot be read, or its job did not write it.
@@ -38,7 +39,7 @@ def write(run_directory: Path, output: Path) -> None:
         shown = evals[(evals["phase"] == "online") & (evals["policy"] == "mode")]
         returns = shown.groupby("env_step")["return"].mean().rename("evaluation/return")
     rows = metrics.join(returns, how="outer")
-    # An evaluation has no clock of its own: it shows the policy as it was at that time.
+    # Evaluations have no clock of their own: they get the time at which training was at that step.
     clock = seconds.reindex(rows.index).interpolate().fillna(0.0) + started
     with replacing(output) as temporary, temporary.open("wb") as file:
         records = RecordWriter(file)

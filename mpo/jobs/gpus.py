@@ -1,4 +1,4 @@
-"""A GPU for each run: slots on this machine's devices, held by locks that die with a process."""
+"""Shares this machine's GPUs among runs, by slots; a file lock frees a slot if its process dies."""
 
 import getpass
 import logging
@@ -20,16 +20,16 @@ _POLL_S = 0.5
 
 @contextmanager
 def slot(runs_per_gpu: int) -> Iterator[str | None]:
-    """Waits for a free slot on one of the visible GPUs and hides the others from this process.
+    """Waits for a free slot on one of the visible GPUs and hides the other GPUs.
 
-    To be entered before CUDA is used. A device that a scheduler has handed out is free, so its slot
-    is taken at once.
+    Enter it before CUDA is used. On a GPU that a scheduler assigned to this job, a slot is free, so
+    there is no wait.
 
     Args:
-        runs_per_gpu: slots on each device.
+        runs_per_gpu: number of slots on each GPU.
 
     Yields:
-        The device as CUDA_VISIBLE_DEVICES names it; None where there is no GPU.
+        The GPU as CUDA_VISIBLE_DEVICES names it; None if there is no GPU.
     """
     devices = _visible()
     if not devices:
@@ -44,7 +44,7 @@ def slot(runs_per_gpu: int) -> Iterator[str | None]:
 
 
 def _acquire(devices: dict[str, str], runs_per_gpu: int) -> tuple[filelock.BaseFileLock, str]:
-    """The first free slot; every device's first slot comes before any second one."""
+    """Acquires a free slot; the first slots of all GPUs come before any second slot."""
     folder = Path(tempfile.gettempdir(), f"mpo-gpus-{getpass.getuser()}")
     folder.mkdir(exist_ok=True)
     waiting = False
@@ -65,7 +65,7 @@ def _acquire(devices: dict[str, str], runs_per_gpu: int) -> tuple[filelock.BaseF
 
 
 def _visible() -> dict[str, str]:
-    """Devices that this process may use, each with a name that is the same for all processes."""
+    """The GPUs that this process may use, each mapped to a name that all processes agree on."""
     unique = _unique_names()
     chosen = os.environ.get(_VARIABLE)
     if chosen is None:
@@ -75,7 +75,7 @@ def _visible() -> dict[str, str]:
 
 
 def _unique_names() -> dict[str, str]:
-    """Index -> UUID of the devices that the driver shows; a container may number them anew."""
+    """Index -> UUID of all GPUs; UUIDs are needed because a container may renumber the GPUs."""
     command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout

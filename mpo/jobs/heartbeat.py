@@ -1,6 +1,6 @@
-"""A job's word on its runs: a status file each, written every few seconds, and at the end.
+"""Writes the status files of a job's runs, every few seconds and at the end.
 
-It also ends a job whose environment hangs: nothing else in the process could.
+It also ends the process if an environment hangs, which blocks the main thread.
 """
 
 import faulthandler
@@ -26,20 +26,22 @@ from mpo.training.signals import Interrupted, Signals
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 5.0
-"""Between two beats."""
+"""Seconds between two heartbeats."""
 
 
 @dataclass
 class _Word:
-    """What is said of one run."""
+    """The progress of one run."""
 
     identity: str
     count: Callable[[], int] = lambda: 0
     per_s: float = 0.0
     last: tuple[int, float] | None = None
+    """Count and time of the last measurement."""
     over: bool = False
 
     def measure(self) -> None:
+        """Updates `per_s`, the rate since the last call."""
         count, now = self.count(), time.monotonic()
         if self.last is not None:
             before, at = self.last
@@ -48,7 +50,7 @@ class _Word:
 
 
 class Heartbeat:
-    """Keeps the status files of a job's runs while it is entered."""
+    """Keeps the status files of a job's runs up to date while the context is open."""
 
     def __init__(
         self,
@@ -58,14 +60,14 @@ class Heartbeat:
         timeout_s: float,
         log: Path | None = None,
     ) -> None:
-        """Writes nothing yet.
+        """Stores the arguments; writes nothing until the context is entered.
 
         Args:
-            runs: the status file and the identity of each run.
+            runs: identity of each run, by its status file.
             phase: what the job does, `train` or `evaluate`.
-            total: of what is counted.
-            timeout_s: an environment that takes longer for one call ends the job.
-            log: gets the job's stack when it hangs beyond help.
+            total: final value of the count that `watch` reads.
+            timeout_s: seconds that an environment may take for one call before the job is ended.
+            log: gets the stack trace if the job hangs without releasing the interpreter.
         """
         self._words = {path: _Word(identity) for path, identity in runs.items()}
         self._timeout_s = timeout_s
@@ -84,12 +86,12 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def watch(self, paths: Iterable[Path], count: Callable[[], int]) -> None:
-        """Says how far some of the runs are; called from another thread."""
+        """Sets the function that counts the progress of runs; another thread calls it."""
         for path in paths:
             self._words[path].count = count
 
     def end(self, path: Path, error: BaseException | None = None) -> None:
-        """Says how one run ended, before the job does."""
+        """Writes how one run ended, before the job ends."""
         status = _status_after(error) if error else "ok"
         text = f"{type(error).__name__}: {error}" if error else None
         with self._lock:
@@ -97,7 +99,7 @@ class Heartbeat:
             self._words[path].over = True
 
     def __enter__(self) -> Self:
-        """Says that the job runs."""
+        """Writes status `running` for all runs and starts the heartbeat."""
         self._dump = self._log.open("a") if self._log else sys.stderr
         self._write("running", None)
         self._thread.start()
@@ -109,7 +111,7 @@ class Heartbeat:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Says how the job ended."""
+        """Stops the heartbeat and writes how the remaining runs ended."""
         self._over.set()
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
@@ -121,8 +123,8 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._over.wait(self._interval_s):
-            # Where an environment never lets go of the interpreter, this thread does not get here
-            # again and the C library's timer ends the process.
+            # If an environment never releases the GIL, this thread stops. The timer below runs
+            # outside the interpreter; it then dumps the stack and ends the process.
             faulthandler.dump_traceback_later(
                 self._timeout_s + 4 * self._interval_s, exit=True, file=self._dump
             )
@@ -132,25 +134,25 @@ class Heartbeat:
             self._end_if_stalled()
 
     def _end_if_stalled(self) -> None:
-        """Ends the process where two beats find it in the same call, too long."""
+        """Ends the process if two heartbeats find it in the same call beyond the timeout."""
         call = current_call()
         if call is None or time.monotonic() - call[1] < self._timeout_s:
             self._stalled = None
         elif call != self._stalled:
-            # Once more: the process itself may have been stopped meanwhile.
+            # Wait for a second heartbeat: the whole process may just have been suspended.
             self._stalled = call
         else:
             text = f"{call[0]} has not answered for {self._timeout_s:g} s"
             stack = traceback.format_stack(
                 sys._current_frames()[threading.main_thread().ident or 0]
             )
-            logger.error("%s; it was in\n%s", text, "".join(stack[-3:]))
+            logger.error("%s; it is in\n%s", text, "".join(stack[-3:]))
             self._write("timeout", text)
             logging.shutdown()
             os._exit(1)
 
     def _write(self, status: str, error: str | None) -> None:
-        """Says the same of all runs that are not over."""
+        """Writes the same status for all runs that have not ended."""
         with self._lock:
             for path, word in self._words.items():
                 if not word.over:
@@ -171,12 +173,12 @@ class Heartbeat:
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(content, indent=1) + "\n")
         except OSError as problem:
-            # A full disk shall fail the work that needs it, not this.
-            logger.warning("status not written: %s", problem)
+            # A full disk should fail the work itself, not its status file.
+            logger.warning("cannot write the status file: %s", problem)
 
 
 def _status_after(error: BaseException) -> str:
-    """The status of a run whose job ended so."""
+    """The status of a run whose job ended with this error."""
     if isinstance(error, KeyboardInterrupt):
         return "planned"
     if isinstance(error, Interrupted):

@@ -1,7 +1,7 @@
-"""Planned runs, trained as their spec says: the seeds of a cell that share a process.
+"""Trains planned runs: the seeds of one cell that share a process.
 
-A seed leaves the same files and the same resumable state in any company, so runs may be packed in
-another way each time.
+A seed's files and resume state do not depend on its stack, so runs may be packed differently each
+time.
 """
 
 import logging
@@ -33,19 +33,19 @@ def train(
     compile_on_cpu: bool = False,
     **options: Any,
 ) -> None:
-    """Trains runs of one cell and budget; each goes on from its own resume directory.
+    """Trains runs of one cell and budget, each resumed from its own directory.
 
     Args:
-        spec: what they share.
-        places: where each of them is.
-        device: to train on.
-        beat: is told how each of them goes.
+        spec: the spec that the runs share.
+        places: the directories of each run.
+        device: device to train on.
+        beat: gets the progress and the end of each run.
         cuda_graphs: see `MPOTrainer`.
-        compile_on_cpu: likewise; takes one run.
+        compile_on_cpu: see `MPOTrainer`; needs a single run.
         options: checkpoint_interval_s and keep_resume_state, see `MPOTrainer.train`.
 
     Raises:
-        JobFailed: the environment of a run failed; all others are finished first.
+        JobFailed: the environment of a run failed; all other runs are finished first.
     """
     failed: dict[Place, EnvironmentFailed] = {}
     make = partial(
@@ -66,7 +66,11 @@ def train(
 
 
 def _stacks(spec: CellSpec, places: Sequence[Place]) -> list[list[Place]]:
-    """Who is trained with whom: runs that have nothing left to learn keep none of the others."""
+    """Groups the runs to train together.
+
+    Runs that reached their budget or diverged are kept apart, by step: in a stack with the others,
+    they would have to be trained along.
+    """
     stacks: dict[int | None, list[Place]] = defaultdict(list)
     for place in places:
         state = peek(place.resume_directory(spec.identity)) if len(places) > 1 else None
@@ -83,7 +87,7 @@ def _train_stack(
     beat: Heartbeat,
     options: dict[str, Any],
 ) -> dict[Place, EnvironmentFailed]:
-    """Trains runs together, or each alone once an environment has failed; returns who failed."""
+    """Trains runs together, or each alone after an environment failed; returns the failures."""
     stack = make([place.seed for place in places])
     stack.name = places[0].cell_id
     files = [place.status_file for place in places]
@@ -101,7 +105,7 @@ def _train_stack(
         if len(places) == 1:
             beat.end(files[0], error)
             return {places[0]: error}
-        logger.warning("%s; each seed goes on alone from its last checkpoint", error)
+        logger.warning("%s; each seed continues alone from its last checkpoint", error)
         alone = [_train_stack(spec, [place], make, beat, options) for place in places]
         return {place: failure for found in alone for place, failure in found.items()}
     for file in files:

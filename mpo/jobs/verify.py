@@ -1,4 +1,4 @@
-"""Whether finished runs can be reproduced bit for bit on this machine: `verify`, then `write`."""
+"""Checks whether finished runs can be reproduced bit for bit on this machine."""
 
 import hashlib
 import tempfile
@@ -21,18 +21,22 @@ from mpo.training.stack import Stack
 def verify(
     run_directory: Path, steps: int, device: torch.device, compile_on_cpu: bool = False
 ) -> dict[str, Any]:
-    """Trains a finished run again from its start and compares the metrics.
+    """Trains a finished run again from step 0 and compares the metrics.
 
     Args:
-        run_directory: what its training left.
-        steps: environment steps at most; cut to what the run had, in whole logging intervals.
-        device: to train on.
+        run_directory: the directory of the run.
+        steps: number of environment steps to compare; reduced to those of the run, and to whole
+            logging intervals.
+        device: device to train on.
         compile_on_cpu: see `MPOTrainer`.
 
     Returns:
-        run (its id), env_steps (compared), recorded and again (hashes of the metrics without the
-        clocks), reproduced (whether they are equal), differs (the first row and columns that are
-        not, in words, or None), and unlike (facts of the machine that are not: [recorded, here]).
+        run: the run's id.
+        env_steps: environment steps compared.
+        recorded, again: hashes of the recorded and the new metrics, without the clocks.
+        reproduced: whether the hashes are equal.
+        differs: a text on the first row and columns that differ, or None.
+        unlike: facts of the machine that differ, as [recorded, here].
 
     Raises:
         Damaged: a file of the run cannot be read, or its job did not write it.
@@ -57,13 +61,13 @@ def verify(
         "again": _hash(again),
         "reproduced": _hash(recorded) == _hash(again),
         "differs": _difference(recorded, again),
-        # What was not recorded then is taken for equal.
+        # Facts that the run did not record count as equal.
         "unlike": {k: [was[k], v] for k, v in now.items() if was.get(k, v) != v},
     }
 
 
 def write(results: Sequence[Mapping[str, Any]], output: Path) -> None:
-    """Writes a page on what `verify` found."""
+    """Writes the results of `verify` as a Markdown page."""
     equal = sum(result["reproduced"] for result in results)
     rows = pd.DataFrame(
         {
@@ -81,15 +85,15 @@ def write(results: Sequence[Mapping[str, Any]], output: Path) -> None:
 
 
 def _metrics(directory: Path, steps: int) -> pd.DataFrame:
-    """The rows of a run up to a step, without the clocks."""
+    """The metrics of a run up to a step, without the clocks."""
     rows = pd.read_parquet(directory / METRICS).drop(columns=list(CLOCKS))
     rows = rows[rows["env_step"] <= steps].reset_index(drop=True)
-    # Columns that only later rows fill are empty here, or not there at all.
+    # Metrics that start later are empty columns in one run, and missing in the other.
     return rows.dropna(axis="columns", how="all").astype(np.float64)
 
 
 def _hash(rows: pd.DataFrame) -> str:
-    """Of the names and the bits of all columns."""
+    """A hash of the names and bits of all columns."""
     digest = hashlib.sha256()
     for name in sorted(rows.columns):
         digest.update(name.encode() + rows[name].to_numpy().tobytes())
@@ -97,7 +101,7 @@ def _hash(rows: pd.DataFrame) -> str:
 
 
 def _difference(recorded: pd.DataFrame, again: pd.DataFrame) -> str | None:
-    """The first row in which two runs differ, and its columns, in words."""
+    """Describes the first row in which two runs differ, with its columns; None if equal."""
     only = sorted(set(recorded.columns) ^ set(again.columns))
     if only or len(recorded) != len(again):
         return f"columns {', '.join(only)}" if only else f"{len(recorded)} rows, now {len(again)}"

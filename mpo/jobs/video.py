@@ -1,4 +1,4 @@
-"""A film of one evaluation episode: what a run's final policy did when it was scored."""
+"""Records a video of an evaluation episode, exactly as the run's final policy was scored."""
 
 import logging
 import os
@@ -30,19 +30,19 @@ from mpo.training.artifacts import read_policies
 logger = logging.getLogger(__name__)
 
 MAX_FRAMES = 2000
-"""A film ends here; its episode is played to the end all the same."""
+"""Longest video; the episode itself is always played to its end."""
 
 _CODECS = {".gif": ("gif", "pal8"), ".mp4": ("libx264", "yuv420p")}
-"""Encoder and pixel format of each suffix."""
+"""Encoder and pixel format for each file suffix."""
 
 _GIF_MAX_RATE = 50
-"""Viewers show a GIF's frame ten times too long where it says a hundredth of a second or less."""
+"""Frames per second; viewers show GIF frames of 0.01 s or less for 0.1 s instead."""
 
 _PALETTE_FRAMES = 50
-"""The colours of a GIF are chosen from so many first frames: all would have to fit in memory."""
+"""Number of first frames that determine a GIF's colours; all these are held in memory."""
 
 _RENDERERS = ("egl", "osmesa", "glfw")
-"""Of MuJoCo; the last one needs a display."""
+"""MuJoCo's renderers (MUJOCO_GL); the last one needs a display."""
 
 _PROBE = """
 import mujoco
@@ -55,43 +55,36 @@ context.free()
 
 
 class Film(NamedTuple):
-    """What was filmed."""
+    """The recorded episode."""
 
     episode_return: float
-    """Undiscounted sum of rewards, of the whole episode."""
+    """Undiscounted sum of rewards over the whole episode."""
     length: int
     """Environment steps."""
     frames: int
-    """Images rendered: one before each step and one at the end, `MAX_FRAMES` at most."""
+    """Number of frames: one before each step and one at the end, at most `MAX_FRAMES`."""
 
 
 def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
-    """Films an episode of the final evaluation with the mean action.
+    """Records a video of an episode of the final evaluation with the mean action.
 
-    Sets MUJOCO_GL if it is unset, which is in time only where mujoco is not imported yet. Call it
-    with the thread settings of evaluation: one thread, denormal numbers flushed.
+    Sets MUJOCO_GL if it is unset, which has an effect only before mujoco is imported. Call it with
+    the thread settings of evaluation: one thread, denormal numbers flushed.
 
     Args:
-        run_directory: of a trained run.
-        output: an .mp4 or a .gif; a GIF shows at most 50 images a second and skips the others.
-        episode: number of the episode, from 0.
+        run_directory: directory of a trained run.
+        output: an .mp4 or .gif file; a GIF has at most 50 frames per second and skips the others.
+        episode: index of the episode, from 0.
 
     Returns:
-        What was filmed; its return is the evaluation's own.
+        The recorded episode; its return equals that of the evaluation.
 
     Raises:
-        ConfigError: there is no such run, suffix or episode.
-        JobFailed: nothing here can render the environment; `Damaged`, which is one, where a file
-            of the run cannot be read, or its job did not write it.
+        ConfigError: there is no such run or episode, or the suffix is unknown.
+        JobFailed: no renderer here works for the environment.
+        Damaged: a file of the run cannot be read, or its job did not write it.
     """
-    if output.suffix not in _CODECS:
-        choices = ", ".join(_CODECS)
-        raise ConfigError(f"{output}: unknown suffix {output.suffix!r}; choose from {choices}")
-    if episode < 0:
-        raise ConfigError(f"episode: expected 0 or more, received {episode}")
-    missing = [name for name in (RUN, POLICIES) if not (run_directory / name).exists()]
-    if missing:
-        raise ConfigError(f"{run_directory} is no trained run: it lacks {', '.join(missing)}")
+    _refuse(run_directory, output, episode)
     run, spec = read_run(run_directory)
     _, state = read_policies(intact(run_directory / POLICIES, run))[-1]
     row, rows, length = _place(run_directory, run, episode)
@@ -129,6 +122,18 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
     return film
 
 
+def _refuse(run_directory: Path, output: Path, episode: int) -> None:
+    """Checks the arguments of `record`; raises its `ConfigError`."""
+    if output.suffix not in _CODECS:
+        choices = ", ".join(_CODECS)
+        raise ConfigError(f"{output}: unknown suffix {output.suffix!r}; choose from {choices}")
+    if episode < 0:
+        raise ConfigError(f"episode: expected 0 or more, received {episode}")
+    missing = [name for name in (RUN, POLICIES) if not (run_directory / name).exists()]
+    if missing:
+        raise ConfigError(f"{run_directory} is not a trained run: it lacks {', '.join(missing)}")
+
+
 class _Scored(NamedTuple):
     """How evaluation plays an episode."""
 
@@ -161,14 +166,14 @@ def _place(run_directory: Path, run: Mapping[str, Any], episode: int) -> _Scored
 
 
 def _choose_renderer() -> str:
-    """Sets MUJOCO_GL to what works here, first without a display, unless it is set.
+    """Sets MUJOCO_GL to the first renderer that works, unless it is already set.
 
-    Each is tried in a process of its own: a failed one leaves traces that spoil the next.
+    Each renderer is tried in its own process, because a failed one can break the next.
 
     Returns:
-        What to say where rendering fails all the same.
+        A text on the renderer, for error messages if rendering fails after all.
     """
-    # Pygame looks for a display, and complains, even where it draws into memory.
+    # Otherwise pygame looks for a display, and complains, even if it only draws into memory.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     given = os.environ.get("MUJOCO_GL")
     if given:
@@ -187,14 +192,14 @@ def _choose_renderer() -> str:
         reason = (done.stderr.strip() or "it crashed").splitlines()[-1]
         failed.append(f"{name} ({textwrap.shorten(reason, 80)})")
     return (
-        f"MuJoCo can render with none of {', '.join(failed)}; install the driver of a GPU, or the "
+        f"MuJoCo cannot render with any of {', '.join(failed)}; install a GPU driver, or the "
         "Debian packages libegl1 and libgl1, or libosmesa6"
     )
 
 
 @contextmanager
 def _rendering(env_id: str, renderer: str) -> Iterator[None]:
-    """Says what is missing where an environment cannot be made or rendered."""
+    """Turns errors from making or rendering an environment into `JobFailed`, with a remedy."""
     try:
         yield
     except (ConfigError, JobFailed):
@@ -212,22 +217,22 @@ def _image(env: gym.Env) -> np.ndarray:
 
 
 def _frame_rate(env: gym.Env, env_id: str) -> Fraction:
-    """Images a second that show the episode at the speed of its environment."""
-    # Shimmy gives the milliseconds between two steps as their rate.
+    """Frames per second at which the episode plays in real time."""
+    # Shimmy's `render_fps` is wrong: it is the milliseconds between two steps.
     shimmy = env_id.startswith("dm_control/")
     rate = 1 / env.get_wrapper_attr("dt") if shimmy else env.metadata.get("render_fps") or 30
     return Fraction(rate).limit_denominator(1000)
 
 
 class _Camera:
-    """Encodes images as they come."""
+    """Encodes images one by one."""
 
     def __init__(self, container: OutputContainer, codec: str, pixels: str, rate: Fraction) -> None:
         self.frames = 0
         self._container, self._codec, self._pixels, self._rate = container, codec, pixels, rate
 
     def write(self, image: np.ndarray) -> None:
-        """Adds an image [height, width, 3]; all have one size."""
+        """Adds an image [height, width, 3]; all images must have the same size."""
         if self.frames == 0:
             self._start(image.shape[1], image.shape[0])
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
@@ -237,7 +242,7 @@ class _Camera:
         self.frames += 1
 
     def finish(self) -> None:
-        """Writes what is still in the pipe."""
+        """Writes the frames that are still buffered."""
         self._graph.vpush(None)
         self._encode()
         self._container.mux(self._stream.encode())
@@ -247,7 +252,7 @@ class _Camera:
         stream = self._container.add_stream(self._codec, rate=rate)
         assert isinstance(stream, av.VideoStream)
         self._stream = stream
-        # 4:2:0 halves both sides.
+        # 4:2:0 subsampling needs an even width and height.
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
         self._stream.pix_fmt = self._pixels
         self._graph = graph = av.filter.Graph()
@@ -262,7 +267,7 @@ class _Camera:
             thinned, split = graph.add("fps", str(rate)), graph.add("split")
             first = graph.add("trim", f"end_frame={_PALETTE_FRAMES}")
             palette = graph.add("palettegen")
-            # This pattern stays in place: what does not move costs no bytes.
+            # Bayer dithering does not change between frames, so still areas take no space.
             last = graph.add("paletteuse", "dither=bayer:bayer_scale=5")
             graph.link_nodes(source, padded, thinned, split)
             split.link_to(last, 0, 0)
@@ -281,6 +286,6 @@ class _Camera:
                 frame = self._graph.vpull()
             except (BlockingIOError, EOFError):
                 return
-            # Else the encoder takes the filter's word for which frames stand alone.
+            # Let the encoder choose the key frames, instead of the filter.
             frame.pict_type = PictureType.NONE
             self._container.mux(self._stream.encode(frame))

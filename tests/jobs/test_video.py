@@ -214,10 +214,10 @@ def test_a_wrong_request_is_named(tmp_path):
         ConfigError, match=r"film.avi: unknown suffix '.avi'; choose from .gif, .mp4"
     ):
         record(tmp_path, tmp_path / "film.avi")
-    with pytest.raises(ConfigError, match=r"no trained run: it lacks run.json, policies.pt"):
+    with pytest.raises(ConfigError, match=r"not a trained run: it lacks run.json, policies.pt"):
         record(tmp_path, tmp_path / "film.mp4")
     (tmp_path / files.RUN).write_text("{}")
-    with pytest.raises(ConfigError, match=r"no trained run: it lacks policies.pt"):
+    with pytest.raises(ConfigError, match=r"not a trained run: it lacks policies.pt"):
         record(tmp_path, tmp_path / "film.mp4")
     with pytest.raises(ConfigError, match="episode: expected 0 or more, received -1"):
         record(tmp_path, tmp_path / "film.mp4", -1)

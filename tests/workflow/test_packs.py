@@ -210,7 +210,7 @@ def test_a_failing_environment_fails_its_own_seed_alone(tmp_path):
     """The other seeds of the pack are finished."""
     spec = processes.run_spec("tests.probes:probe/Unlucky-v0")
     output = processes.finish(processes.train(tmp_path, spec, 200, seeds=(1, 2, 3)), code=1)
-    assert "each seed goes on alone from its last checkpoint" in output
+    assert "each seed continues alone from its last checkpoint" in output
     assert "1 of 3 runs failed" in output and "Traceback" not in output
     said = {seed: processes.status(tmp_path, spec, 200, seed) for seed in (1, 2, 3)}
     (unlucky,) = (seed for seed, word in said.items() if word["status"] == "failed")
