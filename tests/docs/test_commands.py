@@ -58,6 +58,10 @@ TESTED = {
     "test_equal_versions_differ_by_nothing",
     "python -m mpo VERB": "tests/workflow/test_workflow.py::"
     "test_a_rules_command_can_be_pasted_and_gives_the_same_bits",
+    "snakemake --cores 8 -s PIPELINE/Snakefile --configfile study.yaml": "tests/workflow/"
+    "test_places.py::test_from_elsewhere_every_run_is_planned_and_nothing_is_written",
+    "snakedeploy deploy-workflow PIPELINE my-study --tag TAG": "tests/workflow/test_places.py::"
+    "test_a_deployment_has_all_rules_of_the_pipeline_and_its_default_target",
     "snakemake --profile profiles/slurm": "tests/workflow/test_slurm.py::"
     "test_every_job_that_computes_goes_through_slurm",
 }
