@@ -8,6 +8,7 @@ last two checkpoints are kept, with all their pieces. Loading never runs pickled
 
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import pickle
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -52,12 +53,17 @@ class Resumed(NamedTuple):
 def peek(path: Path) -> dict[str, Any] | None:
     """Returns the state in a directory's newest checkpoint, or None if it cannot be read.
 
-    Takes no lock and does not check the journal, so `load` may return an older state.
+    Takes no lock and does not check the journal, so `load` may return an older state. The state has
+    at least `env_steps` of the trainer and `diverged` of the recorder.
     """
+    newest = max(path.glob("checkpoint-*.pt"), default=None)
+    if newest is None:
+        return None
     try:
-        newest = max(path.glob("checkpoint-*.pt"), default=None)
-        return _read(newest)["state"] if newest else None
-    except DamagedFile:
+        state = _read_checkpoint(newest)["state"]
+        known = isinstance(state["trainer"]["env_steps"], int) and "diverged" in state["recorder"]
+        return state if known else None
+    except (DamagedFile, KeyError, TypeError):
         return None
 
 
@@ -87,8 +93,13 @@ class ResumeDirectory:
         Raises:
             Interrupted: a stop signal arrived during the wait.
         """
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            _set_aside(self.path, "a directory")
         self.path.mkdir(parents=True, exist_ok=True)
         owner = self.path / "owner"
+        for path in (owner, self.path / "lock"):
+            if os.path.lexists(path) and not path.is_file():
+                _set_aside(path, "a file")
         reminded = -_SECONDS_BETWEEN_REMINDERS
         while True:
             try:
@@ -97,23 +108,30 @@ class ResumeDirectory:
             except filelock.Timeout:
                 now = time.monotonic()
                 if now - reminded >= _SECONDS_BETWEEN_REMINDERS:
-                    who = owner.read_text().strip() if owner.exists() else "another process"
+                    who = (
+                        owner.read_text("utf-8", "replace").strip()
+                        if owner.exists()
+                        else "another process"
+                    )
                     logger.info("%s: waiting for %s, which is training this run", self.path, who)
                     reminded = now
                 if self._stop.signal is not None:
                     raise Interrupted(self._stop.signal, "training had not started") from None
                 time.sleep(0.2)
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         return self
 
     def __exit__(self, *error: object) -> None:
         """Releases the lock."""
         self._lock.release()
 
-    def load(self) -> Resumed | None:
+    def load(self, check: Callable[[Resumed], None] | None = None) -> Resumed | None:
         """Loads the newest undamaged state; None if there is none.
 
         Damaged checkpoints are logged as warnings and renamed to .unusable.
+
+        Args:
+            check: raises `DamagedFile` for a state that cannot be used.
 
         Raises:
             ConfigError: the state has another identity, so it belongs to another training.
@@ -121,22 +139,25 @@ class ResumeDirectory:
         checkpoints = sorted(self.path.glob("checkpoint-*.pt"), reverse=True)
         for path in checkpoints:
             try:
-                content = _read(path)
+                content = _read_checkpoint(path)
                 self._refuse_foreign(path, content["identity"])
                 pieces = [
                     (entry, _read(self.path / entry["file"], entry["sha256"]))
                     for entry in content["pieces"]
                 ]
+                kinds = {
+                    kind: [piece for entry, piece in pieces if entry["kind"] == kind]
+                    for kind in ("transitions", "records")
+                }
+                found = Resumed(content["state"], **kinds)
+                if check is not None:
+                    check(found)
             except DamagedFile as error:
                 logger.warning("%s; skipping %s", error, path.name)
-                path.rename(path.with_suffix(".unusable"))
+                path.rename(_aside(path))
                 continue
             self._pieces = content["pieces"]
-            kinds = {
-                kind: [piece for entry, piece in pieces if entry["kind"] == kind]
-                for kind in ("transitions", "records")
-            }
-            return Resumed(content["state"], **kinds)
+            return found
         if checkpoints:
             logger.warning("%s: no usable checkpoint; training starts from step 0", self.path)
         return None
@@ -176,13 +197,14 @@ class ResumeDirectory:
         last_two = sorted(self.path.glob("checkpoint-*.pt"))[-2:]
         named = {path.name for path in last_two} | {piece["file"] for piece in (*before, *kept)}
         for path in self.path.iterdir():
-            if path.suffix in (".pt", ".tmp") and path.name not in named:
+            if path.suffix in (".pt", ".tmp") and path.name not in named and not _is_folder(path):
                 path.unlink()
 
     def delete(self) -> None:
         """Deletes the saved state; keeps the directory and its lock."""
         for path in self.path.glob("*.pt"):
-            path.unlink()
+            if not _is_folder(path):
+                path.unlink()
         self._pieces = []
 
     def _write_piece(self, kind: str, env_step: int, content: Any, count: int) -> dict[str, Any]:
@@ -215,6 +237,8 @@ def _leaves(value: Any, key: str = "") -> dict[str, Any]:
 
 def _write(path: Path, content: Any) -> str:
     """Writes a header line with a SHA-256 checksum, then the content; returns the checksum."""
+    if _is_folder(path):
+        _set_aside(path, "a file")
     buffer = io.BytesIO()
     torch.save(content, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
@@ -230,10 +254,9 @@ def _read(path: Path, digest: str | None = None) -> Any:
     Raises:
         DamagedFile: the file is missing or invalid, or its checksum is not `digest`, if given.
     """
-    try:
-        header, _, body = path.read_bytes().partition(b"\n")
-    except FileNotFoundError:
-        raise DamagedFile(f"{path} is missing") from None
+    if not path.is_file():
+        raise DamagedFile(f"{path} is {'not a file' if os.path.lexists(path) else 'missing'}")
+    header, _, body = path.read_bytes().partition(b"\n")
     match = re.fullmatch(rf"{_MAGIC} (\d+) ([0-9a-f]{{64}})", header.decode(errors="replace"))
     if match is None:
         raise DamagedFile(f"{path} is not an MPO checkpoint file")
@@ -247,3 +270,50 @@ def _read(path: Path, digest: str | None = None) -> Any:
         return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DamagedFile(f"{path} contains more than plain data: {error}") from error
+    except Exception as error:
+        # What torch raises for other archives, or for none, depends on the first wrong byte.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DamagedFile(f"{path} cannot be read ({reason})") from error
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint: its identity, the journal pieces that it needs, and the state.
+
+    Raises:
+        DamagedFile: see `_read`; or the file holds something else.
+    """
+    content = _read(path)
+    try:
+        whole = (
+            isinstance(content, dict)
+            and isinstance(json.loads(content["identity"]), dict)
+            and isinstance(content["state"], dict)
+            and all(
+                entry["kind"] in ("transitions", "records")
+                and Path(entry["file"]).name == entry["file"]
+                and isinstance(entry["sha256"], str)
+                and isinstance(entry["count"], int)
+                for entry in content["pieces"]
+            )
+        )
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise DamagedFile(f"{path} does not contain a checkpoint")
+    return content
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _aside(path: Path) -> Path:
+    """Returns a free name for what cannot be used."""
+    names = (path.with_suffix(f".unusable{n or ''}") for n in itertools.count())
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def _set_aside(path: Path, expected: str) -> None:
+    aside = _aside(path)
+    logger.warning("%s is not %s; it is now %s", path, expected, aside.name)
+    path.rename(aside)

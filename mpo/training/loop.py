@@ -4,6 +4,7 @@ import itertools
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from mpo.study.files import METRICS, POLICIES, RUN
 from mpo.study.specs import CellSpec
 from mpo.training.artifacts import write_json
 from mpo.training.checkpoint import Resumed, ResumeDirectory
+from mpo.training.forms import refuse_other_forms
 from mpo.training.progress import format_metrics, progress
 from mpo.training.recorder import Recorder
 from mpo.training.session import Session, open_directories
@@ -127,7 +129,9 @@ def _together(
     Seeds are at different steps if a process was killed while saving, or if seeds are now stacked
     in another way. A seed's trajectory does not depend on its stack, so it can catch up alone.
     """
-    found = [directory.load() for directory in directories]
+    template = {"trainer": stack.state_dict(0), "recorder": Recorder(1).state_dict(0)}
+    check = partial(refuse_other_forms, template=template)
+    found = [directory.load(check) for directory in directories]
     steps = [0 if state is None else state.state["trainer"]["env_steps"] for state in found]
     ahead = max(steps, default=0)
     for step in sorted(set(steps) - {ahead}):
@@ -140,7 +144,7 @@ def _together(
         advance(some, ahead, spec, recorder, session, diverged_too=True)
         session.save()
         for i in behind:
-            found[i] = directories[i].load()
+            found[i] = directories[i].load(check)
     return found
 
 

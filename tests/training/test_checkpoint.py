@@ -1,16 +1,19 @@
 """What a resume directory returns after crashes, damage and mix-ups."""
 
+import hashlib
+import io
 import json
 import logging
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 
 from mpo.study.config import ConfigError
 from mpo.training import checkpoint
-from mpo.training.checkpoint import ResumeDirectory
+from mpo.training.checkpoint import ResumeDirectory, peek
 from mpo.training.signals import Interrupted, Signals, StopRequest
 
 IDENTITY = json.dumps({"algorithm_version": 1, "seeds": [0], "training": {"gamma": 0.99}})
@@ -137,13 +140,138 @@ def test_reading_runs_no_code(two, caplog):
             return os.mkdir, (str(two / "sprung"),)
 
     body = pickle.dumps(Trap())
-    import hashlib
-
     header = f"mpo-checkpoint 2 {hashlib.sha256(body).hexdigest()}\n".encode()
     (two / "checkpoint-000000000030.pt").write_bytes(header + body)
     assert load(two) == AFTER_20
     assert "checkpoint-000000000030.pt" in caplog.text
     assert not (two / "sprung").exists()
+
+
+def archive(content):
+    """A file of this program's format, with a right checksum, of any content."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return stamped(buffer.getvalue())
+
+
+def stamped(body):
+    digest = hashlib.sha256(body).hexdigest()
+    return f"mpo-checkpoint {checkpoint.SCHEMA_VERSION} {digest}\n".encode() + body
+
+
+def without(key):
+    content = {"identity": IDENTITY, "pieces": [], "state": {"step": 20}}
+    del content[key]
+    return archive(content)
+
+
+def with_piece(**changed):
+    piece = {"kind": "records", "file": "records-000000000010.pt", "sha256": "0" * 64, "count": 0}
+    pieces = [piece | changed]
+    return archive({"identity": IDENTITY, "pieces": pieces, "state": {"step": 20}})
+
+
+WRONG = {
+    "another archive": archive({"weights": torch.ones(3)}),
+    "cut": stamped(archive({"a": torch.ones(300)}).partition(b"\n")[2][:-40]),
+    "empty": stamped(b""),
+    "text": stamped(b"no archive"),
+    "a list": archive([1, 2]),
+    "a tensor": archive(torch.ones(3)),
+    "without identity": without("identity"),
+    "without pieces": without("pieces"),
+    "without state": without("state"),
+    "an identity that is no JSON": archive({"identity": "{", "pieces": [], "state": {}}),
+    "an identity of another kind": archive({"identity": "[1]", "pieces": [], "state": {}}),
+    "pieces of another kind": archive({"identity": IDENTITY, "pieces": [1], "state": {}}),
+    "a piece elsewhere": with_piece(file="../lock"),
+    "a piece without a name": with_piece(file=None),
+    "a state of another kind": archive({"identity": IDENTITY, "pieces": [], "state": [1]}),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_body_under_a_right_checksum_is_damage(two, caplog, kind):
+    path = two / "checkpoint-000000000020.pt"
+    path.write_bytes(WRONG[kind])
+    assert peek(two) is None
+    assert load(two) == AFTER_10
+    assert path.name in caplog.text and "skipping checkpoint-000000000020.pt" in caplog.text
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_bodies_alone_start_the_training_afresh(two, caplog, kind):
+    for path in two.glob("checkpoint-*"):
+        path.write_bytes(WRONG[kind])
+    assert load(two) is None
+    assert "training starts from step 0" in caplog.text
+    with directory(two) as resume:
+        save(resume, 10)
+        save(resume, 20, before=10)
+    assert load(two) == AFTER_20
+
+
+def folder(path):
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    (path / "file").touch()
+
+
+def endless_link(path):
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("make", [folder, endless_link])
+@pytest.mark.parametrize("file", ["checkpoint", "transitions", "records"])
+def test_what_is_no_file_is_damage(two, caplog, file, make):
+    name = f"{file}-000000000020.pt"
+    make(two / name)
+    assert load(two) == AFTER_10
+    assert f"{name} is not a file" in caplog.text
+    with directory(two) as resume:
+        resume.load()
+        save(resume, 20, before=10)
+    assert load(two) == AFTER_20
+    with directory(two) as resume:
+        resume.delete()
+    assert load(two) is None
+
+
+@pytest.mark.parametrize("make", [folder, endless_link])
+@pytest.mark.parametrize("name", ["lock", "owner"])
+def test_a_lock_that_is_no_file_is_set_aside(two, caplog, name, make):
+    make(two / name)
+    assert load(two) == AFTER_20
+    assert f"{two / name} is not a file" in caplog.text and (two / name).is_file()
+
+
+@pytest.mark.parametrize("make", [Path.touch, endless_link])
+def test_a_resume_directory_that_is_none_is_set_aside(tmp_path, caplog, make):
+    make(tmp_path / "seed0")
+    assert load(tmp_path / "seed0") is None
+    assert f"{tmp_path / 'seed0'} is not a directory" in caplog.text
+
+
+def test_folders_that_nobody_knows_do_not_stop_a_save(two):
+    folder(two / "other.pt")
+    folder(two / "checkpoint-000000000030.unusable")
+    with directory(two) as resume:
+        resume.load()
+        save(resume, 30, before=20)
+        folder(two / "checkpoint-000000000040.pt")
+    assert load(two)[0] == 30
+    assert (two / "other.pt").is_dir()
+
+
+def test_a_state_may_be_refused_by_whoever_would_use_it(two, caplog):
+    def usable(found):
+        if found.state["step"] == 20:
+            raise checkpoint.DamagedFile("it is of no use")
+
+    with directory(two) as resume:
+        assert resume.load(usable).state == {"step": 10}
+    assert "it is of no use; skipping checkpoint-000000000020.pt" in caplog.text
 
 
 class Crash(BaseException):

@@ -9,7 +9,9 @@ import subprocess
 import time
 
 import pytest
+import torch
 
+from mpo.training import checkpoint
 from mpo.training.artifacts import read_policies
 from tests import processes
 from tests.requirements import need
@@ -259,3 +261,44 @@ def test_a_disk_that_turns_read_only_ends_a_run_clearly(tmp_path, small_disk):
     assert "Read-only file system" in output and "Traceback" not in output
     remount("rw")
     assert "resumed at step 200" in processes.finish(processes.train(disk, spec, 300))
+
+
+WRONG_STATES = {
+    "without the trainer": lambda state: state.pop("trainer"),
+    "without the recorder": lambda state: state.pop("recorder"),
+    "without the agent": lambda state: state["trainer"].pop("agent"),
+    "of a larger network": lambda state: state["trainer"]["agent"].update(
+        targets=[torch.ones(1, 9999)] * 2
+    ),
+    "of words": lambda state: state["trainer"].update(env_steps="many"),
+    "of another replay": lambda state: state["trainer"].update(replay=[1]),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_STATES)
+def test_a_state_that_is_not_the_stacks_is_damage(tmp_path, caplog, what):
+    """Its file is whole, and has the right identity and checksum."""
+    spec = processes.run_spec("Pendulum-v1")
+    resume = tmp_path / "resume"
+    for steps in (150, 200):
+        processes.train_here(tmp_path / "a", spec, steps, resume=resume)
+    for name in ("checkpoint-000000000200.pt", "checkpoint-000000000150.pt"):
+        content = checkpoint._read(resume / name)
+        WRONG_STATES[what](content["state"])
+        checkpoint._write(resume / name, content)
+        processes.train_here(tmp_path / "b", spec, 200, resume=resume)
+        assert f"skipping {name}" in caplog.text
+        assert processes.bits(tmp_path / "b") == processes.bits(tmp_path / "a")
+        (resume / "checkpoint-000000000200.pt").unlink()
+    assert "training starts from step 0" in caplog.text
+
+
+def test_a_journal_without_transitions_is_damage(tmp_path, caplog):
+    spec = processes.run_spec("Pendulum-v1")
+    processes.train_here(tmp_path / "a", spec, 200, resume=tmp_path / "resume")
+    path = tmp_path / "resume/checkpoint-000000000200.pt"
+    content = checkpoint._read(path)
+    checkpoint._write(path, content | {"pieces": content["pieces"][1:]})
+    processes.train_here(tmp_path / "b", spec, 200, resume=tmp_path / "resume")
+    assert f"skipping {path.name}" in caplog.text
+    assert processes.bits(tmp_path / "b") == processes.bits(tmp_path / "a")
