@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mpo.study import user_tables
 from mpo.study.checksums import Damaged, read_record, reading
 from mpo.study.config import ConfigError
 from mpo.study.plan import Study
@@ -22,7 +23,7 @@ _DM_CONTROL = {
     "source": "arXiv 1801.00690",
 }
 
-_UNKNOWN = {"reference": np.nan, "what": None, "source": None}
+_UNKNOWN = {"reference": None, "what": None, "source": None}
 
 
 def read(
@@ -32,8 +33,7 @@ def read(
 
     Args:
         study: the study.
-        table: csv of reference returns, with the columns env, reference, what (a description) and
-            source.
+        table: csv of reference returns, see `user_tables.references`.
         random: JSON files with a random policy's returns: env_id, mean, episodes.
         unfinished: environments without a finished run. They need no random return; without one
             they count as environments without a reference.
@@ -43,18 +43,12 @@ def read(
         three are empty if the environment has no reference.
 
     Raises:
-        ConfigError: the table has other columns, lists an environment twice, or has a reference
-            that is not above the random return; or a random return is missing.
+        ConfigError: see `user_tables.references`; or a reference is not above the random return,
+            or a random return is missing.
         Damaged: a JSON file cannot be read, is not the one that its job wrote, or is of another
             environment.
     """
-    given = pd.read_csv(table)
-    if list(given.columns) != _COLUMNS or given["env"].duplicated().any():
-        raise ConfigError(
-            f"{table}: expected the columns {', '.join(_COLUMNS)} and one row per environment, "
-            f"received {', '.join(given.columns)} and {', '.join(given['env'])}"
-        )
-    references = {row["env"]: row for row in given.to_dict("records")}
+    references = {row.env: row.model_dump() for row in user_tables.references(table)}
     measured = _random_returns(study, random)
     rows = []
     for environment in study.environments:
@@ -68,7 +62,7 @@ def read(
         known: Mapping[Any, Any] = references.get(
             environment.id, _DM_CONTROL if environment.id.startswith("dm_control/") else _UNKNOWN
         )
-        if known["reference"] <= chance["mean"]:
+        if known["reference"] is not None and known["reference"] <= chance["mean"]:
             raise ConfigError(
                 f"{table}: the reference of {environment.id} must be above the random return "
                 f"{chance['mean']:.4g}, received {known['reference']}"
@@ -76,7 +70,7 @@ def read(
         row = {"env": environment.id, "random": chance["mean"]}
         row |= {"random_episodes": chance["episodes"]}
         rows.append(row | {name: known[name] for name in _COLUMNS[1:]})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"reference": float})
 
 
 def scores(finals: pd.DataFrame, scale: pd.DataFrame) -> pd.Series:

@@ -180,6 +180,22 @@ class Statistics(Section):
     """Normalized score whose first crossing counts as sample efficiency, in environment steps."""
 
 
+TablePath = Annotated[str, Field(pattern=r"^[^{}\x00-\x1f]+$")]
+"""A file's path. Snakemake would take braces for a wildcard."""
+
+
+class Tables(Section):
+    """CSV files that users edit; every row is checked before any job starts."""
+
+    references: TablePath = "config/references.csv"
+    """The return that is a score of 1 in each environment, with its source. The default is the
+    pipeline's own file, if the working directory has none of this name."""
+
+    baselines: TablePath = "config/baselines.csv"
+    """Published returns to compare with, each with its source. The default is found like
+    that of `references`."""
+
+
 class Verification(Section):
     """What `snakemake verify` trains again to compare it bit for bit."""
 

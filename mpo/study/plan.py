@@ -21,6 +21,7 @@ from mpo.study.config import (
     Section,
     Seed,
     Statistics,
+    Tables,
     Verification,
     check_keys,
     explain,
@@ -141,6 +142,7 @@ class Study(Section):
 
     evaluation: Evaluation = Evaluation()
     statistics: Statistics = Statistics()
+    tables: Tables = Tables()
     verification: Verification = Verification()
     extras: Extras = Extras()
     execution: Execution = Execution()

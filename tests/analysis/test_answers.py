@@ -232,7 +232,7 @@ def test_power_falls_with_the_effect(usual):
         ("env,value\nPendulum-v1,1", "expected the columns env, reference, what, source"),
         (
             "env,reference,what,source\nA-v0,1,w,s\nA-v0,2,w,s",
-            "one row per environment.*A-v0, A-v0",
+            "line 3: a second row for A-v0; the first is in line 2",
         ),
     ],
 )

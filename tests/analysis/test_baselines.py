@@ -52,15 +52,28 @@ def test_without_a_table_there_are_none():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("env,algorithm,steps\nA-v0,TD3,1\n", "0.mean: Field required"),
-        (HEAD + "A-v0,TD3,1,2,,,,s,more\n", "unknown key None with value"),
-        (HEAD.replace("mean", "meen") + "A-v0,TD3,1,2,,,,s\n", "did you mean 'mean'"),
-        (HEAD + "A-v0,TD3,many,2,,,,s\n", "0.steps: .*integer.*'many'"),
-        (HEAD + "A-v0,TD3,1,nan,,,,s\n", "0.mean: .*finite number, received 'nan'"),
-        (HEAD + "A-v0,TD3,1,2,3,4,,s\n", "expected lo <= mean <= hi, received 3.0, 2.0, 4.0"),
+        (
+            "env,algorithm,steps\nA-v0,TD3,1\n",
+            "columns env, .* mean, .*received env, algorithm, st",
+        ),
+        (HEAD + "A-v0,TD3,1,2,,,,s,more\n", "line 2: expected 8 values, received 9: .*more"),
+        (HEAD + "A-v0,TD3,1\n", "line 2: expected 8 values, received 3: A-v0, TD3, 1"),
+        (
+            HEAD.replace("mean", "meen") + "A-v0,TD3,1,2,,,,s\n",
+            "columns .* mean, .*received .* meen",
+        ),
+        (HEAD + "A-v0,TD3,1,2,,,,s\nA-v0,TD3,many,2,,,,s\n", "line 3, steps: .*integer.*'many'"),
+        (HEAD + "A-v0,TD3,1,nan,,,,s\n", "line 2, mean: .*finite number, received 'nan'"),
+        (HEAD + "A-v0,TD3,1,,,,,s\n", "line 2, mean: .*number.*, received ''"),
+        (
+            HEAD + "A-v0,TD3,1,2,3,4,,s\n",
+            "line 2, expected lo <= mean <= hi, received 3.0, 2.0, 4.0",
+        ),
         (HEAD + "A-v0,TD3,1,2,1,,,s\n", "expected lo <= mean <= hi, received 1.0, 2.0, None"),
-        (HEAD + "A-v0,TD3,1,2,,,,\n", "0.source: .*string, received None"),
-        (HEAD + 2 * "A-v0,TD3,1,2,,,,s\n", "two rows for A-v0, TD3, 1 steps"),
+        (HEAD + "A-v0,TD3,1,2,,,,\n", "line 2, source: .*at least 1 character, received ''"),
+        (HEAD + 2 * "A-v0,TD3,1,2,,,,s\n", "line 3: a second row for A-v0, TD3, 1; .* in line 2"),
+        ("Results of others will be added here.\n", "received Results of others will be added"),
+        ("", "received nothing"),
     ],
 )
 def test_a_bad_table_is_refused(tmp_path, text, message):

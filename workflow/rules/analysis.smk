@@ -58,8 +58,8 @@ rule statistics:
     input:
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
-        references=user_table("config/references.csv"),
-        baselines=user_table("config/baselines.csv"),
+        references=user_table(STUDY, "references"),
+        baselines=user_table(STUDY, "baselines"),
         random=expand(rules.random.output, env=ENVIRONMENTS),
     output:
         [f"{STUDY_DIR}/tables/{name}.{kind}" for name in ANSWERS for kind in ("parquet", "csv")],

@@ -16,7 +16,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 import mpo
-from mpo.study import config_files
+from mpo.study import config_files, user_tables
 from mpo.study.config import ConfigError, canonical_json
 from mpo.study.specs import EvaluationSpec, RandomSpec
 from mpo.report.figures import FIGURES
@@ -50,11 +50,19 @@ def merged_config():
     return found
 
 
+def user_table(study, name):
+    """A table that users may replace: the one in the working directory, else the pipeline's."""
+    path, given = getattr(study.tables, name), name in study.tables.model_fields_set
+    return path if given or Path(path).exists() else source(path)
+
+
 def parse_study():
     """The validated study. The process that the user started also makes every environment once."""
     try:
         study = Study.parse(CONFIG)
         if workflow.is_main_process:
+            user_tables.references(Path(user_table(study, "references")))
+            user_tables.baselines(Path(user_table(study, "baselines")))
             from mpo.environments.envs import make_env
 
             # dm_control logs with absl, which would print all of Snakemake's messages a second
@@ -127,11 +135,6 @@ def job(mem_mb, minutes, options=""):
 
 
 small_job = functools.partial(job, 2000, 60)
-
-
-def user_table(path):
-    """A table that users may replace: the one in the working directory, else the pipeline's."""
-    return path if Path(path).exists() else source(path)
 
 
 def report_failures():
