@@ -75,7 +75,7 @@ def test_failures_are_shown_with_the_ends_of_their_logs(study, tmp_path):
     path.write_text(text)
     page = failures(study, tmp_path)
     assert "3 runs of study made-up: 1 ok, 1 diverged, 1 failed." in page
-    assert f"## {failed.run_id}: failed\n\nRuntimeError: no luck" in page
+    assert f"## {failed.run_id}: failed\n\n```\nRuntimeError: no luck\n```\n" in page
     assert "line 49" in page and "line 30" in page and "line 29" not in page
-    assert f"## {diverged.run_id}: diverged\n\ninf" in page
+    assert f"## {diverged.run_id}: diverged\n\n```\ninf\n```\n" in page
     assert fine.run_id not in page
