@@ -40,16 +40,27 @@ def test_the_riccati_equation_gives_the_regulators_optimum():
     assert cost(k) < min(cost(k - 0.01), cost(k + 0.01)) and k < 1
 
 
+REGULATORS = {
+    "td": {},
+    "retrace": {"use_retrace": True, "retrace_steps": 4},
+    "categorical": {
+        "critic": "categorical",
+        "critic_min": -8.0,
+        "critic_max": 0.0,
+        "critic_atoms": 41,
+    },
+    "normalized": {"normalize_observations": True},
+    "polyak": {"target_polyak": 0.05, "behaviour_policy": "target"},
+}
+SLOW = ("categorical", "normalized", "polyak")
+
+
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
-        {"use_retrace": True, "retrace_steps": 4},
-        {"critic": "categorical", "critic_min": -8.0, "critic_max": 0.0, "critic_atoms": 41},
-        {"normalize_observations": True},
-        {"target_polyak": 0.05, "behaviour_policy": "target"},
+        pytest.param(settings, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name, settings in REGULATORS.items()
     ],
-    ids=["td", "retrace", "categorical", "normalized", "polyak"],
 )
 def test_a_regulator_is_solved_to_riccatis_gain_and_value(tmp_path, settings):
     """The gain is within 0.06; the value at |x| = 1 within 8 % of the learnt, still noisy policy's.

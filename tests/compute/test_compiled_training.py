@@ -46,6 +46,7 @@ def test_it_computes_what_the_uncompiled_form_does(mode):
             torch.testing.assert_close(ours._gradient, theirs._gradient, rtol=0, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("compiler")
 def test_killed_and_resumed_it_has_the_bits_of_the_undisturbed_training(tmp_path):
     spec, steps = (

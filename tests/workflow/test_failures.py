@@ -148,6 +148,7 @@ def test_after_a_kill_and_an_unlock_the_same_command_goes_on(tmp_path, calm):
     assert processes.bits(folder / RUN) == calm
 
 
+@pytest.mark.slow
 def test_a_job_that_outlives_its_snakemake_and_its_duplicate_do_not_mix(tmp_path, calm):
     folder = project(tmp_path)
     process = start(folder, "--cores", "2", config=LONG)
