@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mpo.jobs import cli
-from mpo.study.config import ConfigError, JobFailed
+from mpo.jobs import arguments, cli
+from mpo.report.figures import FIGURES
+from mpo.study.config import MAX_EPISODES, ConfigError, JobFailed
 from mpo.study.files import RUN
 from mpo.study.paths import Place
+from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec
 from mpo.training.signals import EXIT_CODE, Interrupted
 
 _VERBS = (
@@ -37,8 +39,15 @@ _PIPE_CLOSED = 128 + signal.SIGPIPE
 _Parsers = dict[str, argparse.ArgumentParser]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments; `main` ends with the code of a refusal."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mpo", description=__doc__, epilog="`mpo VERB --help` lists the options of a verb."
     )
     choices = parser.add_subparsers(required=True, metavar="VERB")
@@ -48,11 +57,15 @@ def _parser() -> argparse.ArgumentParser:
         sub[name] = choices.add_parser(name, help=text, description=text)
         sub[name].set_defaults(function=function)
         sub[name].add_argument(
-            "--log", type=Path, nargs="+", default=[], help="also write progress and errors here"
+            "--log",
+            type=arguments.new_file(),
+            nargs="+",
+            default=[],
+            help="also write progress and errors here",
         )
         sub[name].add_argument(
             "--attempt",
-            type=int,
+            type=arguments.positive,
             default=1,
             help="from 1; a job whose config was refused is not tried again",
         )
@@ -63,49 +76,60 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_options_of_runs(sub: _Parsers) -> None:
     options = sub["train"].add_argument
-    options("--cell", required=True, help="CellSpec as JSON: everything but the seeds")
-    options("--checkpoint-interval", type=float, default=60.0, help="in seconds")
+    text = "CellSpec as JSON: everything but the seeds"
+    options("--cell", type=arguments.spec(CellSpec), required=True, help=text)
+    options("--checkpoint-interval", type=arguments.seconds, default=60.0, help="in seconds")
     options("--no-cuda-graphs", action="store_true", help="launch GPU kernels one by one")
     text = "delete a run's checkpoints when it is finished, to save disk space"
     options("--discard-resume-state", action="store_true", help=text)
     text = f"{RUN} of each run, in {Place.FORM}"
-    options("--out", type=_place_of_file, nargs="+", required=True, help=text)
+    options("--out", type=arguments.file_of_run, nargs="+", required=True, help=text)
 
     options = sub["verify"].add_argument
-    options("--runs", type=Path, nargs="+", required=True, help="run directories")
-    options("--steps", type=int, required=True, help="environment steps to repeat")
-    options("--out", type=Path, required=True, help="Markdown file")
+    text = "run directories"
+    options("--runs", type=arguments.existing_folder, nargs="+", required=True, help=text)
+    text = "environment steps to repeat"
+    options("--steps", type=arguments.positive, required=True, help=text)
+    options("--out", type=arguments.new_file(), required=True, help="Markdown file")
 
     for name in ("train", "verify"):
         options = sub[name].add_argument
         options("--device", choices=("auto", "cpu", "cuda"), default="auto")
-        options("--threads", type=int, default=1, help="CPU threads for the networks")
+        text = "CPU threads for the networks"
+        options("--threads", type=arguments.threads, default=1, help=text)
         options("--compile-on-cpu", action="store_true", help="use torch.compile on a CPU too")
-        options("--runs-per-gpu", type=int, default=1, help="processes that may share a GPU")
+        text = "processes that may share a GPU"
+        options("--runs-per-gpu", type=arguments.positive, default=1, help=text)
 
-    sub["evaluate"].add_argument("--run", type=_place, required=True, help="run directory")
-    sub["evaluate"].add_argument("--config", required=True, help="EvaluationSpec as JSON")
+    options = sub["evaluate"].add_argument
+    options("--run", type=arguments.finished_run, required=True, help="run directory")
+    text = "EvaluationSpec as JSON"
+    options("--config", type=arguments.spec(EvaluationSpec), required=True, help=text)
 
     for name in ("train", "evaluate"):
         text = "seconds that one call of an environment may take"
-        sub[name].add_argument("--environment-timeout", type=float, default=300.0, help=text)
-    options = sub["video"].add_argument
-    options("--run", type=Path, required=True, help="run directory")
-    options("--episode", type=int, default=0, help="index in the final evaluation, from 0")
-    options("--out", type=Path, required=True, help=".mp4 or .gif file")
+        options = sub[name].add_argument
+        options("--environment-timeout", type=arguments.seconds, default=300.0, help=text)
 
-    sub["events"].add_argument("--run", type=Path, required=True, help="run directory")
-    sub["events"].add_argument(
-        "--out", type=Path, required=True, help="event file; its name must contain tfevents"
-    )
+    for name in ("video", "events"):
+        options = sub[name].add_argument
+        options("--run", type=arguments.existing_folder, required=True, help="run directory")
+    options = sub["video"].add_argument
+    text = "index in the final evaluation, from 0"
+    options("--episode", type=arguments.whole(0, MAX_EPISODES - 1), default=0, help=text)
+    film = arguments.new_file(".mp4", ".gif")
+    options("--out", type=film, required=True, help=".mp4 or .gif file")
+    text = "event file; its name must contain tfevents"
+    sub["events"].add_argument("--out", type=arguments.new_file(), required=True, help=text)
 
 
 def _add_options_of_studies(sub: _Parsers) -> None:
     options = sub["random"].add_argument
-    options("--config", required=True, help="RandomSpec as JSON")
+    text = "RandomSpec as JSON"
+    options("--config", type=arguments.spec(RandomSpec), required=True, help=text)
     text = "steps of the longest training; an episode that outlasts it counts as endless"
-    options("--budget", type=int, default=0, help=text)
-    options("--out", type=Path, required=True, help="JSON file")
+    options("--budget", type=arguments.whole(0), default=0, help=text)
+    options("--out", type=arguments.new_file(), required=True, help="JSON file")
 
     options = sub["statistics"].add_argument
     options("--references", type=Path, required=True, help="CSV of reference returns")
@@ -113,34 +137,39 @@ def _add_options_of_studies(sub: _Parsers) -> None:
     options("--random", type=Path, nargs="+", required=True, help="JSON files of `mpo random`")
 
     for name in ("collect", "statistics", "typeset", "figure", "summary", "pages", "failures"):
-        sub[name].add_argument("--study", type=Path, required=True, help="study.json of the study")
-    sub["status"].add_argument(
-        "--study", type=Path, help="a study.json; default: every results/*/study.json"
-    )
+        text = "study.json of the study"
+        sub[name].add_argument("--study", type=arguments.existing_file, required=True, help=text)
+    text = "a study.json; default: every results/*/study.json"
+    sub["status"].add_argument("--study", type=arguments.existing_file, help=text)
     for name in ("statistics", "typeset", "figure", "summary", "pages"):
-        sub[name].add_argument("--tables", type=Path, required=True, help="directory of the tables")
-    sub["collect"].add_argument("--out", type=Path, required=True, help="directory of the tables")
-    sub["typeset"].add_argument("--out", type=Path, required=True, help="directory")
-    sub["figure"].add_argument("--name", required=True, help="name of the figure")
-    sub["figure"].add_argument("--out", type=Path, nargs="+", required=True, help="image files")
-    sub["figure"].add_argument("--caption", type=Path, required=True, help="text file")
+        text = "directory of the tables"
+        sub[name].add_argument("--tables", type=arguments.existing_folder, required=True, help=text)
+    text = "directory of the tables"
+    sub["collect"].add_argument("--out", type=arguments.new_folder, required=True, help=text)
+    sub["typeset"].add_argument("--out", type=arguments.new_folder, required=True, help="directory")
+    options = sub["figure"].add_argument
+    options("--name", choices=tuple(FIGURES), required=True, help="name of the figure")
+    image = arguments.new_file(".pdf", ".svg", ".png")
+    options("--out", type=image, nargs="+", required=True, help="image files")
+    options("--caption", type=arguments.new_file(), required=True, help="text file")
     sub["summary"].add_argument("--figures", type=Path, nargs="+", required=True, help="PNG files")
     for name in ("summary", "failures"):
-        sub[name].add_argument("--out", type=Path, required=True, help="Markdown file")
-    sub["pages"].add_argument("--summary", type=Path, required=True, help="summary.md of the study")
-    sub["pages"].add_argument("--films", type=Path, nargs="*", help="MP4 files")
-    sub["pages"].add_argument("--out", type=Path, required=True, help="directory")
+        options = sub[name].add_argument
+        options("--out", type=arguments.new_file(), required=True, help="Markdown file")
+    options = sub["pages"].add_argument
+    options(
+        "--summary", type=arguments.existing_file, required=True, help="summary.md of the study"
+    )
+    options("--films", type=Path, nargs="*", help="MP4 files")
+    options("--out", type=arguments.new_folder, required=True, help="directory")
 
 
-def _place(directory: str) -> Place:
-    try:
-        return Place.parse(Path(directory))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _place_of_file(path: str) -> Place:
-    return _place(os.path.dirname(path))
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.function is cli.train and (wrong := arguments.repeated(args.out)):
+        parser.error(f"argument --out: {wrong}")
+    return args
 
 
 def _log_to(paths: Sequence[Path]) -> None:
@@ -150,7 +179,7 @@ def _log_to(paths: Sequence[Path]) -> None:
         handlers.append(logging.StreamHandler())
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, mode="w"))
+        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
     logger = logging.getLogger("mpo")
     logger.setLevel(logging.INFO)
     # dm_control logs with absl, whose handler at the root logger would print each line again.
@@ -167,20 +196,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 on success, 2 if the config is wrong, 75 if a signal stopped a job that
         can be resumed, 141 if the reader of the output has gone, 1 after any other error.
     """
-    args = _parser().parse_args(argv)
+    try:
+        args = _arguments(argv)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     refusal = args.log[0].with_suffix(".refused") if args.log else None
     if refusal and args.attempt > 1 and refusal.exists():
-        print(f"refused before: {refusal.read_text()}", file=sys.stderr)
+        print(f"refused before: {refusal.read_text(encoding='utf-8')}", file=sys.stderr)
         return 2
-    _log_to(args.log)
-    if refusal:
-        refusal.unlink(missing_ok=True)
+    try:
+        _log_to(args.log)
+        if refusal:
+            refusal.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"error: argument --log: {error}", file=sys.stderr)
+        return 1
     try:
         args.function(args)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         if refusal:
-            refusal.write_text(str(error))
+            refusal.write_text(str(error), encoding="utf-8")
         return 2
     except Interrupted as error:
         logging.getLogger("mpo").error("%s", error)

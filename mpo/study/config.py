@@ -43,6 +43,8 @@ def _null(value: Any) -> Any:
 NULL = BeforeValidator(_null)
 """For keys that may be null: also takes it as a string."""
 
+MAX_SEED, MAX_EPISODES, MAX_THREADS, MAX_SECONDS = 2**32 - 1, 1000, 1024, 10_000_000
+
 MAX_COUNT = 10**15
 """Far above any real count, and exact in every number format that a count passes through."""
 
@@ -50,10 +52,10 @@ Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Count = Annotated[Int, Field(ge=1, le=MAX_COUNT)]
 Positive = Annotated[Float, Field(gt=0)]
-Seconds = Annotated[Float, Field(gt=0, le=10_000_000)]
+Seconds = Annotated[Float, Field(gt=0, le=MAX_SECONDS)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
-Seed = Annotated[Int, Field(ge=0, lt=2**32)]
+Seed = Annotated[Int, Field(ge=0, le=MAX_SEED)]
 
 
 def check_keys(given: Mapping[Any, Any], allowed: Iterable[str]) -> None:
@@ -147,10 +149,10 @@ class Schedule(Section):
 class Evaluation(Section):
     """How policy snapshots are evaluated. A run's episodes are averaged: a seed is one unit."""
 
-    online_episodes: Annotated[Count, Field(le=1000)] = 10
+    online_episodes: Annotated[Count, Field(le=MAX_EPISODES)] = 10
     """Episodes per snapshot, with the policy's mean action."""
 
-    final_episodes: Annotated[Count, Field(le=1000)] = 100
+    final_episodes: Annotated[Count, Field(le=MAX_EPISODES)] = 100
     """Episodes of the last snapshot with the mean action, and as many with sampled actions. They
     start from other reset seeds than the `online_episodes`."""
 
@@ -230,7 +232,7 @@ class Execution(Section):
     1 and a C++ compiler; without a compiler the log says so and the plain code runs. On a GPU they
     are compiled anyway, if Triton is available."""
 
-    threads: Annotated[Count, Field(le=1024)] = 1
+    threads: Annotated[Count, Field(le=MAX_THREADS)] = 1
     """CPU threads per training job."""
 
     seeds_per_job: Count = 1
