@@ -18,6 +18,9 @@ _JOURNAL = {
 }
 """Keys of each kind of journal piece."""
 
+_FREE = ("optimizer",)
+"""Mappings of a library, whose values may change with its version; only their keys are compared."""
+
 _MISSING = object()
 
 
@@ -50,7 +53,10 @@ def _difference(found: Any, template: Any, place: str = "state") -> str | None:
     if isinstance(template, Mapping):
         if not isinstance(found, Mapping):
             return place
-        parts = [(found.get(key, _MISSING), value, key) for key, value in template.items()]
+        parts = [
+            (found.get(key, _MISSING), _outline(value) if key in _FREE else value, key)
+            for key, value in template.items()
+        ]
     elif isinstance(template, list | tuple):
         if not isinstance(found, list | tuple) or len(found) != (len(template) or len(found)):
             return place
@@ -59,6 +65,11 @@ def _difference(found: Any, template: Any, place: str = "state") -> str | None:
         return None if _alike(found, template) else place
     nested = (_difference(part, value, f"{place}.{key}") for part, value, key in parts)
     return next(filter(None, nested), None)
+
+
+def _outline(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a mapping, with empty values of the same types."""
+    return {key: type(part)() for key, part in value.items()}
 
 
 def _alike(found: Any, template: Any) -> bool:
@@ -71,5 +82,8 @@ def _alike(found: Any, template: Any) -> bool:
             and found.dtype == template.dtype
             and (any_size or found.shape == template.shape)
         )
-    kind = Number if isinstance(template, Number) else type(template)
-    return template is None or isinstance(found, kind)
+    if template is None or found is None:
+        return True
+    # On a GPU some optimizers keep numbers as tensors.
+    numbers = (Number, torch.Tensor)
+    return isinstance(found, numbers if isinstance(template, Number) else type(template))
