@@ -1,7 +1,6 @@
 # Requires: `config`. Produces: STUDY, the IDENTITIES of its cells, the runs WANTED in its tables, the
 # PLAN that study.json holds, the resources of a `job`, the digest `code_of` modules, and all checks of
 # the config.
-import contextlib
 import functools
 import gc
 import hashlib
@@ -18,7 +17,6 @@ from snakemake.utils import update_config
 import mpo
 from mpo.study import config_files, user_tables
 from mpo.study.config import ConfigError, canonical_json
-from mpo.study.specs import EvaluationSpec, RandomSpec
 from mpo.report.figures import FIGURES
 from mpo.study.files import ANSWERS, PAGES, TABLED, TABLES, TYPESET
 from mpo.study.packs import packs
@@ -57,21 +55,19 @@ def user_table(study, name):
 
 
 def parse_study():
-    """The validated study. The process that the user started also makes every environment once."""
+    """The validated study. The process that the user started also tries every environment."""
     try:
         study = Study.parse(CONFIG)
         if workflow.is_main_process:
             user_tables.references(Path(user_table(study, "references")))
             user_tables.baselines(Path(user_table(study, "baselines")))
-            from mpo.environments.envs import make_env
+            from mpo.environments.envs import check
 
             # dm_control logs with absl, which would print all of Snakemake's messages a second
             # time unless the root logger has a handler.
             logging.root.addHandler(logging.NullHandler())
-            # What an environment prints must not get into the output of --dag and the like.
-            with contextlib.redirect_stdout(sys.stderr):
-                for environment in study.environments:
-                    make_env(environment.id).close()
+            for environment in study.environments:
+                check(environment.id)
     except ConfigError as error:
         raise WorkflowError(f"the config cannot be used:\n{error}")
     return study
