@@ -59,7 +59,7 @@ rule evaluate:
         **job(2000, 60, WATCH),
     params:
         run=subpath(input[0], parent=True),
-        config=EvaluationSpec(**STUDY.evaluation.model_dump()).identity,
+        config=STUDY.evaluation_spec.identity,
     shell:
         "python -m mpo evaluate --run {params.run:q} --config {params.config:q} {resources.options}"
         " --log {log:q}"
