@@ -62,12 +62,14 @@ class MissingRuns(JobFailed):
 class DamagedRuns(JobFailed):
     """Files of planned runs cannot be used; the message names all of them."""
 
-    def __init__(self, errors: Mapping[str, str]) -> None:
+    def __init__(self, study: Study, errors: Mapping[str, str]) -> None:
         """Takes what is wrong with each run, by run id."""
-        hint = "runs have files that cannot be used (`allow_missing: true` makes tables without)"
-        lines = [f"{run_id}: {text}" for run_id, text in errors.items()]
-        super().__init__("\n  ".join([f"{len(errors)} {hint}:", *lines]))
-        self.errors = dict(errors)
+        order = [run.run_id for run in study.runs if run.run_id in errors]
+        self.errors = {run_id: errors[run_id] for run_id in order}
+        hint = "cannot be used (`allow_missing: true` makes the tables without them)"
+        count = f"the files of {len(errors)} of {len(study.runs)} runs {hint}:"
+        lines = [f"{run_id}: {text}" for run_id, text in self.errors.items()]
+        super().__init__("\n  ".join([count, *lines]))
 
 
 def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
@@ -95,7 +97,7 @@ def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
     found, errors = _read_runs(study, root)
     evals, means = _planned_evaluations(study, root, plan, found, errors)
     if errors and not (study.allow_missing and found):
-        raise DamagedRuns(errors)
+        raise DamagedRuns(study, errors)
     if not (study.allow_missing and found):
         _refuse_missing(study, root)
     for run_id, text in errors.items():

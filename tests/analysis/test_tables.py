@@ -138,6 +138,56 @@ def test_uneven_evaluations_are_refused(study, tmp_path, change, message):
         tables.collect(study, tmp_path)
 
 
+def allowed(study):
+    return study.model_copy(update={"allow_missing": True})
+
+
+def spoil(study, root):
+    """Spoils four runs in ways of their own; returns the files that are to be named."""
+    files = [root / run.directory / "evals.parquet" for run in study.runs]
+    files[0].write_bytes(b"cut")
+    rewrite(files[1], lambda evals: evals.iloc[1:])
+    rewrite(files[2], lambda evals: evals.assign(**{"return": np.inf}))
+    record = root / study.runs[7].directory / "run.json"
+    record.write_text(record.read_text().replace('"gamma": 0.99', '"gamma": 0.5'))
+    return [*files[:3], record]
+
+
+def test_damaged_files_are_refused_all_at_once(study, tmp_path):
+    spoiled = spoil(study, tmp_path)
+    (tmp_path / study.runs[0].directory / "run.json").write_text("{")
+    with pytest.raises(tables.DamagedRuns, match="the files of 4 of 24 runs cannot") as caught:
+        tables.collect(study, tmp_path)
+    for path in (*spoiled, tmp_path / study.runs[0].directory / "run.json"):
+        assert f"{path}: " in str(caught.value)
+    assert list(caught.value.errors) == [study.runs[i].run_id for i in (0, 1, 2, 7)]
+
+
+def test_a_damaged_run_does_not_hold_up_the_others(study, tmp_path):
+    whole = tables.collect(study, tmp_path)
+    spoiled = spoil(study, tmp_path)
+    before = [path.read_bytes() for path in spoiled]
+    found = tables.collect(allowed(study), tmp_path)
+    runs = found["runs"]
+    assert list(runs.index[runs["status"] == "damaged"]) == [0, 1, 2, 7]
+    for index, path in zip((0, 1, 2, 7), spoiled, strict=True):
+        assert str(path) in runs["error"][index] and "Delete it" in runs["error"][index]
+    assert [path.read_bytes() for path in spoiled] == before
+    scores = found["scores"].query("policy == 'mode'")["n"]
+    assert scores.tolist() == [0, 3, 2, 3, 3, 3, 3, 3]
+    lost = [study.runs[i].run_id for i in (0, 1, 2, 7)]
+    for name in ("evals", "train"):
+        kept = whole[name][~whole[name]["run_id"].isin(lost)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found[name], kept)
+
+
+def test_a_study_of_damaged_runs_only_is_refused(study, tmp_path):
+    for run in study.runs:
+        (tmp_path / run.directory / "evals.parquet").write_bytes(b"")
+    with pytest.raises(tables.DamagedRuns, match="the files of 24 of 24 runs cannot"):
+        tables.collect(allowed(study), tmp_path)
+
+
 def test_tables_read_back_with_units_and_equal_bytes(study, tmp_path):
     found = tables.collect(study, tmp_path)
     for name in ("a", "b"):

@@ -208,7 +208,10 @@ def test_a_damaged_file_of_a_study_is_named(study, capfd, path, reader, kind):
 def test_a_damaged_plan_is_named(study, capfd, reader, kind):
     damage(study / PLAN, kind)
     code, said = read(reader, capfd)
-    assert code in (1, 2) and refused(said, PLAN)
+    if kind == "folder":  # the arguments are checked first
+        assert code == 2 and PLAN in said and "Traceback" not in said
+    else:
+        assert code == 1 and refused(said, PLAN)
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -361,6 +364,42 @@ def test_the_random_return_of_another_environment_is_refused(study, capfd):
     assert call("random", "--config", config, "--out", RANDOM) == 0
     code, said = read("statistics", capfd)
     assert code == 1 and refused(said, RANDOM) and "MountainCarContinuous-v0" in said
+
+
+def test_a_damaged_run_is_named_wherever_failures_are(study, capfd):
+    """Its size is right, so that only `collect` can tell."""
+    flip(study)
+    before = (study / RUN.directory / "policies.pt").read_bytes()
+    code, said = read("collect", capfd)
+    assert code == 1 and "the files of 1 of 2 runs cannot be used" in said
+    for reader in ("status", "failures"):
+        _, said = read(reader, capfd)
+        assert "1 ok, 1 damaged" in said and refused(said, RUN.directory / "policies.pt")
+    (study / PLAN).write_text(canonical_json(CONFIG | {"allow_missing": True}))
+    assert (call(*COLLECT), call(*STATISTICS)) == (0, 0)
+    assert refused("".join(capfd.readouterr()), RUN.directory / "policies.pt")
+    for reader in ("figure", "summary", "failures"):
+        assert read(reader, capfd)[0] == 0
+    assert "1 ok, 1 damaged" in read("failures", capfd)[1]
+    assert (study / RUN.directory / "policies.pt").read_bytes() == before
+
+
+def test_the_note_on_a_damaged_run_ends_with_the_damage(study, capfd):
+    flip(study)
+    call(*COLLECT)
+    assert "1 ok, 1 damaged" in read("status", capfd)[1]
+    for name in ("policies.pt", "run.json"):  # made again
+        shutil.copy(study / RUN.directory / name, study / "copy")
+        shutil.copy(study / "copy", study / RUN.directory / name)
+    assert "2 ok" in read("status", capfd)[1]
+
+
+def test_the_summary_names_a_damaged_run(study, capfd):
+    drop_row(study)
+    (study / PLAN).write_text(canonical_json(CONFIG | {"allow_missing": True}))
+    assert (call(*COLLECT), call(*STATISTICS), read("summary", capfd)[0]) == (0, 0, 0)
+    text = Path("page.md").read_text(encoding="utf-8")
+    assert f"{RUN.run_id} (damaged)" in text and OTHER.run_id not in text
 
 
 def test_runs_of_an_older_version_are_collected_and_counted(study, capfd):

@@ -2,6 +2,8 @@ import re
 
 import pytest
 
+from mpo.study.config import Execution
+from mpo.study.packs import packs
 from mpo.study.status import failures, given_up, overview, run_status
 from tests import synthetic
 
@@ -79,3 +81,32 @@ def test_failures_are_shown_with_the_ends_of_their_logs(study, tmp_path):
     assert "line 49" in page and "line 30" in page and "line 29" not in page
     assert f"## {diverged.run_id}: diverged\n\n```\ninf\n```\n" in page
     assert fine.run_id not in page
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\x00", b'{"a": 1}'])
+def test_planning_goes_on_with_records_that_cannot_be_read(tmp_path, content):
+    """No run is planned again for that: `collect` says what to delete."""
+    study = synthetic.plan(environments=1, seeds=3, axes={})
+    study = study.model_copy(update={"execution": Execution(seeds_per_job=3)})
+    synthetic.write_runs(study, tmp_path)
+    first, second, third = study.runs
+    (tmp_path / first.directory / "run.json").write_bytes(content)
+    assert not given_up(first, tmp_path)
+    assert run_status(first, tmp_path).status == "damaged"
+    for run in (second, third):
+        (tmp_path / run.directory / "policies.pt").unlink()
+    (tmp_path / second.status_file).parent.mkdir(parents=True)
+    (tmp_path / second.status_file).write_bytes(content)
+    assert not given_up(second, tmp_path)
+    if content != b'{"a": 1}':
+        assert [pack.seeds for pack in packs(study, study.runs, tmp_path)] == [(1, 2)]
+
+
+def test_planning_opens_no_finished_file_but_records(tmp_path):
+    study = synthetic.plan(environments=1, seeds=2, axes={})
+    study = study.model_copy(update={"execution": Execution(seeds_per_job=2)})
+    synthetic.write_runs(study, tmp_path)
+    for path in tmp_path.rglob("*.parquet"):
+        path.write_bytes(b"never read")
+    assert packs(study, study.runs, tmp_path) == {}
+    assert not any(given_up(run, tmp_path) for run in study.runs)
