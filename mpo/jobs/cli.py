@@ -67,11 +67,18 @@ def evaluate(args: Namespace) -> None:
     with Heartbeat(status, "evaluate", 0, args.environment_timeout, log), stopped_at_once():
         import torch
 
+        from mpo.environments import fingerprint
         from mpo.jobs.evaluate import evaluate as roll_out
         from mpo.training import artifacts
 
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
+        environment = fingerprint.present(spec.env_id)
+        remedy = (
+            f"Delete {directory} and {args.run.resume_directory(spec.cell.identity)} to train again"
+        )
+        what = f"the training of {args.run.run_id}"
+        fingerprint.refuse_change(run.get("environment"), environment, what, remedy)
         path = checksums.intact(directory / files.POLICIES, run)
         policies = artifacts.read_policies(path)
         rows = roll_out(spec, policies, config, args.run.total_steps, args.run.run_id)
@@ -80,6 +87,7 @@ def evaluate(args: Namespace) -> None:
             "eval_s": time.perf_counter() - start,
             "spec": config.model_dump(mode="json"),
             "policies": checksums.expected(path, run),
+            "environment": environment,
         }
         record = checksums.sealed(record, [directory / files.EVALUATIONS])
         artifacts.write_json(directory / files.EVALUATION_COST, record)
@@ -126,12 +134,17 @@ def random(args: Namespace) -> None:
     """Measures the mean return of a uniformly random policy."""
     config = RandomSpec.parse(args.config)
 
+    from mpo.environments import fingerprint
     from mpo.jobs.evaluate import random_returns
     from mpo.training.artifacts import write_json
 
     returns = random_returns(config.env_id, config.episodes, config.max_episode_steps, args.budget)
     found = {"env_id": config.env_id, "mean": float(returns.mean()), "episodes": config.episodes}
-    write_json(args.out, checksums.sealed(found | {"spec": config.model_dump(mode="json")}))
+    found |= {
+        "spec": config.model_dump(mode="json"),
+        "environment": fingerprint.present(config.env_id),
+    }
+    write_json(args.out, checksums.sealed(found))
 
 
 def collect(args: Namespace) -> None:

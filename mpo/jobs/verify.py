@@ -44,7 +44,7 @@ def verify(
     record, spec = read_run(run_directory)
     with reading(run_directory / RUN):
         intervals = max(1, min(steps, record["env_steps"]) // spec.log_interval)
-        was = dict(record["provenance"])
+        was = {"environment": record.get("environment"), **record["provenance"]}
     compared = intervals * spec.log_interval
     path = intact(run_directory / METRICS, record)
     with reading(path):
@@ -53,7 +53,7 @@ def verify(
     with tempfile.TemporaryDirectory() as folder:
         loop.train(stack, spec.cell, compared, [Path(folder)])
         again = _metrics(Path(folder), compared)
-    now = machine(device, stack.agent.compiled)
+    now = {"environment": stack.environment, **machine(device, stack.agent.compiled)}
     return {
         "run": "/".join(run_directory.parts[-4:-1]),
         "env_steps": compared,
@@ -62,7 +62,7 @@ def verify(
         "reproduced": _hash(recorded) == _hash(again),
         "differs": _difference(recorded, again),
         # Facts that the run did not record count as equal.
-        "unlike": {k: [was[k], v] for k, v in now.items() if was.get(k, v) != v},
+        "unlike": {k: [was[k], v] for k, v in now.items() if was.get(k) not in (None, v)},
     }
 
 

@@ -2,15 +2,15 @@
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from mpo import provenance
+from mpo.environments.fingerprint import refuse_change
 from mpo.study.checksums import sealed
 from mpo.study.config import ConfigError, canonical_json
 from mpo.study.files import METRICS, POLICIES, RUN
@@ -52,6 +52,7 @@ def train(
             `total_steps` is not a multiple of the logging and snapshot intervals.
         Interrupted: a stop signal arrived; the state is saved.
         CheckpointFailed: a checkpoint cannot be written.
+        EnvironmentChanged: the saved state is from another version of the environment.
     """
     recorder = Recorder(len(stack.seeds))
     identities = [_identity(spec, seed) for seed in stack.seeds[: len(resume_dirs)]]
@@ -130,8 +131,18 @@ def _together(
     in another way. A seed's trajectory does not depend on its stack, so it can catch up alone.
     """
     template = {"trainer": stack.state_dict(0), "recorder": Recorder(1).state_dict(0)}
-    check = partial(refuse_other_forms, template=template)
-    found = [directory.load(check) for directory in directories]
+
+    def load(directory: ResumeDirectory) -> Resumed | None:
+        def check(resumed: Resumed) -> None:
+            state = resumed.state
+            recorded = state.get("environment") if isinstance(state, Mapping) else None
+            remedy = f"Delete {directory.path} to start from step 0"
+            refuse_change(recorded, stack.environment, str(directory.path), remedy)
+            refuse_other_forms(resumed, template)
+
+        return directory.load(check)
+
+    found = [load(directory) for directory in directories]
     steps = [0 if state is None else state.state["trainer"]["env_steps"] for state in found]
     ahead = max(steps, default=0)
     for step in sorted(set(steps) - {ahead}):
@@ -144,7 +155,7 @@ def _together(
         advance(some, ahead, spec, recorder, session, diverged_too=True)
         session.save()
         for i in behind:
-            found[i] = directories[i].load(check)
+            found[i] = load(directories[i])
     return found
 
 
@@ -196,6 +207,7 @@ def _write(
         record |= {
             "env_id": stack.env_id,
             "seed": seed,
+            "environment": stack.environment,
             "spec": spec.of_seed(seed).model_dump(mode="json"),
             "provenance": {
                 **origin,

@@ -117,6 +117,7 @@ class Session:
             {
                 "trainer": self._stack.state_dict(index),
                 "recorder": self._recorder.state_dict(index),
+                "environment": self._stack.environment,
             },
             transitions=new,
             records=self._recorder.of[index].take_new(),

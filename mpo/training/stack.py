@@ -16,6 +16,7 @@ from mpo.algorithm.agent import MPOAgent
 from mpo.compute.malloc import keep_freed
 from mpo.environments.envs import dimensions, make_env
 from mpo.environments.episodes import EpisodeStream
+from mpo.environments.fingerprint import fingerprint
 from mpo.replay.replay import Replay
 from mpo.seeding import torch_generator
 from mpo.study.config import ConfigError
@@ -67,6 +68,8 @@ class Stack:
         """Label of the progress bar, before the seeds."""
         self._execution = {"cuda_graphs": cuda_graphs, "compile_on_cpu": compile_on_cpu}
         envs = [make_env(env_id) for _ in self.seeds]
+        self.environment = fingerprint(envs[0])
+        """What the environment is made of; recorded with everything that is learnt in it."""
         self.obs_dim, self.action_dim = dimensions(envs[0].observation_space, envs[0].action_space)
         self.agent = MPOAgent(
             self.obs_dim, self.action_dim, config, self.seeds, device, **self._execution
