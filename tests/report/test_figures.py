@@ -326,12 +326,12 @@ def test_planned_runs_are_told_apart_by_colour_and_sign(made):
     study, folder = made()
     status = ["ok"] * 24
     status[1], status[5], status[6], status[12] = "diverged", "failed", "failed", "running"
-    status[22], status[23] = "timeout", "planned"
+    status[21], status[22], status[23] = "damaged", "timeout", "planned"
     change(folder, "runs", status=status)
     figure = planned_runs.draw(study, folder)
     figure.canvas.draw()
     signs = {"P": "planned", "R": "running", "\N{CHECK MARK}": "ok"}
-    signs |= {"D": "diverged", "F": "failed", "T": "timeout"}
+    signs |= {"D": "diverged", "F": "failed", "T": "timeout", "X": "damaged"}
     colours = {}
     for panel, axes in enumerate(figure.axes):
         cells = axes.collections[0].get_facecolors()  # rows are arms with three seeds each
@@ -345,15 +345,15 @@ def test_planned_runs_are_told_apart_by_colour_and_sign(made):
         for index, colour in enumerate(cells):
             colours.setdefault(shown[index], set()).add(tuple(colour))
         assert axes.get_ylim() == (4, 0)  # the first arm is on top
-    assert len(colours) == len(set.union(*colours.values())) == 6  # one distinct colour per status
+    assert len(colours) == len(set.union(*colours.values())) == 7  # one distinct colour per status
     legend = {text.get_text() for text in figure.legends[0].texts}
     assert legend == {
-        *("P planned: 1", "R running: 1", "\N{CHECK MARK} ok: 18"),
-        *("D diverged: 1", "F failed: 2", "T timeout: 1"),
+        *("P planned: 1", "R running: 1", "\N{CHECK MARK} ok: 17"),
+        *("D diverged: 1", "F failed: 2", "T timeout: 1", "X damaged: 1"),
     }
     caption = planned_runs.caption(study, folder)
-    assert "1 planned, 1 running, 18 ok, 1 diverged, 2 failed, 1 timeout" in caption
-    assert "5 runs are missing in the other figures" in caption
+    assert "1 planned, 1 running, 17 ok, 1 diverged, 2 failed, 1 timeout, 1 damaged" in caption
+    assert "6 runs are missing in the other figures" in caption
 
 
 @pytest.mark.parametrize("name", STUDIES)
