@@ -1,6 +1,7 @@
 """The whole pipeline, run by Snakemake from config to figures on a copy of the project."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -266,3 +267,17 @@ def test_lint_finds_nothing_but_the_missing_software_environment():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     found = {line.strip() for line in done.stderr.splitlines() if line.startswith("    * ")}
     assert found == {"* Specify a conda environment or container for each rule.:"}
+
+
+@pytest.mark.parametrize("lost", ["summary.md", "tables/effects.csv", "figures/costs.pdf"])
+def test_whatever_a_study_lost_is_planned_again(finished, lost):
+    path = finished / "results/tiny" / lost
+    before = path.read_bytes()
+    stat = path.stat()
+    path.unlink()
+    try:
+        assert planned(finished)
+    finally:
+        path.write_bytes(before)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert planned(finished) == {}
