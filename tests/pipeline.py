@@ -1,18 +1,22 @@
 """Runs Snakemake on a copy of the pipeline."""
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).parents[1]
 TINY = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["snakemake.cli"])
 
 
 def project(folder):
@@ -27,13 +31,11 @@ def project(folder):
 def start(folder, *arguments, config=None):
     """Starts Snakemake on the tiny study or on `config`, in a process group of its own."""
     (folder / "study.yaml").write_text(yaml.safe_dump(config or TINY))
-    # As without an activated environment: Snakemake must find its own interpreter.
-    environment = {**os.environ, "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-m", "snakemake", *arguments, "--configfile", "study.yaml"]
     return subprocess.Popen(
         command,
         cwd=folder,
-        env=environment,
+        env=_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -44,10 +46,44 @@ def start(folder, *arguments, config=None):
 
 
 def snakemake(folder, *arguments, config=None):
-    """Runs Snakemake and waits until it exits."""
+    """Runs Snakemake on the tiny study or on `config`, and waits until it exits."""
+    if {"-n", "--dry-run"} & set(arguments):
+        (folder / "study.yaml").write_text(yaml.safe_dump(config or TINY))
+        return dry_run(folder, *arguments, "--configfile", "study.yaml")
     process = start(folder, *arguments, config=config)
     stdout, stderr = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def dry_run(folder, *arguments):
+    """Runs Snakemake in a fork of a process that has imported it, which halves a dry run's time."""
+    with tempfile.TemporaryDirectory() as temporary:
+        outputs = [Path(temporary) / name for name in ("stdout", "stderr")]
+        process = FORKS.Process(target=_forked, args=(folder, arguments, _environment(), outputs))
+        process.start()
+        process.join()
+        said = [output.read_text() for output in outputs]
+    return subprocess.CompletedProcess(arguments, process.exitcode, *said)
+
+
+def _forked(folder, arguments, environment, outputs):
+    """As `python -m snakemake` in a folder, with stdout and stderr written to files."""
+    for descriptor, output in enumerate(outputs, start=1):
+        os.dup2(os.open(output, os.O_CREAT | os.O_WRONLY), descriptor)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path.insert(0, str(folder))
+    sys.argv = ["snakemake", *arguments]
+
+    from snakemake.cli import main
+
+    main()
+
+
+def _environment():
+    """As without an activated environment: Snakemake must find its own interpreter."""
+    return {**os.environ, "PATH": "/usr/bin:/bin"}
 
 
 def planned(folder, config=None, targets=()):

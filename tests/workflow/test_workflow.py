@@ -11,7 +11,7 @@ import pytest
 
 from mpo.report.figures import FIGURES
 from tests import processes
-from tests.pipeline import ROOT, TINY, changed, planned, project, snakemake
+from tests.pipeline import ROOT, TINY, changed, dry_run, planned, project, snakemake
 
 CELLS = [
     f"{env}/retrace-{retrace}_optimizer-{optimizer}"
@@ -249,13 +249,7 @@ def test_every_study_of_the_config_folder_can_be_planned(tmp_path):
     assert len(studies) > 5
     studies += [["config/small.yaml", path] for path in sorted(presets.glob("*"))]
     for files in studies:
-        command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2"]
-        done = subprocess.run(
-            [*command, "--configfile", *map(str, files)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
+        done = dry_run(tmp_path, "--dry-run", "--cores", "2", "--configfile", *map(str, files))
         assert done.returncode == 0, done.stdout + done.stderr
         assert "INFO:snakemake" not in done.stdout + done.stderr
         assert re.search(r"^train\w* +[1-9]\d*$", done.stdout, re.M)
