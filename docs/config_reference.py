@@ -185,9 +185,11 @@ def _code(value: Any) -> str:
 def main() -> None:
     """Writes both files."""
     schema = json_schema()
-    SCHEMA.write_text(json.dumps(schema, indent=2) + "\n")
+    SCHEMA.write_text(json.dumps(schema, indent=2) + "\n", encoding="utf-8")
     REFERENCE.parent.mkdir(exist_ok=True)
-    REFERENCE.write_text(reference(schema, yaml.safe_load((ROOT / "config.yaml").read_text())))
+    REFERENCE.write_text(
+        reference(schema, yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")))
+    )
 
 
 if __name__ == "__main__":

@@ -58,7 +58,9 @@ def rules() -> str:
 
 def floors() -> str:
     """The floors of the package, the ground at the bottom: what each wing imports of others."""
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]
     (layers,) = (c["layers"] for c in config["contracts"] if c["type"] == "layers")
     floors = [floor.split(" | ") for floor in layers]
     names = [name for floor in floors for name in floor]
@@ -167,4 +169,4 @@ DRAWINGS = {"rules.svg": rules, "floors.svg": floors}
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))  # this checkout's package, wherever another one is installed
     for name, draw in DRAWINGS.items():
-        (FOLDER / name).write_text(draw())
+        (FOLDER / name).write_text(draw(), encoding="utf-8")

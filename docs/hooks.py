@@ -35,7 +35,7 @@ def repository_path(uri: str) -> str:
 
 def links(path: str) -> set[str]:
     """The files of the repository that one of its pages links, relative to the root."""
-    text = _FENCE.sub("", (ROOT / path).read_text())
+    text = _FENCE.sub("", (ROOT / path).read_text(encoding="utf-8"))
     here = posixpath.dirname(path)
     return {posixpath.normpath(posixpath.join(here, found[1])) for found in _LINK.findall(text)}
 

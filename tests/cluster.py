@@ -109,7 +109,7 @@ def cluster(folder: Path, cpus: int = 8, memory_mb: int = 8000, gpus: int = 2) -
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """Waits for the cluster of another test to end; refuses to run beside a foreign one."""
-    with open("/run/lock/slurm-of-tests", "w") as file:
+    with open("/run/lock/slurm-of-tests", "w", encoding="utf-8") as file:
 
         def locked() -> bool:
             with contextlib.suppress(BlockingIOError):
@@ -180,12 +180,12 @@ def _named() -> Iterator[None]:
         socket.gethostbyname(NODE)
         line = ""
     except OSError:
-        HOSTS.write_text(HOSTS.read_text() + line)
+        HOSTS.write_text(HOSTS.read_text(encoding="utf-8") + line, encoding="utf-8")
     try:
         yield
     finally:
         if line:
-            HOSTS.write_text(HOSTS.read_text().replace(line, ""))
+            HOSTS.write_text(HOSTS.read_text(encoding="utf-8").replace(line, ""), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -193,7 +193,7 @@ def _daemon(folder: Path, command: list[str]) -> Iterator[None]:
     """Runs a daemon as a child that dies with this process, even if this is killed."""
     name, *arguments = command
     command = ["setpriv", "--pdeathsig", "KILL", str(_program(name)), *arguments]
-    with open(folder / f"{name}.log", "w") as log:
+    with open(folder / f"{name}.log", "w", encoding="utf-8") as log:
         # In a session of its own, so that Ctrl-C reaches only pytest, which stops them in order.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -54,7 +54,9 @@ def trace(**settings):
     with tempfile.TemporaryDirectory() as folder:
         trainer.train(200, 140, 16, folder, snapshot_interval=200, log_interval=50)
         rows = pq.read_table(Path(folder, "train.parquet")).drop_columns(list(CLOCKS)).to_pylist()
-        spec = RunSpec.model_validate(json.loads(Path(folder, "run.json").read_text())["spec"])
+        spec = RunSpec.model_validate(
+            json.loads(Path(folder, "run.json").read_text(encoding="utf-8"))["spec"]
+        )
         policies = read_policies(Path(folder, "policies.pt"))
     episodes = evaluate(spec, policies, EvaluationSpec(online_episodes=1, final_episodes=2), 200)
     return {

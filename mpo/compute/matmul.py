@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 def _is_intel() -> bool:
     """Returns whether Linux reports an Intel CPU."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as cpus:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as cpus:
         # The first CPU's entry is enough; the whole file takes long on machines with many CPUs.
         return "GenuineIntel" in cpus.read(200)
     return False

@@ -186,7 +186,8 @@ def figure(args: Namespace) -> None:
 
     study = _study(args.study)
     figures.draw(args.name, study, args.tables, args.out)
-    args.caption.write_text(figures.caption_rst(args.name, study, args.tables))
+    caption = figures.caption_rst(args.name, study, args.tables)
+    args.caption.write_text(caption, encoding="utf-8")
 
 
 def summary(args: Namespace) -> None:

@@ -100,7 +100,7 @@ class Heartbeat:
 
     def __enter__(self) -> Self:
         """Writes status `running` for all runs and starts the heartbeat."""
-        self._dump = self._log.open("a") if self._log else sys.stderr
+        self._dump = self._log.open("a", encoding="utf-8") if self._log else sys.stderr
         self._write("running", None)
         self._thread.start()
         return self
@@ -171,7 +171,7 @@ class Heartbeat:
         }
         try:
             with replacing(path) as temporary:
-                temporary.write_text(json.dumps(content, indent=1) + "\n")
+                temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         except OSError as problem:
             # A full disk should fail the work itself, not its status file.
             logger.warning("cannot write the status file: %s", problem)

@@ -81,7 +81,8 @@ def write(results: Sequence[Mapping[str, Any]], output: Path) -> None:
     )
     text = f"{equal} of {len(results)} runs were reproduced bit for bit on this machine."
     with replacing(output) as temporary:
-        temporary.write_text(f"# Verification\n\n{text}\n\n{rows.to_markdown(index=False)}\n")
+        page = f"# Verification\n\n{text}\n\n{rows.to_markdown(index=False)}\n"
+        temporary.write_text(page, encoding="utf-8")
 
 
 def _metrics(directory: Path, steps: int) -> pd.DataFrame:

@@ -57,7 +57,8 @@ def table(tables: Path, name: str, output: Path) -> None:
 
 def config(study: Path, output: Path) -> None:
     """Writes a study's complete config as a page, in YAML."""
-    text = yaml.safe_dump(json.loads(study.read_text()), sort_keys=False, default_flow_style=None)
+    content = json.loads(study.read_text(encoding="utf-8"))
+    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
     _write("config", f"<h1>config</h1><pre>{html.escape(text)}</pre>", output)
 
 
@@ -80,4 +81,5 @@ def _inside(path: Path) -> str:
 def _write(title: str, body: str, output: Path) -> None:
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     with replacing(output) as temporary:
-        temporary.write_text(f"<!doctype html><html><head>{head}</head><body>{body}</body></html>")
+        page = f"<!doctype html><html><head>{head}</head><body>{body}</body></html>"
+        temporary.write_text(page, encoding="utf-8")

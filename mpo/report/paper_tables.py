@@ -48,7 +48,7 @@ def write(study: Study, tables: Path, outputs: Path) -> None:
         forms = {"tex": latex(table, f"tab:{study.study}-{name}"), "md": markdown(table)}
         for suffix, text in forms.items():
             with replacing(outputs / f"{name}.{suffix}") as path:
-                path.write_text(text)
+                path.write_text(text, encoding="utf-8")
 
 
 def final_scores(study: Study, tables: Path) -> Table:
