@@ -1,5 +1,6 @@
 """Files are UTF-8 whatever the locale: a minus sign must not end a study."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,8 @@ def study(tmp_path_factory):
     plan = synthetic.plan(environments=1)
     synthetic.write_runs(plan, root)
     synthetic.write_tables(plan, root)
-    (root / "study.json").write_text(plan.model_dump_json(), encoding="utf-8")
+    config = json.dumps(synthetic.config(environments=1))
+    (root / "study.json").write_text(config, encoding="utf-8")
     return root
 
 
