@@ -1,5 +1,6 @@
 """Reads the files of one finished run for the tables, and names everything wrong with them."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -113,7 +114,18 @@ def _facts(
         # Older runs did not record this.
         "compiled": provenance.get("compiled"),
         **{name: provenance["packages"].get(name) for name in _PACKAGES},
+        "environment_version": _versions(record, evaluation),
         "started": provenance["started"],
         "finished": provenance["finished"],
         "resumed": len(provenance["resumed"]),
     }
+
+
+def _versions(*records: Mapping[str, Any]) -> str | None:
+    """Digests of what the environment was made of, in training and evaluation, joined by `+`.
+
+    Older runs did not record it.
+    """
+    found = [canonical_json(r["environment"]) for r in records if r.get("environment") is not None]
+    digests = dict.fromkeys(hashlib.sha256(text.encode()).hexdigest()[:12] for text in found)
+    return "+".join(digests) or None

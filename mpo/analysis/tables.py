@@ -105,6 +105,9 @@ def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
     if older := sum(not files.checked for files in found.values()):
         text = "%d of %d runs have no checksums: their files were read unchecked"
         logger.info(text, older, len(found))
+    if older := sum(files.facts["environment_version"] is None for files in found.values()):
+        text = "%d of %d runs do not record their environment, so changes of it go unnoticed"
+        logger.info(text, older, len(found))
     runs = pd.DataFrame([_run_row(study, run, root, found, errors) for run in study.runs])
     train = _stack({run_id: files.train for run_id, files in found.items()})
     # Seeds trained in one process share its clocks, so each gets an equal share of the time.

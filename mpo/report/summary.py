@@ -60,6 +60,7 @@ def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> 
         _plan(study),
         *_missing(runs),
         *_unlike(runs),
+        *_mixed(runs),
         "## Answers",
         _answers(read(tables, "effects"), read(tables, "power"), read(tables, "references")),
         markdown(paper_tables.effects(study, tables)).rstrip(),
@@ -76,7 +77,7 @@ def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> 
     ]
     text = "\n\n".join(parts) + "\n"
     with replacing(output) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _plan(study: Study) -> str:
@@ -197,6 +198,27 @@ def _unlike(runs: pd.DataFrame) -> list[str]:
     ]
     warning = f"**The runs differ in: {'; '.join(differing)}.**"
     return [warning] if differing else []
+
+
+def _mixed(runs: pd.DataFrame) -> list[str]:
+    """Warnings at the top of the page: cells that used another version of their environment."""
+    known = runs.dropna(subset="environment_version")
+    known = known.assign(
+        cell=known["run_id"].str.rsplit("/", n=1).str[0],
+        version=known["environment_version"].astype(str).str.split("+"),
+    ).explode("version")
+    notes = []
+    for env, own in known.groupby("env", sort=False):
+        versions = own["version"].value_counts()
+        unusual = own.loc[own["version"] != versions.index[0], "cell"]
+        cells = own[own["cell"].isin(unusual)].groupby("cell", sort=False)["seed"]
+        if len(versions) > 1:
+            names = "; ".join(
+                f"{cell}, seeds {', '.join(map(str, sorted({*seeds})))}" for cell, seeds in cells
+            )
+            text = f"{len(versions)} versions of the environment: {names}"
+            notes.append(f"**The runs in {env} mix {text}.** Their returns are not comparable.")
+    return notes
 
 
 def _origins(runs: pd.DataFrame) -> dict[str, list[str]]:

@@ -1,6 +1,8 @@
 import json
 import re
 
+import pytest
+
 from mpo.analysis import tables
 from mpo.report import summary
 from tests import synthetic
@@ -27,6 +29,37 @@ def test_the_page_says_what_was_run_and_found(tmp_path):
     assert f"{score['mean']:.0f} [{score['lo']:.0f}, {score['hi']:.0f}]".replace("-", minus) in row
     assert synthetic.PROVENANCE["git_sha"] in text
     assert "exploratory" in text and "differ in" not in text
+
+
+def record_environments(tmp_path, study, trained, evaluated):
+    """Writes what each run's environment was made of into its records; None writes nothing."""
+    for run, *versions in zip(study.runs, trained, evaluated, strict=True):
+        for name, version in zip(("run.json", "evals.json"), versions, strict=True):
+            path = tmp_path / run.directory / name
+            record = json.loads(path.read_text())
+            if version is not None:
+                record["environment"] = {"sources": {"mine": version}}
+            path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "shown"),
+    [
+        ([None, None, None], [None, None, None], ""),
+        (["a", "a", "a"], ["a", "a", "a"], ""),
+        (["a", "a", None], ["a", "a", "a"], ""),
+        (["a", "b", "a"], ["a", "b", "a"], "2 versions of the environment: {0}, seeds 0, 1, 2"),
+        (["a", "a", "a"], ["a", "a", "b"], "2 versions of the environment: {0}, seeds 0, 1, 2"),
+    ],
+)
+def test_cells_that_mix_versions_of_an_environment_are_named(tmp_path, trained, evaluated, shown):
+    study = synthetic.plan(environments=1)
+    synthetic.write_runs(study, tmp_path)
+    more = [None] * (len(study.runs) - 3)
+    record_environments(tmp_path, study, trained + more, evaluated + more)
+    text = page(tmp_path, study)
+    assert ("versions of the environment" in text) == bool(shown)
+    assert shown.format(study.cells[0].cell_id) in text
 
 
 def test_five_seeds_are_not_called_exploratory(tmp_path):
