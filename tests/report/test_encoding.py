@@ -30,7 +30,7 @@ def study(tmp_path_factory):
     [
         ("typeset --out typeset", "typeset/final_scores.md"),
         ("summary --figures learning_curves.png --out summary.md", "summary.md"),
-        ("figure --name effects --out effects.svg --caption effects.rst", "effects.rst"),
+        ("figure --name diagnostics --out f.svg --caption f.rst", "f.rst"),
     ],
 )
 def test_a_locale_without_a_minus_sign_does(study, verb, made):
