@@ -53,22 +53,15 @@ def pytest_sessionfinish(session):
         reporter.write_line(requirements.closing_line(reasons, slow))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """One thread, as in training.
+    """Uses one thread, as in training; comes before the fixtures of files, which may train.
 
-    With more, the size of the stack may change how a matrix product is split and so its rounding.
-    They are also slow beside other processes: a small operation waits milliseconds for them.
+    With more threads, the number of stacked seeds may change how a matrix product is split and so
+    its rounding. They are also slow beside other processes: a small operation waits for them.
     """
-    if "torch" not in sys.modules:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
