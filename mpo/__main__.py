@@ -30,6 +30,7 @@ _VERBS = (
     cli.figure,
     cli.summary,
     cli.pages,
+    cli.merge,
     cli.status,
     cli.failures,
 )
@@ -124,6 +125,12 @@ def _add_options_of_runs(sub: _Parsers) -> None:
 
 
 def _add_options_of_studies(sub: _Parsers) -> None:
+    options = sub["merge"].add_argument
+    text = "results/STUDY of other machines"
+    options("sources", type=arguments.existing_folder, nargs="+", metavar="SOURCE", help=text)
+    text = "results/STUDY here"
+    options("--into", type=arguments.existing_folder, required=True, help=text)
+
     options = sub["random"].add_argument
     text = "RandomSpec as JSON"
     options("--config", type=arguments.spec(RandomSpec), required=True, help=text)

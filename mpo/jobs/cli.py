@@ -210,6 +210,14 @@ def pages(args: Namespace) -> None:
         html.films(args.films, args.out / "films.html")
 
 
+def merge(args: Namespace) -> None:
+    """Copies runs of the same study from other machines into this one."""
+    from mpo.jobs import merge as module
+
+    found = module.merge(args.sources, args.into)
+    print(f"{args.into}: {len(found.taken)} runs taken, {len(found.present)} were there already")
+
+
 def status(args: Namespace) -> None:
     """Prints the status of every run, during and after the workflow."""
     from mpo.study.status import overview

@@ -62,6 +62,8 @@ TESTED = {
     "test_places.py::test_from_elsewhere_every_run_is_planned_and_nothing_is_written",
     "snakedeploy deploy-workflow PIPELINE my-study --tag TAG": "tests/workflow/test_places.py::"
     "test_a_deployment_has_all_rules_of_the_pipeline_and_its_default_target",
+    "python -m mpo merge COPIED/results/default --into results/default": "tests/jobs/"
+    "test_merge.py::test_the_command_says_how_many_runs_it_took",
     "snakemake --profile profiles/slurm": "tests/workflow/test_slurm.py::"
     "test_every_job_that_computes_goes_through_slurm",
 }

@@ -1,0 +1,93 @@
+"""Results of one study from several machines, brought together."""
+
+import json
+import shutil
+
+import pytest
+
+from mpo.__main__ import main
+from mpo.analysis import tables
+from mpo.jobs.merge import merge
+from mpo.study.checksums import sealed
+from mpo.study.config import JobFailed
+from tests import synthetic
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """Two machines that each have three of the study's runs, one of them in common."""
+    study = synthetic.plan(environments=1)
+    synthetic.write_runs(study, tmp_path / "all")
+    for run in study.runs:
+        directory = tmp_path / "all" / run.directory
+        record = json.loads((directory / "run.json").read_text())
+        files = [directory / name for name in ("train.parquet", "policies.pt")]
+        (directory / "run.json").write_text(json.dumps(sealed(record, files)))
+    for name, runs in (("a", study.runs[:3]), ("b", study.runs[2:])):
+        for run in runs:
+            shutil.copytree(
+                tmp_path / "all" / run.directory, tmp_path / name / "results" / run.directory
+            )
+    return study, *(tmp_path / name / "results" for name in "ab")
+
+
+def folder(study, root):
+    return root / "results" / study.study
+
+
+def test_each_run_is_taken_once_and_the_tables_are_those_of_one_machine(machines, tmp_path):
+    study, a, b = machines
+    mine = (a / study.runs[2].directory / "run.json").stat().st_mtime_ns
+    found = merge([folder(study, b)], folder(study, a))
+    assert found.taken == sorted(run.run_id + "/step10000" for run in study.runs[3:])
+    assert found.present == [study.runs[2].run_id + "/step10000"]
+    assert (a / study.runs[2].directory / "run.json").stat().st_mtime_ns == mine
+    whole, merged = (tables.collect(study, root) for root in (tmp_path / "all", a))
+    for name, frame in whole.items():
+        assert frame.equals(merged[name]), name
+    assert merge([folder(study, b)], folder(study, a)).taken == []
+
+
+def test_times_are_kept_so_that_nothing_is_planned_again(machines):
+    study, a, b = machines
+    merge([folder(study, b)], folder(study, a))
+    for name in ("run.json", "policies.pt", "evals.parquet"):
+        theirs, ours = (root / study.runs[-1].directory / name for root in (b, a))
+        assert theirs.stat().st_mtime_ns == ours.stat().st_mtime_ns
+
+
+def test_runs_of_unlike_specs_are_named_and_nothing_is_copied(machines):
+    study, a, b = machines
+    path = b / study.runs[2].directory / "run.json"
+    record = json.loads(path.read_text())
+    record["spec"]["training"]["gamma"] = 0.5
+    path.write_text(json.dumps(sealed(record)))
+    with pytest.raises(JobFailed, match=f"{study.runs[2].run_id}.*unlike specs"):
+        merge([folder(study, b)], folder(study, a))
+    assert not (a / study.runs[-1].directory).exists()
+
+
+def test_a_damaged_run_is_named_and_nothing_is_copied(machines):
+    study, a, b = machines
+    path = b / study.runs[-1].directory / "train.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(JobFailed, match="train.parquet"):
+        merge([folder(study, b)], folder(study, a))
+    assert not (a / study.runs[-2].directory).exists()
+
+
+def test_an_evaluation_that_is_missing_here_is_taken(machines):
+    study, a, b = machines
+    here = a / study.runs[2].directory
+    for name in ("evals.parquet", "evals.json"):
+        (here / name).unlink()
+    assert study.runs[2].run_id + "/step10000" in merge([folder(study, b)], folder(study, a)).taken
+    assert (here / "evals.parquet").exists() and (here / "evals.json").exists()
+
+
+def test_the_command_says_how_many_runs_it_took(machines, capsys):
+    study, a, b = machines
+    arguments = [str(folder(study, b)), "--into", str(folder(study, a))]
+    assert main(["merge", *arguments]) == 0
+    assert "3 runs taken, 1 were there already" in capsys.readouterr().out
+    assert main(["merge", str(b / "nowhere"), "--into", str(folder(study, a))]) == 2
