@@ -15,7 +15,7 @@ from tests import synthetic
 
 @pytest.fixture
 def machines(tmp_path):
-    """Two machines that each have three of the study's runs, one of them in common."""
+    """Two machines that share the runs of a study between them, and one run have both."""
     study = synthetic.plan(environments=1)
     synthetic.write_runs(study, tmp_path / "all")
     for run in study.runs:
@@ -89,5 +89,5 @@ def test_the_command_says_how_many_runs_it_took(machines, capsys):
     study, a, b = machines
     arguments = [str(folder(study, b)), "--into", str(folder(study, a))]
     assert main(["merge", *arguments]) == 0
-    assert "3 runs taken, 1 were there already" in capsys.readouterr().out
+    assert "9 runs taken, 1 were there already" in capsys.readouterr().out
     assert main(["merge", str(b / "nowhere"), "--into", str(folder(study, a))]) == 2
