@@ -73,7 +73,7 @@ def evaluate(args: Namespace) -> None:
 
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
-        environment = fingerprint.present(spec.env_id)
+        environment = fingerprint.present(spec.environment)
         remedy = (
             f"Delete {directory} and {args.run.resume_directory(spec.cell.identity)} to train again"
         )
@@ -138,11 +138,13 @@ def random(args: Namespace) -> None:
     from mpo.jobs.evaluate import random_returns
     from mpo.training.artifacts import write_json
 
-    returns = random_returns(config.env_id, config.episodes, config.max_episode_steps, args.budget)
-    found = {"env_id": config.env_id, "mean": float(returns.mean()), "episodes": config.episodes}
+    returns = random_returns(
+        config.environment, config.episodes, config.max_episode_steps, args.budget
+    )
+    found = {"env_id": config.env_name, "mean": float(returns.mean()), "episodes": config.episodes}
     found |= {
         "spec": config.model_dump(mode="json"),
-        "environment": fingerprint.present(config.env_id),
+        "environment": fingerprint.present(config.environment),
     }
     write_json(args.out, checksums.sealed(found))
 
@@ -152,14 +154,14 @@ def collect(args: Namespace) -> None:
     from mpo.analysis import tables
     from mpo.study.status import write_damage
 
-    study = _study(args.study)
+    study, root = _study(args.study), _root(args.study)
     try:
-        found = tables.collect(study, Path())
+        found = tables.collect(study, root)
     except tables.DamagedRuns as error:
-        write_damage(study, Path(), error.errors)
+        write_damage(study, root, error.errors)
         raise
     damaged = found["runs"].query("status == 'damaged'")
-    write_damage(study, Path(), dict(zip(damaged["run_id"], damaged["error"], strict=True)))
+    write_damage(study, root, dict(zip(damaged["run_id"], damaged["error"], strict=True)))
     tables.write(found, args.out)
 
 
@@ -228,7 +230,7 @@ def status(args: Namespace) -> None:
     parts = []
     for path in found:
         try:
-            parts.append(overview(_study(path), Path()))
+            parts.append(overview(_study(path), _root(path)))
         except (checksums.Damaged, OSError) as error:
             if args.study:
                 raise
@@ -242,9 +244,14 @@ def failures(args: Namespace) -> None:
     from mpo.study.files import replacing
 
     study = _study(args.study)
-    text = status.failures(study, Path())
+    text = status.failures(study, _root(args.study))
     with replacing(args.out) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _root(study: Path) -> Path:
+    """The directory that contains `results/`: that of the study.s file, wherever a user is."""
+    return study.parents[2] if study.parts[-3:-2] == ("results",) else Path()
 
 
 def _study(path: Path) -> Study:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from mpo.__main__ import main
 from tests import synthetic
 from tests.pipeline import ROOT
 
@@ -37,3 +38,15 @@ def test_a_closed_output_gets_no_stack(folder):
     command = f"{shlex.join(STATUS)} >&-"
     done = subprocess.run(command, shell=True, cwd=folder, env=ENVIRONMENT, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_study_elsewhere_has_its_runs_there(folder, tmp_path_factory, monkeypatch, capsys):
+    study = synthetic.plan()
+    (folder / "results/tiny").rename(folder / f"results/{study.study}")
+    synthetic.write_runs(study, folder)
+    plan = folder / f"results/{study.study}/study.json"
+    plan.write_text(json.dumps(synthetic.config()))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert main(["status", "--study", str(plan)]) == 0
+    assert f"{len(study.runs)} ok" in capsys.readouterr().out
+    assert main(["collect", "--study", str(plan), "--out", "tables"]) == 0
