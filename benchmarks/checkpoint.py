@@ -79,7 +79,7 @@ def measure_in(folder: Path, capacity: int, steps: int) -> list[Finding]:
         start = time.perf_counter()
         Session(fresh, Recorder(1), [directory], [directory.load()])
         resuming = time.perf_counter() - start
-    assert fresh.replay_size() == capacity
+    assert fresh.replay.size() == capacity
     start = time.perf_counter()
     torch.save(stack.newest_transitions(0, capacity), folder / "whole.pt")
     whole = time.perf_counter() - start
