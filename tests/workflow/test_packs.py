@@ -289,6 +289,7 @@ gym.register("Unlucky-v0", Unlucky, max_episode_steps=200)
 """
 
 
+@pytest.mark.slow
 def test_one_bad_seed_of_a_pack_holds_up_nobody_for_long(tmp_path):
     folder = project(tmp_path)
     (folder / "unlucky.py").write_text(UNLUCKY)
