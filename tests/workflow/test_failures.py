@@ -90,7 +90,7 @@ def test_missing_runs_are_left_out_only_where_that_is_allowed(troubled):
     assert scores["mean"].notna().tolist() == [True, True, False, False]
     summary = (study / "summary.md").read_text()
     assert "**2 runs of 4 missing: broken-Broken-v0/" in summary
-    assert "1 run diverged and count" in summary
+    assert "1 run diverged (scored by the last finite policy): " in summary
     assert (study / "figures/learning_curves.png").exists()
 
 
