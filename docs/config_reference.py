@@ -13,7 +13,8 @@ import yaml
 
 from mpo.study.config import MAX_COUNT, Schedule
 from mpo.study.hyperparameters import OptimizerName, Training
-from mpo.study.plan import CORE_AXES, ENVIRONMENT_ID, Study
+from mpo.study.plan import CORE_AXES, Study
+from mpo.study.specs import ENVIRONMENT_ID
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference" / "config.md"
@@ -63,7 +64,8 @@ def json_schema() -> dict[str, Any]:
     own = {key: ref for key, ref in training.items() if key not in CORE_AXES}
     timing = {key: _key("Schedule", key) for key in Schedule.model_fields}
     name = sections["Environment"]["properties"]["id"] | {"pattern": ENVIRONMENT_ID}
-    entry = _object({"id": name, **timing, **own}) | {"required": ["id"]}
+    more = {key: sections["Environment"]["properties"][key] for key in ("kwargs", "wrappers")}
+    entry = _object({"id": name, **more, **timing, **own}) | {"required": ["id"]}
     sections["Environment"] = {"anyOf": [name, entry]}
     sections["Optimizer"] = _object(own)
     keys["environments"]["uniqueItems"] = keys["seeds"]["uniqueItems"] = True

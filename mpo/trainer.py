@@ -297,7 +297,7 @@ class MPOTrainer:
         path = Path(directory)
         return [path] if len(self.seeds) == 1 else [path / f"seed{seed}" for seed in self.seeds]
 
-    def _spec(self, intervals: dict[str, int], **training: Any) -> CellSpec:
+    def _spec(self, intervals: Mapping[str, Any], **training: Any) -> CellSpec:
         """Builds the spec of the training.
 
         Raises:

@@ -63,7 +63,7 @@ def compute(
     """
     runs = read(tables, "runs")
     finished = set(runs.loc[runs["status"].isin(FINISHED), "env"])
-    unfinished = {environment.id for environment in study.environments} - finished
+    unfinished = {environment.name for environment in study.environments} - finished
     scale = references.read(study, table, random, unfinished)
     finals = _finals(study, tables, scale)
     shared = _shared_environments(study, finals)
@@ -199,7 +199,7 @@ def _sample_efficiency(
     """
     if not shared:
         return
-    plan = {run.spec.env_id: run for run in study.runs if run.spec.env_id in shared}
+    plan = {run.spec.env_name: run for run in study.runs if run.spec.env_name in shared}
     budgets = {env: run.total_steps for env, run in plan.items()}
     common = len(set(budgets.values())) == 1
     fewest = min(run.total_steps // run.spec.snapshot_interval for run in plan.values())

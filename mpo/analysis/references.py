@@ -52,22 +52,23 @@ def read(
     measured = _random_returns(study, random)
     rows = []
     for environment in study.environments:
-        chance = measured.get(environment.id)
+        chance = measured.get(environment.name)
         if chance is None:
-            if environment.id not in unfinished:
-                raise ConfigError(f"the random return of {environment.id} was not given")
-            row = {"env": environment.id, "random": np.nan, "random_episodes": 0}
+            if environment.name not in unfinished:
+                raise ConfigError(f"the random return of {environment.name} was not given")
+            row = {"env": environment.name, "random": np.nan, "random_episodes": 0}
             rows.append(row | _UNKNOWN)
             continue
         known: Mapping[Any, Any] = references.get(
-            environment.id, _DM_CONTROL if environment.id.startswith("dm_control/") else _UNKNOWN
+            environment.name,
+            _DM_CONTROL if environment.name.startswith("dm_control/") else _UNKNOWN,
         )
         if known["reference"] is not None and known["reference"] <= chance["mean"]:
             raise ConfigError(
-                f"{table}: the reference of {environment.id} must be above the random return "
+                f"{table}: the reference of {environment.name} must be above the random return "
                 f"{chance['mean']:.4g}, received {known['reference']}"
             )
-        row = {"env": environment.id, "random": chance["mean"]}
+        row = {"env": environment.name, "random": chance["mean"]}
         row |= {"random_episodes": chance["episodes"]}
         rows.append(row | {name: known[name] for name in _COLUMNS[1:]})
     return pd.DataFrame(rows).astype({"reference": float})
@@ -93,7 +94,7 @@ def _random_returns(study: Study, paths: Sequence[Path]) -> dict[str, dict[str, 
         with reading(path):
             name = record["env_id"]
             returns = {"mean": float(record["mean"]), "episodes": int(record["episodes"])}
-        if name in found or name not in [environment.id for environment in study.environments]:
+        if name in found or name not in [environment.name for environment in study.environments]:
             raise Damaged(path, f"it is the random return of {name}")
         found[name] = returns
     return found

@@ -327,7 +327,7 @@ def _run_row(
 ) -> dict[str, Any]:
     row = {
         "run_id": run.run_id,
-        "env": run.spec.env_id,
+        "env": run.spec.env_name,
         "seed": run.spec.seed,
         "arm": arm_label(study, run.arm),
         **{name: flat(value) for name, value in run.arm.items()},

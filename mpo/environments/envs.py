@@ -3,6 +3,7 @@
 As in Gymnasium, a time limit sets `truncated`, not `terminated`.
 """
 
+import copy
 import difflib
 import importlib
 import os
@@ -10,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -19,14 +20,15 @@ from gymnasium.spaces import Box
 
 from mpo.environments.guard import EnvironmentFailed, Guard
 from mpo.study.config import ConfigError
+from mpo.study.specs import EnvironmentSpec
 
 
-def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
+def make_env(env: str | EnvironmentSpec, render_mode: str | None = None) -> gym.Env:
     """Makes an environment with flat float32 observations and canonical actions in [-1, 1].
 
     Args:
-        env_id: a Gymnasium id, `dm_control/domain-task-v0` (through shimmy), or `module:id`, which
-            imports the module first.
+        env: a Gymnasium id, `dm_control/domain-task-v0` (through shimmy), or `module:id`, which
+            imports the module first; or an id with arguments and wrappers.
         render_mode: Gymnasium's render mode; by default nothing is rendered.
 
     Returns:
@@ -38,9 +40,11 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
         ConfigError: the id is unknown or lacks its version, the environment cannot be made, or a
             space is not supported.
     """
-    env = _make(env_id, render_mode)
+    spec = EnvironmentSpec.model_construct(id=env) if isinstance(env, str) else env
+    env_id = spec.name
+    made = _wrapped(_make(spec, render_mode), spec)
     with _named(env_id, "reading its spaces"):
-        actions, observations = env.action_space, env.observation_space
+        actions, observations = made.action_space, made.observation_space
     _refuse_unscalable(env_id, actions)
     if not observations.is_np_flattenable:
         raise ConfigError(f"environment {env_id!r}: cannot flatten observations {observations}")
@@ -48,27 +52,27 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
         # For dm_control's float64 actions, Gymnasium casts the float64 range to float32: it
         # overflows.
         with np.errstate(over="ignore"):
-            env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-        return Guard(env, env_id)
+            made = gym.wrappers.RescaleAction(made, np.float32(-1.0), np.float32(1.0))
+        return Guard(made, env_id)
 
 
-def check(env_id: str) -> None:
+def check(env: str | EnvironmentSpec) -> None:
     """Makes an environment, plays its first step, and closes it.
 
     Whatever it prints goes to stderr: stdout belongs to the program that plans.
 
     Args:
-        env_id: see `make_env`.
+        env: see `make_env`.
 
     Raises:
         ConfigError: the environment cannot be made, or fails in this step.
     """
     with _stdout_to_stderr():
-        env = make_env(env_id)
+        made = make_env(env)
         try:
-            env.reset(seed=0)
-            env.step(np.zeros(env.action_space.shape or (), np.float32))
-            env.close()
+            made.reset(seed=0)
+            made.step(np.zeros(made.action_space.shape or (), np.float32))
+            made.close()
         except EnvironmentFailed as error:
             raise ConfigError(str(error)) from error
 
@@ -121,9 +125,10 @@ def dimensions(observations: gym.Space, actions: gym.Space) -> tuple[int, int]:
     return observations.shape[0], actions.shape[0]
 
 
-def _make(env_id: str, render_mode: str | None) -> gym.Env:
-    module, _, name = env_id.rpartition(":")
-    if env_id.startswith("dm_control/"):
+def _make(spec: EnvironmentSpec, render_mode: str | None) -> gym.Env:
+    env_id = spec.name
+    module, _, name = spec.id.rpartition(":")
+    if spec.id.startswith("dm_control/"):
         module = "shimmy"
     if module:
         with _named(env_id, f"importing {module!r}"), warnings.catch_warnings():
@@ -132,17 +137,32 @@ def _make(env_id: str, render_mode: str | None) -> gym.Env:
                 warnings.simplefilter("ignore")
             importlib.import_module(module)
     # Environments that cannot render may not accept the argument.
-    options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    options = spec.kwargs if render_mode is None else spec.kwargs | {"render_mode": render_mode}
     with _named(env_id, "making it"):
         try:
             # Refuse an id without a version: `make` would take the newest one, which can change
             # when Gymnasium is upgraded.
             gym.spec(name)
-            return gym.make(name, disable_env_checker=True, **options)
+            # A copy, so that an environment that changes its arguments changes only its own.
+            return gym.make(name, disable_env_checker=True, **copy.deepcopy(options))
         except (gym.error.Error, ImportError) as error:
             similar = _similar(name)
             choices = f"; similar ids: {', '.join(similar)}" if similar else ""
             raise ConfigError(f"environment {env_id!r}: {error}{choices}") from error
+
+
+def _wrapped(env: gym.Env, spec: EnvironmentSpec) -> gym.Env:
+    """Applies the spec's wrappers, the innermost first."""
+    for wrapper in spec.wrappers:
+        with _named(spec.name, f"wrapping it in {wrapper}"):
+            module, _, name = wrapper.partition(":")
+            env = getattr(importlib.import_module(module), name)(env)
+        if not isinstance(env, gym.Env):
+            raise ConfigError(
+                f"environment {spec.name!r}: wrapping it in {wrapper} returned {env!r}, expected "
+                "an environment"
+            )
+    return env
 
 
 @contextmanager

@@ -23,6 +23,7 @@ import numpy as np
 
 from mpo.environments.envs import make_env
 from mpo.study.config import JobFailed
+from mpo.study.specs import EnvironmentSpec
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +89,11 @@ def fingerprint(env: gym.Env) -> dict[str, Any]:
     }
 
 
-def present(env_id: str) -> dict[str, Any]:
+def present(env: str | EnvironmentSpec) -> dict[str, Any]:
     """Makes an environment and returns its fingerprint; see `make_env`."""
-    env = make_env(env_id)
-    found = fingerprint(env)
-    env.close()
+    made = make_env(env)
+    found = fingerprint(made)
+    made.close()
     return found
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 
 from mpo.environments.envs import make_env
+from mpo.study.specs import EnvironmentSpec
 
 MAX_PARALLEL = 10
 """Most episodes that are played in parallel, sharing one forward pass per step."""
@@ -94,9 +95,9 @@ class SideBySide(gym.vector.VectorEnv):
             env.close()
 
 
-def vector_env(env_id: str, count: int) -> SideBySide:
+def vector_env(env: str | EnvironmentSpec, count: int) -> SideBySide:
     """Makes `count` instances of an environment; see `make_env`."""
-    return SideBySide([make_env(env_id) for _ in range(count)])
+    return SideBySide([make_env(env) for _ in range(count)])
 
 
 def rollouts(

@@ -21,7 +21,7 @@ from mpo.environments.guard import EnvironmentFailed
 from mpo.environments.rollouts import MAX_PARALLEL, Act, Episodes, SideBySide, rollouts, vector_env
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
 from mpo.study.config import Evaluation
-from mpo.study.specs import RunSpec
+from mpo.study.specs import EnvironmentSpec, RunSpec
 from mpo.training.progress import format_metrics, progress
 
 _SURELY_OVER = 10_000
@@ -29,12 +29,12 @@ _SURELY_OVER = 10_000
 
 
 def random_returns(
-    env_id: str, episodes: int, max_episode_steps: int | None = None, budget: int = 0
+    env: str | EnvironmentSpec, episodes: int, max_episode_steps: int | None = None, budget: int = 0
 ) -> np.ndarray:
     """Plays uniformly random canonical actions in the first episodes of final evaluation.
 
     Args:
-        env_id: see `make_env`.
+        env: see `make_env`.
         episodes: number of episodes, E.
         max_episode_steps: steps after which an episode is cut off.
         budget: steps of the longest training in this environment.
@@ -51,7 +51,7 @@ def random_returns(
         )
 
     seeds = [FIRST_FINAL_SEED + i for i in range(episodes)]
-    return _play(env_id, seeds, uniform, max_episode_steps, budget).returns
+    return _play(env, seeds, uniform, max_episode_steps, budget).returns
 
 
 def evaluate(
@@ -81,12 +81,12 @@ def evaluate(
     plan = [(step, state, "online", "mode", online) for step, state in policies]
     last_step, last = policies[-1]
     plan += [(total_steps, last, "final", policy, final) for policy in ("mode", "sample")]
-    name = name or f"{spec.env_id} seed {spec.seed}"
+    name = name or f"{spec.env_name} seed {spec.seed}"
     bar = progress(f"evaluate {name}", sum(len(seeds) for *_, seeds in plan), unit="episodes")
     rows = []
     for step, state, phase, policy, seeds in plan:
         act = partial(actor, spec, state, policy == "sample")
-        played = _play(spec.env_id, seeds, act, config.max_episode_steps, total_steps)
+        played = _play(spec.environment, seeds, act, config.max_episode_steps, total_steps)
         for i, seed in enumerate(seeds):
             rows.append(
                 {
@@ -110,24 +110,25 @@ def evaluate(
 
 
 def _play(
-    env_id: str,
+    env: str | EnvironmentSpec,
     seeds: Sequence[int],
     actor: Callable[[gym.vector.VectorEnv, Sequence[int]], Act],
     max_episode_steps: int | None,
     budget: int,
 ) -> Episodes:
     """Plays one episode per seed, a group at a time; `actor` makes the policy of a group."""
+    name = env if isinstance(env, str) else env.name
     groups = [seeds[i : i + MAX_PARALLEL] for i in range(0, len(seeds), MAX_PARALLEL)]
     parts = []
     for group in groups:
-        envs = vector_env(env_id, len(group))
-        parts.append(play(env_id, envs, actor(envs, group), group, max_episode_steps, budget))
+        envs = vector_env(env, len(group))
+        parts.append(play(name, envs, actor(envs, group), group, max_episode_steps, budget))
         envs.close()
     return Episodes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def play(
-    env_id: str,
+    name: str,
     envs: SideBySide,
     act: Act,
     seeds: Sequence[int],
@@ -137,7 +138,7 @@ def play(
     """Plays one episode in each environment, see `rollouts`.
 
     Args:
-        env_id: for messages.
+        name: the environment's, for messages.
         envs: E environments, one per seed.
         act: the policy.
         seeds: reset seeds, [E].
@@ -153,9 +154,10 @@ def play(
     played = rollouts(envs, act, seeds, max_episode_steps or longest)
     if max_episode_steps is None and played.running.any():
         raise EnvironmentFailed(
-            f"environment {env_id!r}: an episode has not ended after {longest} steps, and the "
-            "environment has no time limit. Register it with max_episode_steps, or set "
-            "evaluation.max_episode_steps in the config to cut evaluation episodes off"
+            f"environment {name!r}: an episode has not ended after {longest} steps, and the "
+            "environment has no time limit. Give it one, with max_episode_steps among its kwargs "
+            "or where it is registered, or cut evaluation episodes off with "
+            "evaluation.max_episode_steps"
         )
     return played
 

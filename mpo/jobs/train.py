@@ -50,7 +50,7 @@ def train(
     failed: dict[Place, EnvironmentFailed] = {}
     make = partial(
         Stack,
-        spec.env_id,
+        spec.environment,
         spec.training,
         device=device,
         cuda_graphs=cuda_graphs,

@@ -49,7 +49,9 @@ def verify(
     path = intact(run_directory / METRICS, record)
     with reading(path):
         recorded = _metrics(run_directory, compared)
-    stack = Stack(spec.env_id, spec.training, [spec.seed], device, compile_on_cpu=compile_on_cpu)
+    stack = Stack(
+        spec.environment, spec.training, [spec.seed], device, compile_on_cpu=compile_on_cpu
+    )
     with tempfile.TemporaryDirectory() as folder:
         loop.train(stack, spec.cell, compared, [Path(folder)])
         again = _metrics(Path(folder), compared)

@@ -90,8 +90,8 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
     row, rows, length = _place(run_directory, run, episode)
 
     renderer = _choose_renderer()
-    with _rendering(spec.env_id, renderer):
-        env = make_env(spec.env_id, render_mode="rgb_array")
+    with _rendering(spec.env_name, renderer):
+        env = make_env(spec.environment, render_mode="rgb_array")
     seeds = [FIRST_FINAL_SEED + episode]
     with closing(SideBySide([env])) as envs, replacing(output) as temporary:
         policy = actor(spec, state, False, envs, seeds)
@@ -101,7 +101,7 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
 
             def shoot() -> None:
                 if camera.frames < MAX_FRAMES:
-                    with _rendering(spec.env_id, renderer):
+                    with _rendering(spec.env_name, renderer):
                         image = _image(env)
                     camera.write(image)
 
@@ -111,7 +111,7 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
                 group[row] = obs[0]
                 return policy(group)[row : row + 1]
 
-            played = play(spec.env_id, envs, act, seeds, length, run["total_steps"])
+            played = play(spec.env_name, envs, act, seeds, length, run["total_steps"])
             shoot()
             camera.finish()
     film = Film(float(played.returns[0]), int(played.lengths[0]), camera.frames)

@@ -184,7 +184,7 @@ def _final(row: Mapping[Hashable, Any], seeds: int) -> str:
 
 def _published(baselines: pd.DataFrame, study: Study) -> pd.DataFrame:
     """One row per algorithm, one column per environment with a baseline."""
-    budgets = {run.spec.env_id: run.total_steps for run in study.runs}
+    budgets = {run.spec.env_name: run.total_steps for run in study.runs}
     cells = [
         in_words(row)
         + ("" if row["steps"] == budgets[row["env"]] else f" (after {row['steps']} steps)")

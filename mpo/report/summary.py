@@ -81,7 +81,7 @@ def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> 
 
 
 def _plan(study: Study) -> str:
-    budgets = {run.spec.env_id: run.total_steps for run in study.runs}
+    budgets = {run.spec.env_name: run.total_steps for run in study.runs}
     axes = [
         f"- {name}: {', '.join(str(flat(value)).lower() for value in values)}"
         for name, values in study.axis_values.items()

@@ -4,7 +4,6 @@ Neither torch nor gymnasium is imported here: every Snakemake job parses the stu
 """
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +27,14 @@ from mpo.study.config import (
 )
 from mpo.study.hyperparameters import OptimizerName, Training, training_value
 from mpo.study.paths import Place
-from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec, RunSpec
+from mpo.study.specs import (
+    CellSpec,
+    EnvironmentSpec,
+    EvaluationSpec,
+    RandomSpec,
+    RunSpec,
+    path_text,
+)
 
 CORE_AXES = ("retrace", "optimizer")
 """Axes that every study has; always named in a variant, other axes only off their base value."""
@@ -40,17 +46,9 @@ and cluster schedulers put more into the name of a job's folder."""
 REFERENCE = "reference"
 """The folder in `results/` that keeps the results that come with the project."""
 
-ENVIRONMENT_ID = (
-    r"^([A-Za-z0-9][A-Za-z0-9_.]*:)?([A-Za-z0-9][A-Za-z0-9_.-]*/)?[A-Za-z0-9][A-Za-z0-9_.-]*$"
-)
-"""[module:][namespace/]name: ids end up in paths and shell commands, so nothing else is allowed."""
 
-
-class Environment(Section):
+class Environment(EnvironmentSpec):
     """An environment, and the keys of `schedule` and `training` that it overrides."""
-
-    id: str
-    """Gymnasium id; also dm_control/domain-task-v0 or your_module:YourEnv-v0."""
 
     overrides: dict[str, Any] = {}
     """Keys of `schedule` and `training` with their values in this environment. In the config they
@@ -62,24 +60,11 @@ class Environment(Section):
         if isinstance(data, str):
             return {"id": data}
         if isinstance(data, Mapping):
-            check_keys(data, ["id", *Schedule.model_fields, *Training.model_fields])
-            overrides = {key: value for key, value in data.items() if key != "id"}
-            return {**({"id": data["id"]} if "id" in data else {}), "overrides": overrides}
+            own = [*EnvironmentSpec.model_fields]
+            check_keys(data, [*own, *Schedule.model_fields, *Training.model_fields])
+            overrides = {key: value for key, value in data.items() if key not in own}
+            return {key: data[key] for key in own if key in data} | {"overrides": overrides}
         return data
-
-    @field_validator("id")
-    @classmethod
-    def _plain_id(cls, value: str) -> str:
-        if not re.fullmatch(ENVIRONMENT_ID, value):
-            raise ValueError(
-                "expected [module:][namespace/]name made of letters, digits, '.', '_' and '-'"
-            )
-        return value
-
-    @property
-    def slug(self) -> str:
-        """The id in the form it has in paths."""
-        return re.sub("[:/]", "-", self.id)
 
 
 @dataclass(frozen=True)
@@ -122,7 +107,9 @@ class Study(Section):
     environments: Annotated[tuple[Environment, ...], Field(min_length=1)]
     """Environments to train in. An entry is an id, or a mapping of `id` and the keys of `schedule`
     and `training` that differ in this environment, as in `{id: Hopper-v5, gamma: 0.995}`. An axis
-    cannot be overridden, nor a key that `optimizers` sets for an optimizer in use."""
+    cannot be overridden, nor a key that `optimizers` sets for an optimizer in use. `kwargs` and
+    `wrappers` make another environment of an id, as in `{id: Hopper-v5, kwargs:
+    {terminate_when_unhealthy: false}, wrappers: [my_module:MyWrapper]}`: see below."""
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     """Seeds of the runs. Each is the only source of randomness of its run. Adding one trains that
@@ -255,6 +242,8 @@ class Study(Section):
         """Returns the identity of the random policy's measurement in an environment."""
         return RandomSpec(
             env_id=environment.id,
+            env_kwargs=environment.kwargs,
+            env_wrappers=environment.wrappers,
             episodes=self.statistics.random_episodes,
             max_episode_steps=self.evaluation.max_episode_steps,
         )
@@ -267,8 +256,8 @@ class Study(Section):
         """
         base = self._base(environment, arm["optimizer"])
         shown = [name for name in arm if name in CORE_AXES or arm[name] != base[name]]
-        variant = "_".join(f"{name}-{_slug(arm[name])}" for name in shown)
-        where = f"{environment.id}/{variant}"
+        variant = "_".join(f"{name}-{path_text(arm[name])}" for name in shown)
+        where = f"{environment.name}/{variant}"
         _refuse_long(f"the values of the axes {', '.join(shown)}", variant)
         training = _build(Training, base | arm, where)
         timing = {k: v for k, v in environment.overrides.items() if k in Schedule.model_fields}
@@ -284,6 +273,8 @@ class Study(Section):
             arm=arm,
             spec=CellSpec(
                 env_id=environment.id,
+                env_kwargs=environment.kwargs,
+                env_wrappers=environment.wrappers,
                 training=training,
                 snapshot_interval=schedule.snapshot_interval,
                 log_interval=schedule.log_interval,
@@ -298,7 +289,7 @@ class Study(Section):
         for key, value in by_optimizer.items():
             base[key] = training_value(f"optimizers.{optimizer}", key, value)
         for key, value in environment.overrides.items():
-            where = f"environments ({environment.id})"
+            where = f"environments ({environment.name})"
             if key in self.axis_values:
                 raise ConfigError(
                     f"{where}.{key}: an axis cannot be overridden, received {value!r}; "
@@ -333,10 +324,3 @@ def _refuse_duplicates(what: str, values: Sequence[Any]) -> None:
     for index, value in enumerate(values):
         if value in values[:index]:
             raise ConfigError(f"duplicate {what} {value!r}")
-
-
-def _slug(value: Any) -> str:
-    """Returns an axis value as part of a path: on/off, 64x64, 0.001, adam."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)

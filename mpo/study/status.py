@@ -265,7 +265,7 @@ def _headline(study: Study, statuses: list[RunStatus]) -> str:
 def _cells(statuses: list[RunStatus]) -> str:
     cells: dict[tuple[str, str], Counter[str]] = {}
     for s in statuses:
-        cells.setdefault((s.run.spec.env_id, s.run.variant), Counter())[s.status] += 1
+        cells.setdefault((s.run.spec.env_name, s.run.variant), Counter())[s.status] += 1
     rows = [
         {"environment": env, "variant": variant, **{n: counts[n] or "" for n in STATUSES}}
         for (env, variant), counts in cells.items()

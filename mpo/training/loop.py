@@ -205,7 +205,7 @@ def _write(
         if record["error"]:
             logger.warning("seed %d diverged: %s", seed, record["error"])
         record |= {
-            "env_id": stack.env_id,
+            "env_id": spec.env_id,
             "seed": seed,
             "environment": stack.environment,
             "spec": spec.of_seed(seed).model_dump(mode="json"),

@@ -23,6 +23,7 @@ from mpo.study.config import ConfigError
 
 if TYPE_CHECKING:
     from mpo.study.hyperparameters import Hyperparameters
+    from mpo.study.specs import EnvironmentSpec
     from mpo.training.recorder import Recorder
 
 
@@ -31,7 +32,7 @@ class Stack:
 
     def __init__(
         self,
-        env_id: str,
+        env: str | EnvironmentSpec,
         config: Hyperparameters,
         seeds: Sequence[int],
         device: torch.device,
@@ -42,7 +43,7 @@ class Stack:
         """Makes the environments, the agent and an empty replay.
 
         Args:
-            env_id: see `make_env`.
+            env: see `make_env`.
             config: the hyperparameters.
             seeds: seed of each learner; the only source of randomness.
             device: device of the networks, the replay and the updates.
@@ -61,13 +62,15 @@ class Stack:
         # Denormal numbers are many times slower on a CPU and carry no information here.
         torch.set_flush_denormal(True)
         keep_freed()
-        self.env_id, self.config, self.device = env_id, config, device
+        self.config, self.device, self._env = config, device, env
         self.seeds = tuple(seeds)
         retrace = "on" if config.retrace else "off"
-        self.name = f"{env_id} retrace {retrace} {config.optimizer}"
+        self.name = (
+            f"{env if isinstance(env, str) else env.name} retrace {retrace} {config.optimizer}"
+        )
         """Label of the progress bar, before the seeds."""
         self._execution = {"cuda_graphs": cuda_graphs, "compile_on_cpu": compile_on_cpu}
-        envs = [make_env(env_id) for _ in self.seeds]
+        envs = [make_env(env) for _ in self.seeds]
         self.environment = fingerprint(envs[0])
         """What the environment is made of; recorded with everything that is learnt in it."""
         self.obs_dim, self.action_dim = dimensions(envs[0].observation_space, envs[0].action_space)
@@ -90,7 +93,7 @@ class Stack:
 
     def of_some(self, seeds: Sequence[int]) -> Stack:
         """Makes a new stack with some of the seeds, at step 0."""
-        other = Stack(self.env_id, self.config, seeds, self.device, **self._execution)
+        other = Stack(self._env, self.config, seeds, self.device, **self._execution)
         other.name = self.name
         return other
 

@@ -37,7 +37,8 @@ EXTREME = np.finfo(np.float32).max
         (Box(-1.5e38, 1.5e38, (1,), np.float32), "finite bounds"),
         (Box(-np.finfo(np.float64).max, 0, (1,), np.float64), "finite bounds"),
         (Box(-65504, 65504, (1,), np.float16), "finite bounds"),
-        (Box(0, 1e-45, (1,), np.float32), "finite bounds"),
+        # Where a training ran in the process, so small a number is taken for 0.
+        (Box(0, 1e-45, (1,), np.float32), "(finite bounds|below its upper bound)"),
         (Box(np.array([-1, -EXTREME]), np.array([1, EXTREME]), dtype=np.float32), "finite bounds"),
         (Box(-1, 1, (0,)), "at least one action"),
         (Box(-1, 1, ()), "1-D Box"),

@@ -67,7 +67,7 @@ def parse_study():
             # time unless the root logger has a handler.
             logging.root.addHandler(logging.NullHandler())
             for environment in study.environments:
-                check(environment.id)
+                check(environment)
     except ConfigError as error:
         raise WorkflowError(f"the config cannot be used:\n{error}")
     return study

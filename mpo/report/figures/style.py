@@ -86,8 +86,8 @@ def looks(study: Study) -> dict[str, Look]:
 
 
 def environments(study: Study) -> list[str]:
-    """The environment ids, in the study's order."""
-    return [environment.id for environment in study.environments]
+    """The environments' names, in the study's order."""
+    return [environment.name for environment in study.environments]
 
 
 def columns(panels: int) -> int:
