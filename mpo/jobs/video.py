@@ -202,10 +202,14 @@ def _rendering(env_id: str, renderer: str) -> Iterator[None]:
     """Turns errors from making or rendering an environment into `JobFailed`, with a remedy."""
     try:
         yield
-    except (ConfigError, JobFailed):
+    except JobFailed:
         raise
     except Exception as error:
-        text = f"cannot render {env_id!r}: {type(error).__name__}: {error}; {renderer}"
+        # What an environment raises while it is made comes as the cause of a `ConfigError`.
+        cause = error.__cause__ if isinstance(error, ConfigError) else error
+        if cause is None or isinstance(cause, gym.error.Error):
+            raise  # no such environment
+        text = f"cannot render {env_id!r}: {type(cause).__name__}: {cause}; {renderer}"
         raise JobFailed(text) from error
 
 
