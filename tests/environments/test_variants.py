@@ -90,7 +90,10 @@ def test_a_wrapper_may_make_an_environment_fit():
         ),
         (variant(wrappers=["NoSuch"]), "wrapping it in .*:NoSuch raised AttributeError"),
         (variant(wrappers=["probes"]), "wrapping it in .*:probes raised TypeError"),
-        (variant(wrappers=["layers"]), "wrapping it in .*:layers returned .*expected an environment"),
+        (
+            variant(wrappers=["layers"]),
+            "wrapping it in .*:layers returned .*expected an environment",
+        ),
         (
             EnvironmentSpec(id="probe/Clock-v0", wrappers=["no_module:W"]),
             "wrapping it in no_module:W raised ModuleNotFoundError",

@@ -187,7 +187,9 @@ def test_where_no_renderer_works_each_is_named_with_its_reason_and_the_cure(monk
     monkeypatch.setenv("MUJOCO_GL", "")
     monkeypatch.setattr("mpo.jobs.video._PROBE", "raise RuntimeError('no driver')")
     text = _choose_renderer()
-    assert "with any of egl (RuntimeError: no driver), osmesa (RuntimeError: no driver), glfw" in text
+    assert (
+        "with any of egl (RuntimeError: no driver), osmesa (RuntimeError: no driver), glfw" in text
+    )
     assert "Debian packages libegl1 and libgl1, or libosmesa6" in text
     assert not os.environ["MUJOCO_GL"]
 
