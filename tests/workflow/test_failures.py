@@ -79,6 +79,7 @@ def test_the_status_shows_them_too(troubled):
     assert text == mpo(folder, "status", "--study", "results/tiny/study.json")
 
 
+@pytest.mark.slow
 def test_missing_runs_are_left_out_only_where_that_is_allowed(troubled):
     folder, config, _ = troubled
     done = snakemake(folder, "--cores", "2", config=config | {"allow_missing": True})
@@ -133,6 +134,7 @@ def test_after_ctrl_c_the_same_command_goes_on(tmp_path, calm):
     assert processes.bits(folder / RUN) == calm
 
 
+@pytest.mark.slow
 def test_after_a_kill_and_an_unlock_the_same_command_goes_on(tmp_path, calm):
     folder = project(tmp_path)
     process = start(folder, "--cores", "2", config=LONG)

@@ -351,6 +351,7 @@ def packed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_study_in_packs_has_the_bits_of_one_without(packed, tmp_path):
     folder = project(tmp_path)
     done = snakemake(folder, "--cores", "2", *TABLES, config=study(1))
@@ -366,11 +367,13 @@ def test_a_study_in_packs_has_the_bits_of_one_without(packed, tmp_path):
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_packing_in_another_way_redoes_nothing(packed):
     for size in (1, 3, 2):
         assert planned(packed, study(size), TABLES) == {}
 
 
+@pytest.mark.slow
 def test_a_seed_more_trains_only_itself_and_leaves_the_others_files(packed):
     before = files(packed)
     more = study(2, seeds=(0, 1, 2, 3))
@@ -385,6 +388,7 @@ def test_a_seed_more_trains_only_itself_and_leaves_the_others_files(packed):
     assert files(packed) == before and len(files(packed, seeds=(3,))) == 2
 
 
+@pytest.mark.slow
 def test_a_pack_is_extended_by_snakemake_and_a_lost_result_is_no_retraining(packed):
     longer = study(3, schedule={"total_steps": 600})
     found = planned(packed, longer)

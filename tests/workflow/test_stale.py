@@ -52,6 +52,7 @@ def test_evaluations_and_random_returns_of_another_spec_are_planned_again(moved)
     assert jobs["random"] == 2 and not {"train", "evaluate"} & set(jobs)
 
 
+@pytest.mark.slow
 def test_a_change_and_its_return_are_both_seen(moved):
     """From A to B and back to A, with one run and the plan made anew on the way."""
     for config, rate in ((RATE, 2e-3), (None, None)):
