@@ -191,6 +191,10 @@ def _log_to(paths: Sequence[Path]) -> None:
     logger.setLevel(logging.INFO)
     # dm_control logs with absl, whose handler at the root logger would print each line again.
     logger.propagate = False
+    # A caller in Python may run several verbs, each with its own log.
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)

@@ -66,7 +66,7 @@ def test_every_device_is_taken_before_one_is_shared(hold):
 
 
 def test_without_a_gpu_there_is_nothing_to_wait_for(tmp_path):
-    code = "from mpo import gpus\nwith gpus.slot(1) as device:\n    print(device)"
+    code = "from mpo.jobs import gpus\nwith gpus.slot(1) as device:\n    print(device)"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True

@@ -117,7 +117,7 @@ def code_of(*modules):
     for name in sorted(used):
         path = Path(mpo.__file__).parent.joinpath(*name.split(".")[1:])
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        found.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+        found.update(b"\0".join((name.encode(), path.read_bytes(), b"")))
     return found.hexdigest()[:16]
 
 

@@ -37,5 +37,9 @@ for figure, module in FIGURES.items():
 # A target: draws what is missing or older than the tables.
 rule figures:
     input:
-        [f"{STUDY_DIR}/figures/{name}.png" for name in FIGURES],
+        [
+            f"{STUDY_DIR}/figures/{name}.{kind}"
+            for name in FIGURES
+            for kind in ("png", "pdf", "svg", "rst")
+        ],
     localrule: True

@@ -5,8 +5,8 @@ ANY_CELL = "[^/]+/[^/]+"
 def training_rules():
     """Name -> seeds and budget, as they stand in paths, and a pattern of cells: each rule that trains.
 
-    The process that the user started sees what is to be trained. A job's own Snakemake is given the
-    name of its rule and reads the pack from that: other runs may have been trained meanwhile.
+    The process that the user started sees what is to be trained. A job's own Snakemake reads the
+    pack from its rule's name, for other runs may have been trained meanwhile.
     """
     rules = {"train": (["{seed}"], "{steps}", ANY_CELL)}
     if workflow.is_main_process:

@@ -17,23 +17,20 @@ def for_all_trainings(settings, *fields):
 
 
 def widen_dag(settings):
-    """Widens what is to be made.
-
-    As a target, `train` stands for all trainings. Stale files of runs are planned again unless the
-    targets are other files of runs.
-    """
+    """As a target, `train` stands for all trainings."""
     if "train" in settings.targets:
         runs = {f"{run.directory}/run.json" for run in WANTED}
         settings.targets = ({*settings.targets} - {"train"}) | runs
     for_all_trainings(settings, "forcerun", "until", "omit_from")
-    stale = [str(path) for path in stale_files(STUDY, PLAN, WANTED, Path())]
-    asked = [os.path.dirname(target) for target in settings.targets if "/runs/" in target]
-    if asked:
-        stale = [path for path in stale if path.startswith(tuple(asked))]
-    settings.forcerun = {*settings.forcerun, *stale}
+
+
+def force_stale_files(dag):
+    """Plans stale files again, where a target needs them. A forced file would become a target."""
+    dag.forcefiles.update(str(path) for path in stale_files(STUDY, PLAN, WANTED, Path()))
 
 
 WIDEN = {
+    "_dag": force_stale_files,
     "dag_settings": widen_dag,
     "scheduling_settings": lambda settings: for_all_trainings(settings, "prioritytargets"),
     "group_settings": lambda settings: for_all_trainings(settings, "overwrite_groups"),
