@@ -5,6 +5,7 @@ of them is out of date.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -49,6 +50,11 @@ mistakes. It checks each key by itself. Rules between keys, such as that `snapsh
 [1812.02256](https://arxiv.org/abs/1812.02256). [The algorithm](../algorithm.md) has the formulas.
 """
 
+_ENTRY = """\
+An entry that is a mapping may have these keys, and any key of [schedule](#schedule) and
+[training](#training) but `retrace` and `optimizer`, with its value in this environment.
+"""
+
 
 def json_schema() -> dict[str, Any]:
     """Returns the JSON schema (draft 2020-12) of config.yaml and of the files laid over it.
@@ -65,6 +71,7 @@ def json_schema() -> dict[str, Any]:
     timing = {key: _key("Schedule", key) for key in Schedule.model_fields}
     name = sections["Environment"]["properties"]["id"] | {"pattern": ENVIRONMENT_ID}
     more = {key: sections["Environment"]["properties"][key] for key in ("kwargs", "wrappers")}
+    more["kwargs"]["default"] = {}
     entry = _object({"id": name, **more, **timing, **own}) | {"required": ["id"]}
     sections["Environment"] = {"anyOf": [name, entry]}
     sections["Optimizer"] = _object(own)
@@ -131,6 +138,10 @@ def reference(schema: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     keys = schema["properties"]
     parts = [_INTRODUCTION, "## The study\n", _table(keys, config)]
     for key, node in keys.items():
+        if key == "environments":
+            entry = schema["$defs"]["Environment"]["anyOf"][1]["properties"]
+            table = _table({name: part for name, part in entry.items() if "$ref" not in part}, {})
+            parts += [f"## {key}\n", _ENTRY, table]
         if "$ref" in node:
             section = _target(schema["$defs"], node)
             table = _table(section["properties"], config.get(key, {}))
@@ -154,13 +165,13 @@ def _table(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 def _type(node: Mapping[str, Any]) -> str:
     """Returns the type of a key, with its choices or range."""
     if "$ref" in node:
-        return "ids or mappings"
+        return "ids or [mappings](#environments)"
     if "enum" in node:
         return ", ".join(map(_code, node["enum"]))
     if "anyOf" in node:
         return ", or ".join(map(_type, node["anyOf"]))
     if node["type"] == "array":
-        return f"list of {_type(node['items'])}".replace("integer", "integers")
+        return re.sub(r"\b(integer|string)\b", r"\1s", f"list of {_type(node['items'])}")
     if node["type"] == "null":
         return _code(None)
     return f"{_NAMES.get(node['type'], node['type'])}{_range(node)}"

@@ -1,6 +1,7 @@
 """The commands that the workflow's rules run: `mpo VERB`, or `python -m mpo VERB`."""
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -31,6 +32,8 @@ _VERBS = (
     cli.summary,
     cli.pages,
     cli.merge,
+    cli.archive,
+    cli.check,
     cli.status,
     cli.failures,
 )
@@ -38,6 +41,25 @@ _PIPE_CLOSED = 128 + signal.SIGPIPE
 """The exit code of a program whose reader has gone, as a shell reports it."""
 
 _Parsers = dict[str, argparse.ArgumentParser]
+
+
+class _Quiet(logging.Handler):
+    """A handler that prints no stack where it cannot write, as on a full disk.
+
+    The job itself then fails at its next write, and its message must be seen.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+class _Stream(_Quiet, logging.StreamHandler):
+    """Writes to stderr."""
+
+
+class _File(_Quiet, logging.FileHandler):
+    """Writes to a file."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,7 +129,7 @@ def _add_options_of_runs(sub: _Parsers) -> None:
     text = "EvaluationSpec as JSON"
     options("--config", type=arguments.spec(EvaluationSpec), required=True, help=text)
 
-    for name in ("train", "evaluate"):
+    for name in ("train", "evaluate", "random", "video", "verify"):
         text = "seconds that one call of an environment may take"
         options = sub[name].add_argument
         options("--environment-timeout", type=arguments.seconds, default=300.0, help=text)
@@ -131,11 +153,24 @@ def _add_options_of_studies(sub: _Parsers) -> None:
     text = "results/STUDY here"
     options("--into", type=arguments.existing_folder, required=True, help=text)
 
+    options = sub["archive"].add_argument
+    text = "who made the study"
+    options("--author", nargs="+", default=[], metavar="NAME", help=text)
+    text = "SPDX identifier of the results' licence"
+    options("--license", type=arguments.spdx, default="MIT", help=text)
+    text = "as 2027-01-31; default: the day on which the last run finished"
+    options("--published", type=arguments.day, metavar="DAY", help=text)
+    options("--out", type=arguments.new_file(".zip"), required=True, help=".zip file")
+    text = "zip file, or the folder that it was unpacked to"
+    sub["check"].add_argument("--archive", type=arguments.existing, required=True, help=text)
+
     options = sub["random"].add_argument
     text = "RandomSpec as JSON"
     options("--config", type=arguments.spec(RandomSpec), required=True, help=text)
     text = "steps of the longest training; an episode that outlasts it counts as endless"
     options("--budget", type=arguments.whole(0), default=0, help=text)
+    text = "if the environment fails, write that, so that the study can do without its scores"
+    options("--allow-missing", action="store_true", help=text)
     options("--out", type=arguments.new_file(), required=True, help="JSON file")
 
     options = sub["statistics"].add_argument
@@ -143,7 +178,8 @@ def _add_options_of_studies(sub: _Parsers) -> None:
     options("--baselines", type=Path, nargs="?", help="CSV of published returns, optional")
     options("--random", type=Path, nargs="+", required=True, help="JSON files of `mpo random`")
 
-    for name in ("collect", "statistics", "typeset", "figure", "summary", "pages", "failures"):
+    readers = ("collect", "statistics", "typeset", "figure", "summary", "pages", "failures")
+    for name in (*readers, "archive"):
         text = "study.json of the study"
         sub[name].add_argument("--study", type=arguments.existing_file, required=True, help=text)
     text = "a study.json; default: every results/*/study.json"
@@ -159,7 +195,9 @@ def _add_options_of_studies(sub: _Parsers) -> None:
     image = arguments.new_file(".pdf", ".svg", ".png")
     options("--out", type=image, nargs="+", required=True, help="image files")
     options("--caption", type=arguments.new_file(), required=True, help="text file")
-    sub["summary"].add_argument("--figures", type=Path, nargs="+", required=True, help="PNG files")
+    options = sub["summary"].add_argument
+    picture = arguments.picture_of(FIGURES)
+    options("--figures", type=picture, nargs="+", required=True, help="PNG files")
     for name in ("summary", "failures"):
         options = sub[name].add_argument
         options("--out", type=arguments.new_file(), required=True, help="Markdown file")
@@ -176,17 +214,19 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.function is cli.train and (wrong := arguments.repeated(args.out)):
         parser.error(f"argument --out: {wrong}")
+    if wrong := arguments.overwritten(args):
+        parser.error(wrong)
     return args
 
 
 def _log_to(paths: Sequence[Path]) -> None:
     """Sends the log to stderr and to each of the files."""
     handlers: list[logging.Handler] = []
-    if paths or not sys.stderr.isatty():
-        handlers.append(logging.StreamHandler())
+    if sys.stderr and (paths or not sys.stderr.isatty()):  # there is none where it was closed
+        handlers.append(_Stream())
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+        handlers.append(_File(path, mode="w", encoding="utf-8"))
     logger = logging.getLogger("mpo")
     logger.setLevel(logging.INFO)
     # dm_control logs with absl, whose handler at the root logger would print each line again.
@@ -228,7 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         if refusal:
-            refusal.write_text(str(error), encoding="utf-8")
+            with contextlib.suppress(OSError):  # on a full disk the next attempt tries again
+                refusal.write_text(str(error), encoding="utf-8")
         return 2
     except Interrupted as error:
         logging.getLogger("mpo").error("%s", error)

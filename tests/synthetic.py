@@ -42,7 +42,7 @@ PROVENANCE = {
 
 
 def config(
-    environments: int | list[str] = 2,
+    environments: int | list[Any] = 2,
     seeds: int = 3,
     axes: dict[str, list[Any]] | None = None,
     total_steps: int = 10_000,
@@ -114,9 +114,9 @@ SCALES = [(-1400.0, 1250.0), (30.0, 900.0), (0.0, 5200.0), (-60.0, 40.0)]
 """Lowest return and range of returns; the environments use these in turn."""
 
 
-def scale(study: Study, env_id: str) -> tuple[float, float]:
+def scale(study: Study, name: str) -> tuple[float, float]:
     """Returns an environment's entry of `SCALES`."""
-    place = [environment.id for environment in study.environments].index(env_id)
+    place = [environment.name for environment in study.environments].index(name)
     return SCALES[place % len(SCALES)]
 
 
@@ -125,10 +125,11 @@ def write_scale(study: Study, root: Path) -> tuple[Path, list[Path]]:
     root.mkdir(parents=True, exist_ok=True)
     rows, random = [], []
     for environment in study.environments:
-        floor, gain = scale(study, environment.id)
-        rows.append({"env": environment.id, "reference": floor + gain, "what": "w", "source": "s"})
+        floor, gain = scale(study, environment.name)
+        row = {"env": environment.name, "reference": floor + gain, "what": "w", "source": "s"}
+        rows.append(row)
         random.append(root / f"{environment.slug}.json")
-        found = {"env_id": environment.id, "mean": floor, "episodes": 20}
+        found = {"env_id": environment.name, "mean": floor, "episodes": 20}
         random[-1].write_text(json.dumps(found))
     pd.DataFrame(rows).to_csv(root / "references.csv", index=False)
     return root / "references.csv", random
@@ -149,7 +150,7 @@ def write_run(
     """Writes one run: returns rise from a floor, faster in some arms, to a level per seed."""
     directory = root / run.directory
     directory.mkdir(parents=True)
-    floor, gain = scale(study, run.spec.env_id)
+    floor, gain = scale(study, run.spec.env_name)
     arms = list(dict.fromkeys(other.variant for other in study.runs))
     quality = 1 - 0.5 * arms.index(run.variant) / len(arms) + spread * rng.normal()
     steps = np.arange(0, run.total_steps + 1, run.spec.snapshot_interval)

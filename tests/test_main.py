@@ -1,7 +1,11 @@
 """The verbs' arguments: what no verb can use is refused in one line, with the code 2."""
 
 import logging
+import os
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -9,6 +13,7 @@ from mpo.__main__ import main
 from mpo.report import figures
 from mpo.study.plan import Study
 from mpo.study.specs import EvaluationSpec, RandomSpec
+from tests.pipeline import ROOT
 from tests.study.test_plan import SMALL
 
 RUN = "results/a/runs/b/c/seed0/step600"
@@ -20,6 +25,10 @@ VIDEO = ("video", "--run", RUN, "--out", "film.gif")
 RANDOM = ("random", "--config", RandomSpec(env_id="Pendulum-v1", episodes=2).identity)
 FIGURE = ("figure", "--study", "study.json", "--tables", "tables", "--caption", "caption.rst")
 SHOWN = ("--name", "effects", "--out")
+SUMMARY = (
+    *("summary", "--study", "study.json", "--tables", "tables", "--out", "page.md"),
+    "--figures",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +121,26 @@ def place(seed, steps):
             "--study",
             "a file, received nothing at 'no'",
         ),
+        *(
+            ((*SUMMARY, name), "--figures", f"expected FIGURE.png, .*costs, received '{name}'$")
+            for name in ("picture.png", "costs.txt", "costs", "tables")
+        ),
+        (
+            (*FIGURE, *SHOWN, "caption.rst.png", "caption.rst.png"),
+            "--out",
+            "is already given by --",
+        ),
+        ((*FIGURE, *SHOWN, "a.png", "--log", "a.png"), "--log", "a.png is already given by"),
+        ((*FIGURE, *SHOWN, "a.png", "--log", "./caption.rst"), "--log", "given by --caption"),
+        (
+            (*FIGURE, *SHOWN, "a.png", "--log", "study.json"),
+            "--log",
+            "json is already given by --st",
+        ),
+        ((*EVALUATE, "--log", f"{RUN}/run.json"), "--log", "run.json is already given by --run"),
+        ((*TRAIN, "--log", f"{RUN}/policies.pt"), "--log", "policies.pt is already given by --out"),
+        (("events", "--run", RUN, "--out", f"{RUN}/evals.json"), "--out", "already given by --run"),
+        ((*RANDOM, "--out", "x.json", "--log", "x.json"), "--log", "x.json is already given by --"),
         (("status", "--study", "tables"), "--study", "a file, received a folder at 'tables'"),
         (("status", "--log", "tables"), "--log", "a file to write, received the folder 'tables'"),
         (("status", "--log", "file/log"), "--log", "expected a path in a folder, .*file is a file"),
@@ -136,6 +165,37 @@ def test_a_plan_that_is_no_text_is_named_without_a_traceback(folder, caplog, cap
     assert main(["collect", "--study", "study.json", "--out", "made"]) in (1, 2)
     said = capsys.readouterr().err + caplog.text
     assert "study.json" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("content", ["", "env,reference\n", "{}", "[1]"])
+def test_a_file_that_is_no_plan_is_named_and_nobody_is_told_to_delete_it(folder, capsys, content):
+    (folder / "mine.csv").write_text(content)
+    assert main(["status", "--study", "mine.csv"]) == 2
+    said = capsys.readouterr().err
+    assert "expected the study.json of a study, received mine.csv: " in said
+    assert "elete" not in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("option", ["--out", "--log"])
+def test_a_device_or_pipe_is_not_replaced_by_a_file(folder, capsys, option):
+    os.mkfifo(folder / "pipe")
+    assert main((*RANDOM, "--out", "x.json", option, "pipe")) == 2
+    message = f"argument {option}: expected a file to write, received a device or pipe, 'pipe'"
+    assert message in capsys.readouterr().err and (folder / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(("closed", "code"), [("2>&-", 2), (">&- 2>&-", 2)])
+def test_without_stderr_a_verb_ends_with_its_code(closed, code):
+    command = f"{sys.executable} -m mpo status {closed}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, shell=True, env=environment, check=False).returncode == code
+
+
+def test_without_stderr_a_verb_does_its_work(folder):
+    command = shlex.join([sys.executable, "-m", "mpo", *RANDOM, "--out", "x.json"]) + " 2>&-"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, shell=True, env=environment, check=True)
+    assert (folder / "x.json").exists()
 
 
 def test_every_format_of_figures_is_taken():

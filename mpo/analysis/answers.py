@@ -102,7 +102,7 @@ def _shared_environments(study: Study, finals: pd.DataFrame) -> list[str]:
     """The environments in which every arm has a score, in the study's order."""
     complete = finals.dropna(subset="score").groupby("env")["arm"].nunique()
     arms = finals["arm"].nunique()
-    return [e.id for e in study.environments if complete.get(e.id, 0) == arms]
+    return [e.name for e in study.environments if complete.get(e.name, 0) == arms]
 
 
 def _by_arm(finals: pd.DataFrame, environments: Sequence[str]) -> dict[str, list[np.ndarray]]:

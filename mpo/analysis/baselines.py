@@ -27,7 +27,7 @@ def read(study: Study, table: Path | None) -> pd.DataFrame:
         ConfigError: see `user_tables.baselines`.
     """
     given = [] if table is None else user_tables.baselines(table)
-    ours = [row for e in study.environments for row in given if row.env == e.id]
+    ours = [row for e in study.environments for row in given if row.env == e.name]
     columns = list(Baseline.model_fields)
     frame = pd.DataFrame([row.model_dump() for row in ours], columns=columns)
     return frame.astype(dict.fromkeys(("mean", "lo", "hi", "n"), float) | {"steps": int})

@@ -89,7 +89,7 @@ def _cells(study: Study, finals: pd.DataFrame, unit: str) -> dict[str, np.ndarra
     sizes = [len(values) for values in study.axis_values.values() if len(values) > 1]
     shape = (len(study.environments), *sizes, len(study.seeds))
     values = np.moveaxis(finals[unit].to_numpy().reshape(shape), -1, 1)
-    return {e.id: x for e, x in zip(study.environments, values, strict=True)}
+    return {e.name: x for e, x in zip(study.environments, values, strict=True)}
 
 
 def _complete(x: np.ndarray, levels: Mapping[int, int]) -> bool:

@@ -114,17 +114,17 @@ def _facts(
         # Older runs did not record this.
         "compiled": provenance.get("compiled"),
         **{name: provenance["packages"].get(name) for name in _PACKAGES},
-        "environment_version": _versions(record, evaluation),
+        "environment_version": environment_version(record, evaluation),
         "started": provenance["started"],
         "finished": provenance["finished"],
         "resumed": len(provenance["resumed"]),
     }
 
 
-def _versions(*records: Mapping[str, Any]) -> str | None:
-    """Digests of what the environment was made of, in training and evaluation, joined by `+`.
+def environment_version(*records: Mapping[str, Any]) -> str | None:
+    """Digests of what the environment was made of in some records, joined by `+`.
 
-    Older runs did not record it.
+    Records of older versions of the code do not tell it.
     """
     found = [canonical_json(r["environment"]) for r in records if r.get("environment") is not None]
     digests = dict.fromkeys(hashlib.sha256(text.encode()).hexdigest()[:12] for text in found)

@@ -203,6 +203,22 @@ def read(directory: Path, name: str) -> pd.DataFrame:
         return table.to_pandas()
 
 
+def refuse_other_runs(study: Study, directory: Path) -> None:
+    """Checks that the tables are those of a study.
+
+    Raises:
+        JobFailed: their runs are not the runs that the study plans.
+        Damaged: see `read`.
+    """
+    found, planned = [*read(directory, "runs")["run_id"]], [run.run_id for run in study.runs]
+    if found != planned:
+        other = sorted({*found} ^ {*planned}) or found
+        raise JobFailed(
+            f"the tables in {directory} are not those of the plan, which differs in "
+            f"{', '.join(other[:3])}{', ...' if len(other) > 3 else ''}; `mpo collect` makes them"
+        )
+
+
 def _checksums(directory: Path) -> dict[str, Any]:
     """The checksums of the tables; empty if an older version wrote them."""
     try:

@@ -7,7 +7,9 @@ import copy
 import difflib
 import importlib
 import os
+import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -18,9 +20,15 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
-from mpo.environments.guard import EnvironmentFailed, Guard
+from mpo.environments.guard import EnvironmentFailed, Guard, described, shown
 from mpo.study.config import ConfigError
 from mpo.study.specs import EnvironmentSpec
+
+RENDERERS = ("egl", "osmesa", "glfw")
+"""MuJoCo's renderers (MUJOCO_GL); the last one needs a display."""
+
+_RENDERS = re.compile(r"(OpenGL|dm_control\._render|mujoco\.rendering|mujoco\.gl_context)\b")
+"""Modules that load renderers."""
 
 
 def make_env(env: str | EnvironmentSpec, render_mode: str | None = None) -> gym.Env:
@@ -42,12 +50,14 @@ def make_env(env: str | EnvironmentSpec, render_mode: str | None = None) -> gym.
     """
     spec = EnvironmentSpec.model_construct(id=env) if isinstance(env, str) else env
     env_id = spec.name
-    made = _wrapped(_make(spec, render_mode), spec)
+    with _same_directory():
+        made = _wrapped(_make(spec, render_mode), spec)
     with _named(env_id, "reading its spaces"):
         actions, observations = made.action_space, made.observation_space
     _refuse_unscalable(env_id, actions)
-    if not observations.is_np_flattenable:
-        raise ConfigError(f"environment {env_id!r}: cannot flatten observations {observations}")
+    if not isinstance(observations, gym.Space) or not observations.is_np_flattenable:
+        text = f"environment {env_id!r}: cannot flatten observations {shown(observations)}"
+        raise ConfigError(text)
     with _named(env_id, "wrapping it"):
         # For dm_control's float64 actions, Gymnasium casts the float64 range to float32: it
         # overflows.
@@ -67,7 +77,7 @@ def check(env: str | EnvironmentSpec) -> None:
     Raises:
         ConfigError: the environment cannot be made, or fails in this step.
     """
-    with _stdout_to_stderr():
+    with _stdout_to_stderr(), _same_directory():
         made = make_env(env)
         try:
             made.reset(seed=0)
@@ -75,6 +85,17 @@ def check(env: str | EnvironmentSpec) -> None:
             made.close()
         except EnvironmentFailed as error:
             raise ConfigError(str(error)) from error
+
+
+@contextmanager
+def _same_directory() -> Iterator[None]:
+    """Goes back to the working directory if an environment leaves it: all paths are relative."""
+    before = os.open(".", os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 @contextmanager
@@ -100,7 +121,7 @@ def _refuse_unscalable(env_id: str, actions: gym.Space) -> None:
     """
 
     def refuse(wanted: str) -> NoReturn:
-        raise ConfigError(f"environment {env_id!r}: {wanted}, got {actions}")
+        raise ConfigError(f"environment {env_id!r}: {wanted}, got {shown(actions)}")
 
     if not isinstance(actions, Box) or len(actions.shape) != 1:
         refuse("MPO needs a 1-D Box of actions")
@@ -148,7 +169,8 @@ def _make(spec: EnvironmentSpec, render_mode: str | None) -> gym.Env:
         except (gym.error.Error, ImportError) as error:
             similar = _similar(name)
             choices = f"; similar ids: {', '.join(similar)}" if similar else ""
-            raise ConfigError(f"environment {env_id!r}: {error}{choices}") from error
+            choices = _renderer_hint(error) or choices
+            raise ConfigError(f"environment {env_id!r}: {shown(error)}{choices}") from error
 
 
 def _wrapped(env: gym.Env, spec: EnvironmentSpec) -> gym.Env:
@@ -159,8 +181,8 @@ def _wrapped(env: gym.Env, spec: EnvironmentSpec) -> gym.Env:
             env = getattr(importlib.import_module(module), name)(env)
         if not isinstance(env, gym.Env):
             raise ConfigError(
-                f"environment {spec.name!r}: wrapping it in {wrapper} returned {env!r}, expected "
-                "an environment"
+                f"environment {spec.name!r}: wrapping it in {wrapper} returned {shown(env)}, "
+                "expected an environment"
             )
     return env
 
@@ -173,8 +195,26 @@ def _named(env_id: str, doing: str) -> Iterator[None]:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        text = f"environment {env_id!r}: {doing} raised {type(error).__name__}: {error}"
-        raise ConfigError(text) from error
+        text = f"environment {env_id!r}: {doing} raised {described(error)}"
+        raise ConfigError(text + _renderer_hint(error)) from error
+
+
+def _renderer_hint(error: BaseException) -> str:
+    """Says what to set if loading a renderer of MuJoCo raised the error; otherwise empty.
+
+    MuJoCo and dm_control load a renderer when they are imported, also if nothing is rendered.
+    """
+    frames = traceback.walk_tb(error.__traceback__)
+    if not any(_RENDERS.match(frame.f_globals.get("__name__", "")) for frame, _ in frames):
+        return ""
+    given, platform = (os.environ.get(name) for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"))
+    found = f"MUJOCO_GL is {given!r}" if given else "MUJOCO_GL is not set"
+    if platform not in (None, given):
+        found += f" and PYOPENGL_PLATFORM is {platform!r}"
+    return (
+        f"; {found}, and MuJoCo cannot load such a renderer; choose from {', '.join(RENDERERS)}, "
+        "leave it unset, or set MUJOCO_GL=off to train without films"
+    )
 
 
 def _similar(name: str) -> list[str]:

@@ -37,6 +37,24 @@ _LARGEST = float(np.finfo(np.float32).max)
 _STEP = "(observation, reward, terminated, truncated, info)"
 
 
+_LONGEST = 1000
+"""Most characters of a value or an error in a message."""
+
+
+def shown(value: Any) -> str:
+    """Returns what an environment gave as text, of bounded length whatever it is."""
+    try:
+        text = f"{value}"
+    except Exception as error:
+        text = f"a {type(value).__name__} whose text raised {type(error).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"
+
+
+def described(error: BaseException) -> str:
+    """Returns an error's type and text."""
+    return f"{type(error).__name__}: {shown(error)}"
+
+
 class Guard(gym.Wrapper):
     """Flat float32 observations [O] and plain rewards; failures with the id, the call and the step.
 
@@ -61,7 +79,7 @@ class Guard(gym.Wrapper):
         self._step = 0
         answer = self._guarded("reset", seed=seed, options=options)
         if not isinstance(answer, tuple) or len(answer) != 2:
-            raise self._failed(f"reset returned {answer}, expected (observation, info)")
+            raise self._failed(f"reset returned {shown(answer)}, expected (observation, info)")
         obs, info = answer
         return self._observation(obs), info
 
@@ -70,13 +88,13 @@ class Guard(gym.Wrapper):
         self._step += 1
         answer = self._guarded("step", action)
         if not isinstance(answer, tuple) or len(answer) != 5:
-            raise self._failed(f"step returned {answer}, expected {_STEP}")
+            raise self._failed(f"step returned {shown(answer)}, expected {_STEP}")
         obs, reward, terminated, truncated, info = answer
         reward = (
             float(reward) if isinstance(reward, float) else self._number("reward", reward, "fiu")
         )
         if not -_LARGEST <= reward <= _LARGEST:
-            raise self._failed(f"reward is {answer[1]}")
+            raise self._failed(f"reward is {shown(answer[1])}")
         if type(terminated) is not bool:
             terminated = self._truth("terminated", terminated)
         if type(truncated) is not bool:
@@ -93,8 +111,7 @@ class Guard(gym.Wrapper):
         try:
             return getattr(self.env, name)(*args, **kwargs)
         except (Exception, SystemExit) as error:
-            text = f"{name} raised {type(error).__name__}: {error}"
-            raise self._failed(text) from error
+            raise self._failed(f"{name} raised {described(error)}") from error
         finally:
             _call = None
 
@@ -107,7 +124,7 @@ class Guard(gym.Wrapper):
         except Exception:
             array = np.array(None)
         if array.dtype.kind not in "fiub":
-            raise self._failed(f"observation is {obs} of type {type(obs).__name__}")
+            raise self._failed(f"observation is {shown(obs)} of type {type(obs).__name__}")
         if array.shape != self._shape:
             raise self._failed(f"observation has the shape {array.shape}, expected {self._shape}")
         try:
@@ -116,15 +133,15 @@ class Guard(gym.Wrapper):
             with np.errstate(over="ignore"):
                 array = array.astype(np.float32)
         if not np.isfinite(array).all():
-            raise self._failed(f"observation is {array}")
+            raise self._failed(f"observation is {shown(array)}")
         return array
 
     def _flatten(self, space: gym.Space, obs: Any) -> Any:
         try:
             return gym.spaces.flatten(space, obs)
         except Exception as error:
-            text = f"observation {obs} does not fit {space}"
-            raise self._failed(f"{text}: {type(error).__name__}: {error}") from error
+            text = f"observation {shown(obs)} does not fit {shown(space)}"
+            raise self._failed(f"{text}: {described(error)}") from error
 
     def _number(self, name: str, value: Any, kinds: str) -> float:
         """Returns a number of one of numpy's kinds, also from an array with one element."""
@@ -134,12 +151,12 @@ class Guard(gym.Wrapper):
                 return float(array.item())
         except Exception:
             pass
-        raise self._failed(f"{name} is {value} of type {type(value).__name__}")
+        raise self._failed(f"{name} is {shown(value)} of type {type(value).__name__}")
 
     def _truth(self, name: str, value: Any) -> bool:
         number = self._number(name, value, "biu")
         if number not in (0, 1):
-            raise self._failed(f"{name} is {value} of type {type(value).__name__}")
+            raise self._failed(f"{name} is {shown(value)} of type {type(value).__name__}")
         return bool(number)
 
     def _failed(self, what: str) -> EnvironmentFailed:

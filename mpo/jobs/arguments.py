@@ -5,13 +5,20 @@ argparse puts the name of the option before their messages.
 
 import math
 import os
-from argparse import ArgumentTypeError
-from collections.abc import Callable, Sequence
+import re
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 from mpo.study.config import MAX_COUNT, MAX_SECONDS, MAX_SEED, MAX_THREADS, ConfigError
+from mpo.study.files import RUN_FILES
 from mpo.study.paths import Place
 from mpo.study.specs import Spec
+
+_WRITTEN = ("caption", "out", "log")
+"""Options with files that are written."""
 
 
 def whole(low: int, high: int = MAX_COUNT) -> Callable[[str], int]:
@@ -48,6 +55,25 @@ def seconds(text: str) -> float:
     return value
 
 
+def day(text: str) -> date:
+    """Reads a day of the calendar."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(
+            f"expected a day such as 2027-01-31, received {_shown(text)}"
+        ) from None
+
+
+def spdx(text: str) -> str:
+    """Reads the identifier of a licence; whether SPDX lists it is not checked."""
+    if not re.fullmatch("[A-Za-z0-9.+-]+", text):
+        raise ArgumentTypeError(
+            f"expected an SPDX identifier such as CC-BY-4.0, received {_shown(text)}"
+        )
+    return text
+
+
 def spec(kind: type[Spec]) -> Callable[[str], str]:
     """Returns the type of texts that are a spec as JSON."""
 
@@ -80,6 +106,14 @@ def existing_folder(text: str) -> Path:
     return path
 
 
+def existing(text: str) -> Path:
+    """Reads the path of a file or a folder that is there."""
+    path = Path(text)
+    if not (path.is_file() or path.is_dir()):
+        raise ArgumentTypeError(f"expected a file or a folder, received {_shown(text)}")
+    return path
+
+
 def new_file(*endings: str) -> Callable[[str], Path]:
     """Returns the type of files to write, with one of some endings if any are given."""
 
@@ -91,7 +125,26 @@ def new_file(*endings: str) -> Callable[[str], Path]:
             )
         if path.is_dir():
             raise ArgumentTypeError(f"expected a file to write, received the folder {_shown(text)}")
+        if path.exists() and not path.is_file():  # a new file would take the device's place
+            raise ArgumentTypeError(
+                f"expected a file to write, received a device or pipe, {_shown(text)}"
+            )
         _refuse_below_a_file(path, text)
+        return path
+
+    return parse
+
+
+def picture_of(figures: Collection[str]) -> Callable[[str], Path]:
+    """Returns the type of PNG files that are named like a figure."""
+
+    def parse(text: str) -> Path:
+        path = Path(text)
+        if path.suffix != ".png" or path.stem not in figures:
+            raise ArgumentTypeError(
+                f"expected FIGURE.png, with a figure from {', '.join(figures)}, received "
+                f"{_shown(text)}"
+            )
         return path
 
     return parse
@@ -140,6 +193,28 @@ def repeated(places: Sequence[Place]) -> str | None:
             return f"expected each run once, received {place.directory} twice"
         seen.add(path)
     return None
+
+
+def overwritten(args: Namespace) -> str | None:
+    """Returns what is wrong with the files to write: one is given twice, or is read; or None."""
+    seen: dict[str, str] = {}
+    names = [*(name for name in vars(args) if name not in _WRITTEN), *_WRITTEN]
+    for name in names:
+        for path in map(os.path.realpath, _files(getattr(args, name, None))):
+            if path in seen and name in _WRITTEN:
+                return f"argument --{name}: {path} is already given by --{seen[path]}"
+            seen[path] = name
+    return None
+
+
+def _files(value: Any) -> Iterator[Path]:
+    """The files that an argument stands for; a folder may be that of a run."""
+    for part in value if isinstance(value, list) else [value]:
+        if isinstance(part, Path):
+            yield part
+        folder = part.directory if isinstance(part, Place) else part
+        if isinstance(folder, Path):
+            yield from (folder / name for name in RUN_FILES)
 
 
 def _refuse_below_a_file(path: Path, text: str) -> None:

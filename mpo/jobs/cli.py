@@ -5,6 +5,7 @@ Imports are late, so that a verb loads only what it needs.
 
 import contextlib
 import json
+import logging
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -18,6 +19,8 @@ from mpo.training.signals import stopped_at_once
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 
 def train(args: Namespace) -> None:
@@ -99,8 +102,11 @@ def verify(args: Namespace) -> None:
 
     from mpo.jobs import gpus
     from mpo.jobs import verify as verification
+    from mpo.jobs.heartbeat import Heartbeat
 
-    with contextlib.ExitStack() as stack:
+    log = args.log[0] if args.log else None
+    beat = Heartbeat({}, "verify", 0, args.environment_timeout, log)
+    with beat, contextlib.ExitStack() as stack:
         if args.device != "cpu" and torch.backends.cuda.is_built():
             stack.enter_context(gpus.slot(args.runs_per_gpu))
         torch.set_num_threads(args.threads)
@@ -115,11 +121,13 @@ def video(args: Namespace) -> None:
     """Records a video of one episode of a run's final evaluation."""
     import torch
 
+    from mpo.jobs.heartbeat import Heartbeat
     from mpo.jobs.video import record
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    film = record(args.run, args.out, args.episode)
+    with Heartbeat({}, "video", 0, args.environment_timeout, args.log[0] if args.log else None):
+        film = record(args.run, args.out, args.episode)
     print(f"{args.out}: return {film.episode_return:.6g} in {film.length} steps")
 
 
@@ -135,17 +143,26 @@ def random(args: Namespace) -> None:
     config = RandomSpec.parse(args.config)
 
     from mpo.environments import fingerprint
+    from mpo.environments.guard import EnvironmentFailed
     from mpo.jobs.evaluate import random_returns
+    from mpo.jobs.heartbeat import Heartbeat
     from mpo.training.artifacts import write_json
 
-    returns = random_returns(
-        config.environment, config.episodes, config.max_episode_steps, args.budget
-    )
-    found = {"env_id": config.env_name, "mean": float(returns.mean()), "episodes": config.episodes}
-    found |= {
-        "spec": config.model_dump(mode="json"),
-        "environment": fingerprint.present(config.environment),
-    }
+    log = args.log[0] if args.log else None
+    with Heartbeat({}, "random", 0, args.environment_timeout, log), stopped_at_once():
+        try:
+            returns = random_returns(
+                config.environment, config.episodes, config.max_episode_steps, args.budget
+            )
+            outcome: dict[str, object] = {"mean": float(returns.mean())}
+        except EnvironmentFailed as error:
+            if not args.allow_missing:
+                raise
+            logger.warning("no random return: %s", error)
+            outcome = {"error": str(error)}
+        environment = fingerprint.present(config.environment)
+    found = {"env_id": config.env_name, **outcome, "episodes": config.episodes}
+    found |= {"spec": config.model_dump(mode="json"), "environment": environment}
     write_json(args.out, checksums.sealed(found))
 
 
@@ -169,7 +186,7 @@ def statistics(args: Namespace) -> None:
     """Computes the statistics of a study from its tables."""
     from mpo.analysis import answers, baselines, tables
 
-    study = _study(args.study)
+    study = _study_of_tables(args)
     published = baselines.read(study, args.baselines)
     found = answers.compute(study, args.tables, args.references, args.random)
     tables.write(found | {"baselines": published}, args.tables)
@@ -179,14 +196,14 @@ def typeset(args: Namespace) -> None:
     """Writes the main tables as LaTeX and Markdown."""
     from mpo.report import paper_tables
 
-    paper_tables.write(_study(args.study), args.tables, args.out)
+    paper_tables.write(_study_of_tables(args), args.tables, args.out)
 
 
 def figure(args: Namespace) -> None:
     """Draws one figure from the tables and writes its caption."""
     from mpo.report import figures
 
-    study = _study(args.study)
+    study = _study_of_tables(args)
     figures.draw(args.name, study, args.tables, args.out)
     caption = figures.caption_rst(args.name, study, args.tables)
     args.caption.write_text(caption, encoding="utf-8")
@@ -196,7 +213,7 @@ def summary(args: Namespace) -> None:
     """Writes the summary of a study, with its figures and tables."""
     from mpo.report import summary as report
 
-    report.write(_study(args.study), args.tables, args.figures, args.out)
+    report.write(_study_of_tables(args), args.tables, args.figures, args.out)
 
 
 def pages(args: Namespace) -> None:
@@ -204,6 +221,7 @@ def pages(args: Namespace) -> None:
     from mpo.report import html
     from mpo.study import files
 
+    _study_of_tables(args)
     html.summary(args.summary, args.out / "summary.html")
     html.config(args.study, args.out / "config.html")
     for name in files.PAGES:
@@ -218,6 +236,27 @@ def merge(args: Namespace) -> None:
 
     found = module.merge(args.sources, args.into)
     print(f"{args.into}: {len(found.taken)} runs taken, {len(found.present)} were there already")
+
+
+def archive(args: Namespace) -> None:
+    """Packs a finished study into one file, with the checksums of all that is in it."""
+    from mpo.jobs.archive import contents, crate, pack
+
+    study, root = _study(args.study), _root(args.study)
+    found = contents.contents(study, root)
+    if not args.study.samefile(found.folder / "study.json"):
+        raise ConfigError(f"--study: expected {found.folder}/study.json, received {args.study}")
+    about = crate.About(args.author, args.license, args.published)
+    done = pack.pack(found, about, args.out)
+    missing = f" Missing runs: {len(found.missing)}." if found.missing else ""
+    print(f"{args.out}: {done}.{missing}")
+
+
+def check(args: Namespace) -> None:
+    """Compares all files of an archive with the checksums in it."""
+    from mpo.jobs.archive.check import check as compare
+
+    print(f"{args.archive}: all as it was packed: {compare(args.archive)}.")
 
 
 def status(args: Namespace) -> None:
@@ -254,11 +293,28 @@ def _root(study: Path) -> Path:
     return study.parents[2] if study.parts[-3:-2] == ("results",) else Path()
 
 
+def _study_of_tables(args: Namespace) -> Study:
+    """Reads the plan of a study, whose runs must be those of the tables."""
+    from mpo.analysis import tables
+
+    study = _study(args.study)
+    tables.refuse_other_runs(study, args.tables)
+    return study
+
+
 def _study(path: Path) -> Study:
-    with checksums.reading(path):
-        study = Study.parse(json.loads(path.read_text(encoding="utf-8")))
-        if path.parts[-3:-2] == ("results",) and path.parts[-2] != study.study:
-            raise checksums.Damaged(path, f"it is the plan of study {study.study}")
+    own = path.name == "study.json"
+    try:
+        with checksums.reading(path):
+            study = Study.parse(json.loads(path.read_text(encoding="utf-8")))
+    except checksums.Damaged as error:
+        if own:
+            raise
+        # It may be any file of the user's, which nobody should delete.
+        text = f"expected the study.json of a study, received {path}: {error.__cause__}"
+        raise ConfigError(text) from error
+    if own and path.parts[-3:-2] == ("results",) and path.parts[-2] != study.study:
+        raise checksums.Damaged(path, f"it is the plan of study {study.study}")
     return study
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from mpo.environments.guard import current_call
 from mpo.study.files import replacing
@@ -100,8 +100,9 @@ class Heartbeat:
 
     def __enter__(self) -> Self:
         """Writes status `running` for all runs and starts the heartbeat."""
-        self._dump = self._log.open("a", encoding="utf-8") if self._log else sys.stderr
+        self._dump = self._log.open("a", encoding="utf-8") if self._log else _standard_error()
         self._write("running", None)
+        self._end_if_seized()
         self._thread.start()
         return self
 
@@ -115,7 +116,7 @@ class Heartbeat:
         self._over.set()
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
-        if self._log:
+        if self._dump is not sys.stderr:
             self._dump.close()
         for path, word in self._words.items():
             if not word.over:
@@ -123,15 +124,21 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._over.wait(self._interval_s):
-            # If an environment never releases the GIL, this thread stops. The timer below runs
-            # outside the interpreter; it then dumps the stack and ends the process.
-            faulthandler.dump_traceback_later(
-                self._timeout_s + 4 * self._interval_s, exit=True, file=self._dump
-            )
+            self._end_if_seized()
             for word in self._words.values():
                 word.measure()
             self._write("running", None)
             self._end_if_stalled()
+
+    def _end_if_seized(self) -> None:
+        """Ends the process unless this is called again in time.
+
+        If an environment never releases the GIL, the heartbeat's thread stops. This timer runs
+        outside the interpreter; it then dumps the stack.
+        """
+        faulthandler.dump_traceback_later(
+            self._timeout_s + 4 * self._interval_s, exit=True, file=self._dump
+        )
 
     def _end_if_stalled(self) -> None:
         """Ends the process if two heartbeats find it in the same call beyond the timeout."""
@@ -175,6 +182,15 @@ class Heartbeat:
         except OSError as problem:
             # A full disk should fail the work itself, not its status file.
             logger.warning("cannot write the status file: %s", problem)
+
+
+def _standard_error() -> TextIO:
+    """Returns stderr, or the null device where there is none that has a descriptor."""
+    try:
+        sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return Path(os.devnull).open("w", encoding="utf-8")
+    return sys.stderr
 
 
 def _status_after(error: BaseException) -> str:

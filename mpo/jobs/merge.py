@@ -34,11 +34,18 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
 
     Raises:
         JobFailed: two of them hold a run of the same place and another spec, or a source holds a
-            damaged run; the message names all of them.
+            damaged run; the message names all of them. Or a folder is not that of a study.
     """
+    for folder in (*sources, target):
+        started = (folder / "study.json").is_file() or (folder / "runs").is_dir()
+        new = folder is target and folder.resolve().parent.name == "results"
+        if not (started or new):
+            raise JobFailed(f"nothing was merged; expected a folder results/STUDY, found {folder}")
     places: dict[str, Path] = {name: target for name in _runs(target)}
     taken, present, problems = {}, [], []
     for source in sources:
+        if source.samefile(target):
+            raise JobFailed(f"nothing was merged; {source} is the folder to merge into")
         for name in _runs(source):
             try:
                 lacking = _lacking(source / "runs" / name, places.get(name, target) / "runs" / name)

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from av.container import OutputContainer
 from av.video.frame import PictureType
 
-from mpo.environments.envs import make_env
+from mpo.environments import fingerprint
+from mpo.environments.envs import RENDERERS, make_env
 from mpo.environments.rollouts import MAX_PARALLEL, SideBySide
 from mpo.jobs.evaluate import actor, play
 from mpo.seeding import FIRST_FINAL_SEED
@@ -40,9 +41,6 @@ _GIF_MAX_RATE = 50
 
 _PALETTE_FRAMES = 50
 """Number of first frames that determine a GIF's colours; all these are held in memory."""
-
-_RENDERERS = ("egl", "osmesa", "glfw")
-"""MuJoCo's renderers (MUJOCO_GL); the last one needs a display."""
 
 _PROBE = """
 import mujoco
@@ -82,6 +80,7 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
     Raises:
         ConfigError: there is no such run or episode, or the suffix is unknown.
         JobFailed: no renderer here works for the environment.
+        EnvironmentChanged: the run was trained in another version of the environment.
         Damaged: a file of the run cannot be read, or its job did not write it.
     """
     _refuse(run_directory, output, episode)
@@ -91,6 +90,12 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
 
     renderer = _choose_renderer()
     with _rendering(spec.env_name, renderer):
+        fingerprint.refuse_change(
+            run.get("environment"),
+            fingerprint.present(spec.environment),
+            f"the training in {run_directory}",
+            f"Delete {run_directory} to train again, or film it with that version",
+        )
         env = make_env(spec.environment, render_mode="rgb_array")
     seeds = [FIRST_FINAL_SEED + episode]
     with closing(SideBySide([env])) as envs, replacing(output) as temporary:
@@ -177,9 +182,9 @@ def _choose_renderer() -> str:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     given = os.environ.get("MUJOCO_GL")
     if given:
-        return f"MUJOCO_GL is {given!r}; choose from {', '.join(_RENDERERS)}, or leave it unset"
+        return f"MUJOCO_GL is {given!r}; choose from {', '.join(RENDERERS)}, or leave it unset"
     failed = []
-    for name in _RENDERERS:
+    for name in RENDERERS:
         done = subprocess.run(
             [sys.executable, "-c", _PROBE],
             env={**os.environ, "MUJOCO_GL": name},

@@ -61,6 +61,8 @@ def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> 
         *_missing(runs),
         *_unlike(runs),
         *_mixed(runs),
+        *_no_scale(read(tables, "references")),
+        *_other_scale(study, runs, read(tables, "references")),
         "## Answers",
         _answers(read(tables, "effects"), read(tables, "power"), read(tables, "references")),
         markdown(paper_tables.effects(study, tables)).rstrip(),
@@ -200,13 +202,46 @@ def _unlike(runs: pd.DataFrame) -> list[str]:
     return [warning] if differing else []
 
 
+def _versions(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the `version` of their environment, one row for each if a run has several."""
+    known = runs.dropna(subset="environment_version")
+    versions = known["environment_version"].astype(str).str.split("+")
+    return known.assign(version=versions).explode("version")
+
+
+def _other_scale(study: Study, runs: pd.DataFrame, references: pd.DataFrame) -> list[str]:
+    """Warnings at the top of the page: random returns of another version of the environment."""
+    if "environment_version" not in references:  # tables of an older version
+        return []
+    known = _versions(runs)
+    slugs = {environment.name: environment.slug for environment in study.environments}
+    notes = []
+    for env, version in references[["env", "environment_version"]].dropna().itertuples(index=False):
+        own = set(known.loc[known["env"] == env, "version"])
+        if own and version not in own:
+            path = f"results/{study.study}/random/{slugs[env]}.json"
+            notes.append(
+                f"**The random return in {env} is of another version of the environment than its "
+                f"runs.** Their scores are not comparable. Delete `{path}` to measure it again; if "
+                "the runs are of the older version, delete and train them."
+            )
+    return notes
+
+
+def _no_scale(references: pd.DataFrame) -> list[str]:
+    """Warnings at the top of the page: environments that failed with random actions."""
+    if "error" not in references:  # tables of an older version
+        return []
+    return [
+        f"**No scores in {env}: its random return could not be measured.** {inline(error)}"
+        for env, error in references[["env", "error"]].dropna().itertuples(index=False)
+    ]
+
+
 def _mixed(runs: pd.DataFrame) -> list[str]:
     """Warnings at the top of the page: cells that used another version of their environment."""
-    known = runs.dropna(subset="environment_version")
-    known = known.assign(
-        cell=known["run_id"].str.rsplit("/", n=1).str[0],
-        version=known["environment_version"].astype(str).str.split("+"),
-    ).explode("version")
+    known = _versions(runs)
+    known = known.assign(cell=known["run_id"].str.rsplit("/", n=1).str[0])
     notes = []
     for env, own in known.groupby("env", sort=False):
         versions = own["version"].value_counts()

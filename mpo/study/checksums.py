@@ -2,7 +2,8 @@
 
 A job's record (run.json, evals.json, a random return's JSON) holds the size and the SHA-256 of each
 file that the job wrote, and a SHA-256 of itself. Whoever reads a finished file goes through here.
-Records of older versions have no checksums; their files are read unchecked.
+Records of older versions have no checksums; their files are read unchecked. A record that tells
+its environment is not one of these.
 """
 
 import errno
@@ -21,6 +22,9 @@ from mpo.study.specs import RunSpec
 
 FILES, OWN = "files", "sha256"
 """The keys of a record that hold the checksums of the job's files, and its own."""
+
+_YOUNGER = "environment"
+"""A key that no record had before all of them had checksums."""
 
 _OF_THE_FILE = (None, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
 """Errors of an `OSError` that are the file's fault. The others are of the disk or of its rights,
@@ -85,6 +89,8 @@ def read_record(path: Path) -> dict[str, Any]:
         changed = OWN in record and record[OWN] != _digest(record)
     if changed:
         raise Damaged(path, "its content was changed after its job had written it")
+    if OWN not in record and _YOUNGER in record:
+        raise Damaged(path, "its checksums were removed after its job had written it")
     return record
 
 

@@ -70,7 +70,8 @@ def check_keys(given: Mapping[Any, Any], allowed: Iterable[str]) -> None:
             near = difflib.get_close_matches(str(key), choices, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(
-                f"unknown key {key!r} with value {value!r}; {hint}choose from {', '.join(choices)}"
+                f"unknown key {_shown(key)} with value {_shown(value)}; {hint}choose from "
+                f"{', '.join(choices)}"
             )
 
 
@@ -84,12 +85,28 @@ def explain(error: ValidationError) -> str:
         if item["type"] == "too_short" and len(inner) > 1:
             continue
         key = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
+        message = _in_yaml(item["type"], item["msg"].removeprefix("Value error, "), item["input"])
         # A whole section is too long to show; its own message quotes the values that matter.
         whole = isinstance(item["input"], Mapping | BaseModel)
         shown = "" if whole else f", received {_shown(item['input'])}"
         lines.append(f"{key}: {message}{shown}" if key else message + shown)
     return "\n".join(lines)
+
+
+def _in_yaml(kind: str, message: str, value: Any) -> str:
+    """Returns pydantic's message in the words of YAML, which has lists and mappings."""
+    if kind in ("tuple_type", "list_type"):
+        return "expected a list"
+    if kind in ("dict_type", "model_type"):
+        return "expected a mapping"
+    if kind == "int_parsing":
+        try:
+            number = float(value)
+        except ValueError:
+            return message
+        if number.is_integer() and abs(number) <= MAX_COUNT:
+            return f"expected a whole number, written out as {number:.0f}"  # YAML: 1e6 is text
+    return message
 
 
 def _shown(value: Any) -> str:

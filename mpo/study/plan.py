@@ -109,7 +109,7 @@ class Study(Section):
     and `training` that differ in this environment, as in `{id: Hopper-v5, gamma: 0.995}`. An axis
     cannot be overridden, nor a key that `optimizers` sets for an optimizer in use. `kwargs` and
     `wrappers` make another environment of an id, as in `{id: Hopper-v5, kwargs:
-    {terminate_when_unhealthy: false}, wrappers: [my_module:MyWrapper]}`: see below."""
+    {terminate_when_unhealthy: false}, wrappers: [my_module:MyWrapper]}`."""
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     """Seeds of the runs. Each is the only source of randomness of its run. Adding one trains that
@@ -134,8 +134,8 @@ class Study(Section):
     extras: Extras = Extras()
     execution: Execution = Execution()
     allow_missing: bool = False
-    """Whether to make the tables without the runs that failed. They then show the number of runs
-    per cell."""
+    """Whether to make the tables without the runs that failed or are damaged. They then show the
+    number of runs per cell. An environment that fails with random actions has no scores then."""
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> "Study":

@@ -4,6 +4,7 @@ A `RunSpec` holds everything that shapes a training trajectory and its records, 
 its canonical JSON is the run's identity. The budget is no part of it: it is in the output path.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -33,6 +34,9 @@ _SET_HERE = ("id", "render_mode", "disable_env_checker")
 _LARGEST = 1e300
 """Largest number among arguments: all larger ones are mistakes, or not finite."""
 
+_MOST_VALUES = 200
+"""Most values in one argument; they would not fit into a path."""
+
 
 def path_text(value: Any) -> str:
     """Returns a value as part of a path: on/off, 64x64, 0.001, adam."""
@@ -50,16 +54,24 @@ def _empty(value: Any) -> bool:
 
 
 def _refuse_other_than_json(place: str, value: Any) -> None:
-    if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
-        raise ValueError(f"{place}: expected text as keys, received {[*value]}")
-    if isinstance(value, dict | list):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            _refuse_other_than_json(f"{place}.{key}", part)
-    elif not (value is None or isinstance(value, str | int | float)):
-        wanted = "text, numbers, true, false, null, lists or mappings"
-        raise ValueError(f"{place}: expected {wanted}, received {value!r}")
-    elif isinstance(value, int | float) and not abs(value) <= _LARGEST:
-        raise ValueError(f"{place}: expected a number up to {_LARGEST:g}, received {value}")
+    """Refuses values that JSON has not, and more of them than a path could hold."""
+    waiting = [(place, value)]
+    for count in itertools.count(1):
+        if not waiting:
+            return
+        if count > _MOST_VALUES:  # YAML's aliases can make a mapping part of itself
+            raise ValueError(f"{place}: expected at most {_MOST_VALUES} values, received more")
+        where, part = waiting.pop()
+        if isinstance(part, dict) and not all(isinstance(key, str) for key in part):
+            raise ValueError(f"{where}: expected text as keys, received {[*part]}")
+        if isinstance(part, dict | list):
+            items = part.items() if isinstance(part, dict) else enumerate(part)
+            waiting += [(f"{where}.{key}", inner) for key, inner in items]
+        elif not (part is None or isinstance(part, str | int | float)):
+            wanted = "text, numbers, true, false, null, lists or mappings"
+            raise ValueError(f"{where}: expected {wanted}, received {part!r}")
+        elif isinstance(part, int | float) and not abs(part) <= _LARGEST:
+            raise ValueError(f"{where}: expected a number up to {_LARGEST:g}, received {part}")
 
 
 def _module_and_name(value: str) -> str:
@@ -101,8 +113,8 @@ class EnvironmentSpec(Section):
     kwargs: dict[str, Any] = Field(default={}, exclude_if=_empty)
     """Arguments of the environment's constructor, as in `{terminate_when_unhealthy: false}`, and
     `max_episode_steps`, its time limit. They are part of the identity of a run and of its path. An
-    environment with arguments or wrappers has a reference score only if `tables.references` has a
-    row with its name in paths."""
+    environment with arguments or wrappers has a reference score, and published returns, only if the
+    files in `tables` have rows with its name in paths."""
 
     wrappers: tuple[Importable, ...] = Field(default=(), exclude_if=_empty)
     """Gymnasium wrappers, as in `[my_module:MyWrapper]`, the innermost first. Each is called with

@@ -104,6 +104,20 @@ def write_damage(study: Study, root: Path, errors: Mapping[str, str]) -> None:
         path.unlink(missing_ok=True)
 
 
+def noted_damage(study: Study, root: Path) -> dict[str, str]:
+    """Returns what `write_damage` noted, by run id, of runs whose files are still the same."""
+    note = root / _note(study)
+    try:
+        errors, noted = read_object(note), note.stat().st_mtime_ns
+    except (Damaged, OSError):
+        return {}
+    return {
+        run.run_id: str(errors[run.run_id])
+        for run in study.runs
+        if run.run_id in errors and _last_change(root / run.directory) <= noted
+    }
+
+
 def overview(study: Study, root: Path) -> str:
     """Returns the study's status as text.
 
@@ -165,20 +179,20 @@ def _note(study: Study) -> Path:
 
 def _statuses(study: Study, root: Path) -> list[RunStatus]:
     """The status of each run; `collect` may have found more damage than sizes show."""
+    noted = noted_damage(study, root)
     found = [run_status(run, root) for run in study.runs]
-    note = root / _note(study)
-    try:
-        errors, noted = read_object(note), note.stat().st_mtime_ns
-    except (Damaged, OSError):
-        return found
     return [
-        replace(s, status="damaged", error=str(errors[s.run.run_id]))
-        if s.status in FINISHED
-        and s.run.run_id in errors
-        and all((root / s.run.directory / n).stat().st_mtime_ns <= noted for n in RUN_FILES)
+        replace(s, status="damaged", error=noted[s.run.run_id])
+        if s.status in FINISHED and s.run.run_id in noted
         else s
         for s in found
     ]
+
+
+def _last_change(directory: Path) -> int:
+    """When a file of a run was last written, in nanoseconds; lost files do not count."""
+    paths = [directory / name for name in RUN_FILES]
+    return max((path.stat().st_mtime_ns for path in paths if path.exists()), default=0)
 
 
 def _finished(run: Run, root: Path) -> RunStatus | None:

@@ -7,11 +7,11 @@ import csv
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, StringConstraints, ValidationError, model_validator
 
 from mpo.study.config import ConfigError, Count, Float, Section, explain
 
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Cell = BeforeValidator(lambda value: None if value == "" else value)
 """For values that may be left empty."""
 

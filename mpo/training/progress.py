@@ -35,7 +35,7 @@ def progress(label: str, total: int, initial: int = 0, unit: str = "steps") -> t
         unit: name of the units.
     """
     unit = f" {unit}"
-    if not logger.hasHandlers() and sys.stderr.isatty():
+    if not logger.hasHandlers() and sys.stderr and sys.stderr.isatty():
         return tqdm(total=total, initial=initial, desc=label, unit=unit, dynamic_ncols=True)
     return tqdm(
         total=total,

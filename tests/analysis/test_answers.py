@@ -281,3 +281,22 @@ def test_the_projects_own_references_are_named_and_sourced():
     found = pd.read_csv("config/references.csv")
     assert found.notna().all(axis=None) and not found["env"].duplicated().any()
     assert {"Pendulum-v1", "InvertedDoublePendulum-v5", "Reacher-v5"} <= set(found["env"])
+
+
+def test_variants_of_an_environment_are_environments_of_their_own(tmp_path):
+    variant = {"id": "Pendulum-v1", "kwargs": {"g": 9.81}}
+    study = synthetic.plan(environments=["Pendulum-v1", variant])
+    found = compute(study, tmp_path)
+    names = ["Pendulum-v1", "Pendulum-v1_g-9.81"]
+    for unit in ("return", "score"):
+        rows = found["effects"].query(f"factor == 'retrace' and unit == '{unit}'").set_index("env")
+        assert [name for name in rows.index if name != contrasts.POOLED] == names
+        assert rows.loc[names[0], "estimate"] != rows.loc[names[1], "estimate"]
+    pooled = rows.loc[contrasts.POOLED]
+    assert pooled["estimate"] == pytest.approx(rows.loc[names, "estimate"].mean())
+    assert (pooled["environments"], pooled["n"]) == (2, 6)
+    shown = found["aggregates"].set_index(["arm", "metric"])["estimate"]
+    for arm, rows in found["finals"].groupby("arm"):
+        runs = [part["score"].to_numpy() for _, part in rows.groupby("env", sort=False)]
+        assert len(runs) == 2 and shown[arm, "iqm"] == pytest.approx(iqm(runs))
+    assert not found["sample_efficiency"].empty

@@ -36,6 +36,15 @@ def test_rows_are_those_of_the_studys_environments_in_its_order(some):
     assert found.loc[5, ["lo", "hi", "n"]].isna().all()
 
 
+def test_a_variant_has_published_returns_only_under_its_own_name(some):
+    variant = {"id": "Pendulum-v1", "kwargs": {"g": 9.81}}
+    study = synthetic.plan(environments=["Pendulum-v1", variant])
+    assert baselines.read(study, some)["env"].tolist() == ["Pendulum-v1"]
+    with some.open("a") as file:
+        file.write("Pendulum-v1_g-9.81,TD3,20000,-90,,,1,s\n")
+    assert baselines.read(study, some)["mean"].tolist() == [-150, -90]
+
+
 def test_the_row_to_compare_with_is_the_last_within_the_budget_or_else_the_first(some):
     found = baselines.read(synthetic.plan(), some)
     for budget, expected in ((4000, [5000, 50000]), (15_000, [10_000, 50_000]), (10**6, None)):
@@ -108,6 +117,22 @@ def test_learning_curves_show_them_and_say_when(tmp_path, some):
     assert labels[-3:] == ["TD3, published", "MPO, published", "SAC, published"]
     said = caption("learning_curves", study, tables)
     assert "MPO after 10000 steps, SAC after 50000 steps" in said
+
+
+@pytest.mark.parametrize("count", [12, 13])
+def test_up_to_twelve_algorithms_can_be_told_apart(tmp_path, count):
+    rows = [f"Pendulum-v1,Other{n},5000,{-200 - n},,,1,s\n" for n in range(count)]
+    (tmp_path / "many.csv").write_text(HEAD + "".join(rows))
+    study = synthetic.plan(environments=1, seeds=1)
+    synthetic.write_runs(study, tmp_path)
+    figure = learning_curves.draw(
+        study, synthetic.write_tables(study, tmp_path, tmp_path / "many.csv")
+    )
+    lines = [line for line in figure.axes[0].lines if line.get_zorder() == 1]
+    looks = {(line.get_color(), str(line._dash_pattern)) for line in lines}
+    assert (len(lines), len(looks)) == (count, 12)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert ("Published: looks repeat after 12" in labels) is (count > 12)
 
 
 def test_final_scores_stand_beside_them(tmp_path, some):

@@ -5,6 +5,9 @@ import json
 import pytest
 
 from mpo.analysis import references
+from mpo.analysis.runs import environment_version
+from mpo.study.checksums import sealed
+from mpo.study.config import JobFailed
 from mpo.study.plan import Study
 from tests.study.test_plan import changed
 
@@ -34,3 +37,45 @@ def test_a_variant_has_a_reference_only_under_its_own_name(tmp_path, rows, expec
     assert found.iloc[0] == expected
     own = [row for row in rows if row.startswith(SLUG)]
     assert found.iloc[1] == 400.0 if own else found.isna().iloc[1]
+
+
+def test_a_random_return_tells_its_environments_version_or_the_log_says_that_it_does_not(
+    tmp_path, caplog
+):
+    study = Study.parse(changed("environments", ["Pendulum-v1", "Reacher-v5"]))
+    (tmp_path / "references.csv").write_text("env,reference,what,source\n")
+    made = {"packages": {"gymnasium": "1.2.0"}}
+    records = [{"environment": made}, {}]
+    for environment, record in zip(study.environments, records, strict=True):
+        record |= {"env_id": environment.id, "mean": 5.0, "episodes": 2}
+        (tmp_path / f"{environment.id}.json").write_text(json.dumps(sealed(record)))
+    random = [tmp_path / f"{environment.id}.json" for environment in study.environments]
+    with caplog.at_level("INFO"):
+        found = references.read(study, tmp_path / "references.csv", random)
+    assert found["environment_version"].isna().tolist() == [False, True]
+    assert found["environment_version"].iloc[0] == environment_version({"environment": made})
+    text = "the random return of {} does not record its environment"
+    assert text.format("Reacher-v5") in caplog.text
+    assert text.format("Pendulum-v1") not in caplog.text
+
+
+def test_an_environment_that_failed_with_random_actions_has_no_scale_where_that_is_allowed(
+    tmp_path, caplog
+):
+    config = changed("environments", ["dm_control/reacher-easy-v0", "Reacher-v5"])
+    (tmp_path / "references.csv").write_text("env,reference,what,source\nReacher-v5,-4,w,s\n")
+    records = [
+        {"env_id": "dm_control/reacher-easy-v0", "mean": 5.0, "episodes": 2},
+        {"env_id": "Reacher-v5", "error": "environment 'Reacher-v5': no luck", "episodes": 2},
+    ]
+    random = [tmp_path / name for name in ("a.json", "b.json")]
+    for path, record in zip(random, records, strict=True):
+        path.write_text(json.dumps(record))
+    files = tmp_path / "references.csv", random
+    with pytest.raises(JobFailed, match=r"b.json: .* of Reacher-v5 .*no luck. Delete the file to"):
+        references.read(Study.parse(config), *files)
+    study = Study.parse(config | {"allow_missing": True})
+    found = references.read(study, *files).set_index("env")
+    assert found.loc["Reacher-v5", ["random", "reference"]].isna().all()
+    assert "no luck" in found.loc["Reacher-v5", "error"] and "no luck" in caplog.text
+    assert found.loc["dm_control/reacher-easy-v0", "reference"] == 1000.0

@@ -35,6 +35,9 @@ RUN = {
     "snakemake --dry-run": [],
     "snakemake --unlock": [],
     "snakemake --report results/default/report.zip": ["report.zip"],
+    "python -m mpo archive --study results/default/study.json --out default.zip": [
+        "../../default.zip"
+    ],
     "python -m mpo status": [],
     "python -m mpo status --study results/default/study.json": [],
     "python -m mpo video --help": [],
@@ -64,6 +67,8 @@ TESTED = {
     "test_a_deployment_has_all_rules_of_the_pipeline_and_its_default_target",
     "python -m mpo merge COPIED/results/default --into results/default": "tests/jobs/"
     "test_merge.py::test_the_command_says_how_many_runs_it_took",
+    "python -m mpo check --archive default.zip": "tests/jobs/"
+    "test_archive.py::test_the_commands_say_how_much_there_is_and_its_checksum",
     "snakemake --profile profiles/slurm": "tests/workflow/test_slurm.py::"
     "test_every_job_that_computes_goes_through_slurm",
 }

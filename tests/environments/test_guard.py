@@ -159,6 +159,27 @@ def test_any_other_observation_is_refused_with_what_it_is(monkeypatch, obs, mess
     assert found.startswith(f"environment 'probe/Told-v0', step {step} of an episode: {message}")
 
 
+class Speechless:
+    """Its text cannot be had."""
+
+    def __str__(self):
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"obs": ["x" * 9999]}, "observation is ['xxxx"),
+        ({"reward": "x" * 9999}, "reward is xxxx"),
+        ({"reward": Speechless()}, "reward is a Speechless whose text raised ValueError of type"),
+        ({"over": Speechless()}, "terminated is a Speechless whose text raised ValueError of"),
+    ],
+)
+def test_messages_are_short_whatever_an_environment_answers(monkeypatch, answers, message):
+    found = failure(monkeypatch, first=np.zeros(2), **answers)
+    assert found.startswith(AT_STEP_1 + message) and len(found) < 1200
+
+
 def test_an_observation_that_cannot_be_flattened_is_refused(monkeypatch):
     space = Dict({"x": Box(-1, 1, (1,)), "y": Box(-1, 1, (1,))})
     found = failure(monkeypatch, observation_space=space, obs={"x": np.zeros(1)})

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -10,7 +12,9 @@ from gymnasium.spaces import Box
 
 from mpo.environments.envs import check, make_env
 from mpo.study.config import ConfigError
+from mpo.study.specs import EnvironmentSpec
 from tests import probes
+from tests.pipeline import ROOT
 
 
 @pytest.mark.parametrize(
@@ -43,6 +47,19 @@ class NoSpaces(gym.Env):
     """Tells neither what it wants nor what it shows."""
 
 
+class NoObservations(probes.Clock):
+    """Its observations are of no kind."""
+
+    observation_space = None
+
+
+class Speechless(Exception):
+    """Its text cannot be had."""
+
+    def __str__(self):
+        raise ValueError("no text")
+
+
 class BadSpaces(probes.Clock):
     """Its actions are not known before it has been reset."""
 
@@ -67,6 +84,12 @@ def wants_a_map(*, map_name):
         ("no_such_module:Odd", "No module named 'no_such_module'"),
         ("tests.probes:NoSuchClass", "making it raised AttributeError: .*NoSuchClass"),
         (None, "entry_point"),
+        (NoObservations, "cannot flatten observations None"),
+        (
+            raising(Speechless()),
+            "raised Speechless: a Speechless whose text raised Value",
+        ),
+        (raising(ValueError("x" * 9999)), r"ValueError: x{1000}\.\.\. \(\d+ characters\)$"),
         (NoSpaces, "reading its spaces raised AttributeError: .*action_space"),
         (BadSpaces, "reading its spaces raised RuntimeError: call reset first"),
     ],
@@ -138,6 +161,21 @@ def test_a_check_takes_an_action_from_the_middle_and_closes(monkeypatch):
     assert made[0].action.tolist() == [3.0] and made[0].closed
 
 
+@pytest.mark.parametrize("use", [make_env, check])
+def test_an_environment_that_changes_the_working_directory_changes_it_for_nobody_else(
+    monkeypatch, tmp_path, use
+):
+    class Moving(probes.Told):
+        def __init__(self):
+            os.chdir("/")
+            super().__init__()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gym.registry["probe/Told-v0"], "entry_point", Moving)
+    use("probe/Told-v0")
+    assert os.getcwd() == str(tmp_path)
+
+
 def test_what_an_environment_prints_while_it_is_checked_goes_to_stderr(monkeypatch, capfd):
     class Chatty(probes.Told):
         def reset(self, *, seed=None, options=None):
@@ -151,3 +189,45 @@ def test_what_an_environment_prints_while_it_is_checked_goes_to_stderr(monkeypat
     assert shown.out == "" and shown.err == "from Python\nfrom another program\n"
     print("afterwards")
     assert capfd.readouterr().out == "afterwards\n"
+
+
+@pytest.mark.parametrize("env_id", ["dm_control/reacher-easy-v0", "Hopper-v5"])
+def test_a_renderer_that_does_not_exist_is_named_with_the_choices(env_id):
+    code = f"from mpo.environments.envs import check\ncheck({env_id!r})"
+    variables = {**os.environ, "MUJOCO_GL": "nonsense"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"mpo.study.config.ConfigError: environment {env_id!r}: ")
+    assert "; MUJOCO_GL is 'nonsense', and MuJoCo cannot load such a renderer; choose from" in last
+    assert "egl, osmesa, glfw, leave it unset, or set MUJOCO_GL=off to train" in last
+
+
+@pytest.mark.parametrize(
+    ("error", "given", "platform", "shown"),
+    [
+        (AttributeError, "osmesa", "osmesa", "MUJOCO_GL is 'osmesa', and"),
+        (ImportError, "egl", "osmesa", "MUJOCO_GL is 'egl' and PYOPENGL_PLATFORM is 'osmesa', and"),
+        (ImportError, None, None, "MUJOCO_GL is not set, and"),
+    ],
+)
+def test_a_renderer_that_cannot_be_loaded_is_named(monkeypatch, error, given, platform, shown):
+    for name, value in (("MUJOCO_GL", given), ("PYOPENGL_PLATFORM", platform)):
+        if value:
+            monkeypatch.setenv(name, value)
+        else:
+            monkeypatch.delenv(name, raising=False)
+    library = {"__name__": "OpenGL.platform"}
+    exec("def load(error): raise error('no glGetError')", library)
+    spec = gym.envs.registration.EnvSpec("Odd-v0", lambda: library["load"](error))
+    monkeypatch.setitem(gym.registry, "Odd-v0", spec)
+    with pytest.raises(ConfigError, match=f"no glGetError; {shown} MuJoCo cannot load") as raised:
+        make_env("Odd-v0")
+    assert "similar" not in str(raised.value)
+
+
+def test_other_errors_say_nothing_of_renderers(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    with pytest.raises(ConfigError) as raised:
+        make_env(EnvironmentSpec(id="Hopper-v5", kwargs={"xml_file": "/no/such.xml"}))
+    assert "MUJOCO_GL" not in str(raised.value)

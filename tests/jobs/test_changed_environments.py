@@ -93,6 +93,17 @@ def test_after_an_edit_an_older_training_is_not_evaluated(tmp_path, mine):
     assert not (processes.results(tmp_path, SPEC, 100) / "evals.parquet").exists()
 
 
+def test_after_an_edit_an_older_training_is_not_filmed(tmp_path, mine):
+    processes.finish(processes.train(tmp_path, SPEC, 100))
+    edit(mine)
+    run = processes.results(tmp_path, SPEC, 100)
+    command = [sys.executable, "-m", "mpo", "video", "--run", run, "--out", tmp_path / "film.gif"]
+    output = processes.finish(processes._start(command), code=1)
+    assert f"failed: the training in {run} used another version of the environment: " in output
+    assert f"source mine has changed. Delete {run} to" in output and "Traceback" not in output
+    assert not (tmp_path / "film.gif").exists()
+
+
 def test_work_of_older_versions_is_continued_and_the_log_says_so(tmp_path, mine):
     processes.finish(processes.train(tmp_path, SPEC, 100))
     for path in processes.resume(tmp_path, SPEC).glob("checkpoint-*.pt"):

@@ -118,7 +118,7 @@ def without_checksums(folder):
     """Makes the files of a study those of an older version."""
     for path in folder.rglob("*.json"):
         record = json.loads(path.read_text())
-        for key in ("files", "sha256", "policies"):
+        for key in ("files", "sha256", "policies", "environment"):
             record.pop(key, None)
         path.write_text(json.dumps(record))
     for path in folder.rglob(".checksums.json"):
@@ -322,6 +322,17 @@ def test_a_file_that_its_job_did_not_write_is_refused(study, capfd, what, reader
     assert code == 1 and refused(said, RUN.directory / name)
 
 
+@pytest.mark.parametrize("reader", ["collect", "evaluate", "status"])
+def test_a_record_without_its_checksums_is_refused(study, capfd, reader):
+    path = study / RUN.directory / "run.json"
+    record = json.loads(path.read_text())
+    del record["files"], record["sha256"]
+    path.write_text(json.dumps(record | {"wall_s": 1.0}))
+    code, said = read(reader, capfd)
+    assert code == (reader != "status") and refused(said, RUN.directory / "run.json")
+    assert "its checksums were removed" in said
+
+
 def edit(path, column):
     """Changes a number of a table and keeps all that the table says of itself."""
     import pyarrow.parquet as pq
@@ -350,6 +361,21 @@ def test_an_edited_table_is_refused(study, capfd, table, column, readers):
         assert code == 1 and refused(said, path)
     assert (call(*COLLECT), call(*STATISTICS)) == (0, 0)  # as after the table is deleted
     assert read("typeset", capfd)[0] == 0
+
+
+@pytest.mark.parametrize("reader", ["statistics", "typeset", "figure", "summary", "pages"])
+@pytest.mark.parametrize("changed", [{"seeds": [0, 1, 2]}, {"environments": ["Reacher-v5"]}])
+def test_tables_of_another_plan_are_refused(study, capfd, reader, changed):
+    (study / PLAN).write_text(canonical_json(CONFIG | changed))
+    code, said = read(reader, capfd)
+    assert code == 1 and f"the tables in {TABLES} are not those of the plan" in said
+    assert "Traceback" not in said and not Path(OUT.get(reader, "nothing")).exists()
+
+
+def test_runs_and_random_returns_tell_the_same_version_of_the_environment(made):
+    runs = pd.read_parquet(made / TABLES / "runs.parquet")["environment_version"]
+    random = pd.read_parquet(made / TABLES / "references.parquet")["environment_version"]
+    assert {*runs} == {*random} and runs.notna().all()
 
 
 def test_an_edited_random_return_is_refused(study, capfd):
@@ -403,12 +429,13 @@ def test_the_summary_names_a_damaged_run(study, capfd):
 
 
 def test_runs_of_an_older_version_are_collected_and_counted(study, capfd):
-    before = {p.name: p.read_bytes() for p in (study / TABLES).glob("*.csv")}
+    before = {p.name: pd.read_csv(p) for p in (study / TABLES).glob("*.csv")}
     without_checksums(study)
     code, said = read("collect", capfd)
     assert code == 0 and "2 of 2 runs have no checksums" in said
-    for table in ("runs", "evals", "train", "curves", "scores"):
-        assert (study / TABLES / f"{table}.csv").read_bytes() == before[f"{table}.csv"]
+    before["runs.csv"]["environment_version"] = float("nan")  # these runs do not tell it
+    for table in ("runs.csv", "evals.csv", "train.csv", "curves.csv", "scores.csv"):
+        pd.testing.assert_frame_equal(pd.read_csv(study / TABLES / table), before[table])
 
 
 def test_records_say_what_was_made_and_how(made):

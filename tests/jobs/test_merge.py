@@ -91,3 +91,21 @@ def test_the_command_says_how_many_runs_it_took(machines, capsys):
     assert main(["merge", *arguments]) == 0
     assert "9 runs taken, 1 were there already" in capsys.readouterr().out
     assert main(["merge", str(b / "nowhere"), "--into", str(folder(study, a))]) == 2
+
+
+def test_what_is_no_study_is_neither_merged_nor_merged_into(machines, tmp_path):
+    study, a, b = machines
+    (tmp_path / "notes").mkdir()
+    wrong = [([a / "results"], folder(study, b)), ([folder(study, a)], tmp_path / "notes")]
+    for sources, target in wrong:
+        with pytest.raises(JobFailed, match="expected a folder results/STUDY, found .*s$"):
+            merge(sources, target)
+    with pytest.raises(JobFailed, match="is the folder to merge into"):
+        merge([folder(study, a)], folder(study, a))
+    assert not [*(tmp_path / "notes").iterdir()]
+
+
+def test_a_study_that_has_not_been_started_here_takes_all_runs(machines, tmp_path):
+    study, a, _ = machines
+    (tmp_path / "new/results/made-up").mkdir(parents=True)
+    assert len(merge([folder(study, a)], tmp_path / "new/results/made-up").taken) == 3

@@ -12,6 +12,7 @@ from mpo.report.figures import (
     final_scores,
     learning_curves,
     planned_runs,
+    profiles,
     sample_efficiency,
     style,
 )
@@ -229,6 +230,35 @@ def test_arms_of_many_axes_can_all_be_told_apart():
     study = synthetic.plan(axes={**TWO_OPTIMIZERS, "gamma": [0.9, 0.95, 0.99]})
     looks = style.looks(study)
     assert len(set(looks.values())) == len(looks) == 12
+
+
+FIVE = {"retrace": [False, True], "optimizer": ["adam", "adamw", "sgd", "rmsprop", "lion"]}
+
+
+@pytest.mark.parametrize("axes", [{"gamma": np.linspace(0, 0.99, 40).tolist()}, FIVE], ids=len)
+def test_up_to_forty_arms_can_be_told_apart_by_lines_alone(axes):
+    """In figures without markers."""
+    looks = style.looks(synthetic.plan(environments=1, seeds=1, axes=axes))
+    lines = {(look.color, look.linestyle) for look in looks.values()}
+    assert len(lines) == len(looks) == len(style.arms_key(looks, markers=False))
+
+
+def test_the_first_twenty_arms_look_as_they_always_did():
+    axes = {"gamma": np.linspace(0, 0.99, 20).tolist()}
+    looks = style.looks(synthetic.plan(environments=1, seeds=1, axes=axes)).values()
+    for n, look in enumerate(looks):
+        assert look.color == style._COLOURS[n % 10] and look.linestyle == style._DASHES[n % 4]
+        assert look.marker == style._MARKERS[n % 7]
+
+
+def test_beyond_the_limit_the_legend_says_that_looks_repeat(tmp_path):
+    axes = {"gamma": np.linspace(0, 0.99, 41).tolist()}
+    study = synthetic.plan(environments=1, seeds=1, axes=axes)
+    synthetic.write_runs(study, tmp_path)
+    figure = profiles.draw(study, synthetic.write_tables(study, tmp_path))
+    shown = [text.get_text() for text in figure.legends[0].texts]
+    assert shown == [*style.looks(study), "Looks repeat after 40 arms"]
+    assert len(style.arms_key(style.looks(study), lines=False)) == 41  # colours and markers differ
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)

@@ -5,6 +5,7 @@ import pytest
 
 from mpo.analysis import tables
 from mpo.report import summary
+from mpo.study.checksums import sealed
 from tests import synthetic
 
 
@@ -38,7 +39,7 @@ def record_environments(tmp_path, study, trained, evaluated):
             path = tmp_path / run.directory / name
             record = json.loads(path.read_text())
             if version is not None:
-                record["environment"] = {"sources": {"mine": version}}
+                record = sealed(record | {"environment": {"sources": {"mine": version}}})
             path.write_text(json.dumps(record))
 
 
@@ -60,6 +61,54 @@ def test_cells_that_mix_versions_of_an_environment_are_named(tmp_path, trained, 
     text = page(tmp_path, study)
     assert ("versions of the environment" in text) == bool(shown)
     assert shown.format(study.cells[0].cell_id) in text
+
+
+@pytest.mark.parametrize(
+    ("trained", "measured", "flagged"),
+    [
+        ("1.0", "2.0", True),
+        ("1.0", "1.0", False),
+        (None, "2.0", False),
+        ("1.0", None, False),
+        (None, None, False),
+    ],
+)
+def test_a_random_return_of_another_version_of_the_environment_is_named(
+    tmp_path, monkeypatch, trained, measured, flagged
+):
+    def tell(path, version):
+        if version:
+            record = json.loads(path.read_text()) | {"environment": {"packages": {"mine": version}}}
+            path.write_text(json.dumps(sealed(record)))
+
+    study = synthetic.plan(environments=2)
+    synthetic.write_runs(study, tmp_path)
+    for run in study.runs:
+        path = tmp_path / run.directory / "run.json"
+        tell(path, trained)
+    plain = synthetic.write_scale
+
+    def write_scale(*arguments):
+        table, (first, second) = plain(*arguments)
+        tell(first, measured)
+        tell(second, trained)
+        return table, [first, second]
+
+    monkeypatch.setattr(synthetic, "write_scale", write_scale)
+    text = page(tmp_path, study)
+    assert ("**The random return in Pendulum-v1 is of another version" in text) is flagged
+    assert ("`results/made-up/random/Pendulum-v1.json`" in text) is flagged
+    assert "The random return in dm_control" not in text
+
+
+def test_the_summary_is_written_from_tables_of_an_older_version(tmp_path):
+    study = synthetic.plan(environments=1)
+    synthetic.write_runs(study, tmp_path)
+    folder = synthetic.write_tables(study, tmp_path)
+    older = tables.read(folder, "references").drop(columns=["environment_version", "error"])
+    tables.write({"references": older}, folder)
+    summary.write(study, folder, [], tmp_path / "summary.md")
+    assert "random return in" not in (tmp_path / "summary.md").read_text()
 
 
 def test_five_seeds_are_not_called_exploratory(tmp_path):

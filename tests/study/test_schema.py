@@ -1,11 +1,14 @@
 import copy
 import json
 import re
+from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from pydantic import BaseModel
 
 from docs.config_reference import COMMAND, REFERENCE, SCHEMA, json_schema, reference
 from mpo.study.hyperparameters import Training
@@ -44,6 +47,24 @@ def test_every_key_has_a_description():
     expected |= {f".{key}" for key in Study.model_fields} | {"Execution.device", "axes.gamma"}
     assert expected <= set(found)
     assert [key for key, text in found.items() if not text] == []
+
+
+def models(kind):
+    """Every section that a type is made of, at any depth."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+        for field in kind.model_fields.values():
+            yield from models(field.annotation)
+    for part in get_args(kind):
+        yield from models(part)
+
+
+def test_the_page_has_a_row_for_every_key_of_every_section():
+    rows = re.findall(r"^\| `(\w+)` \|", REFERENCE.read_text(), re.M)
+    expected = Counter(key for kind in set(models(Study)) for key in kind.model_fields)
+    del expected["overrides"]  # they are written beside the id
+    assert {"wrappers", "kwargs", "gamma", "threads"} <= expected.keys()
+    assert Counter(rows) == expected
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -111,6 +132,7 @@ def test_a_mistake_is_refused(key, value, message):
         {"environments": ["my_module:Mine-v0", {"id": "A-v0", "total_steps": 10, "n_step": 3}]},
         {"axes": {"policy_layer_sizes": [[16], [32, 32]], "target_polyak": [None, 0.005]}},
         {"optimizers": {"lion": {"policy_lr": 1e-4}}},
+        {"environments": [{"id": "A-v0", "kwargs": {"a": [1]}, "wrappers": ["m:W"], "gamma": 1}]},
     ],
 )
 def test_an_overlay_leaves_keys_out(config):

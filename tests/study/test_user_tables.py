@@ -24,6 +24,13 @@ def test_values_may_be_empty_quoted_and_behind_a_mark_of_the_encoding(tmp_path):
     assert (second.env, second.reference, second.source) == ("B-v0", None, "s")
 
 
+def test_spaces_around_a_name_are_no_part_of_it(tmp_path):
+    """They would make it that of another environment, without a word."""
+    (tmp_path / "references.csv").write_text(HEAD + " A-v0 , 1 ,w,s\nB-v0\t,2,w,s\n")
+    found = user_tables.references(tmp_path / "references.csv")
+    assert [(row.env, row.reference) for row in found] == [("A-v0", 1), ("B-v0", 2)]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -32,6 +39,8 @@ def test_values_may_be_empty_quoted_and_behind_a_mark_of_the_encoding(tmp_path):
         (HEAD + "A-v0,inf,w,s\n", "line 2, reference: .*finite number, received 'inf'"),
         (HEAD + 'A-v0,1,"w\nw",s\nB-v0,x,w,s\n', "line 4, reference: .*received 'x'"),
         (HEAD + ",1,w,s\n", "line 2, env: .*at least 1 character, received ''"),
+        (HEAD + " ,1,w,s\n", "line 2, env: .*at least 1 character, received ' '"),
+        (HEAD + "A-v0,1,w,s\nA-v0 ,1,w,s\n", "line 3: a second row for A-v0; the first is in line"),
         (HEAD + "A-v0,1,w\n", "line 2: expected 4 values, received 3: A-v0, 1, w"),
         (
             HEAD + "A-v0,1,w,s\nA-v0,1,w,s\n",

@@ -69,9 +69,16 @@ def test_arguments_are_readable_in_paths_and_their_order_has_no_meaning(kwargs, 
     assert study.runs[0].spec.identity == again.runs[0].spec.identity
 
 
+LOOP = {}
+LOOP["again"] = [LOOP]
+"""As YAML's aliases make it: `&loop {again: [*loop]}`."""
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
+        ({"id": "A-v0", "kwargs": {"a": LOOP}}, "kwargs: a: expected at most 200 values"),
+        ({"id": "A-v0", "kwargs": {"a": [0] * 200}}, "kwargs: a: expected at most 200 values"),
         ({"id": "A-v0", "kwargs": [1]}, "kwargs: .*received"),
         ({"id": "A-v0", "kwargs": {"not a name": 1}}, "kwargs: expected names of arguments"),
         ({"id": "A-v0", "kwargs": {"render_mode": "human"}}, "kwargs: 'render_mode' is set by"),

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -250,6 +251,24 @@ def test_a_full_disk_ends_a_run_clearly_and_with_space_it_goes_on(tmp_path, smal
     processes.train_here(tmp_path / "calm", spec, 1500)
     found = processes.bits(processes.results(disk, spec, 1500))
     assert found == processes.bits(tmp_path / "calm")
+
+
+@pytest.mark.parametrize("size", [0, 100, 4000])
+def test_where_no_more_can_be_written_the_log_ends_in_the_reason_and_nothing_else(tmp_path, size):
+    """A limit on the size of files, as on a full disk, also holds for the log and for stderr."""
+    spec = processes.run_spec("Pendulum-v1")
+    processes.finish(processes.train(tmp_path, spec, 200))
+    kept = {path: path.read_bytes() for path in processes.resume(tmp_path, spec).glob("*-*.pt")}
+    output = tmp_path / "output.txt"
+    for shown in (subprocess.PIPE, output.open("w")):
+        process = processes.train(tmp_path, spec, 300, output=shown)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
+        said = processes.finish(process, code=1) or output.read_text()
+        assert "Logging error" not in said and "Traceback" not in said, said
+        if shown is subprocess.PIPE:
+            assert re.search(r"failed: .*File too large", said), said
+    assert kept == {path: path.read_bytes() for path in kept}
+    assert "resumed at step 200" in processes.finish(processes.train(tmp_path, spec, 300))
 
 
 def test_a_disk_that_turns_read_only_ends_a_run_clearly(tmp_path, small_disk):

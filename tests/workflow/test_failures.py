@@ -1,6 +1,7 @@
 """Studies in which something goes wrong, run by Snakemake, and what the user reads about it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tests import processes
-from tests.pipeline import changed, project, snakemake, start
+from tests.pipeline import changed, planned, project, snakemake, start
 
 CELL = "retrace-off_optimizer-adam"
 BROKEN = '''
@@ -93,6 +94,92 @@ def test_missing_runs_are_left_out_only_where_that_is_allowed(troubled):
     assert "**2 runs of 4 missing: broken-Broken-v0/" in summary
     assert "1 run diverged (scored by the last finite policy): " in summary
     assert (study / "figures/learning_curves.png").exists()
+
+
+UNRULY = """
+import gymnasium as gym
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
+
+class Always(PendulumEnv):
+    \"\"\"Fails in every episode but the one that is tried while planning.\"\"\"
+    def reset(self, *, seed=None, options=None):
+        if seed != 0:
+            raise RuntimeError("no licence")
+        return super().reset(seed=seed, options=options)
+
+class Shaky(PendulumEnv):
+    \"\"\"Fails in an episode that only the random policy plays.\"\"\"
+    def reset(self, *, seed=None, options=None):
+        if seed == 2**31 + 2**20 + 5:
+            raise RuntimeError("the engine is out of order")
+        return super().reset(seed=seed, options=options)
+
+gym.register("Always-v0", Always, max_episode_steps=80)
+gym.register("Shaky-v0", Shaky, max_episode_steps=80)
+"""
+
+
+@pytest.fixture(scope="module")
+def unruly(tmp_path_factory):
+    """A study that allows missing runs, in which one environment always fails, called twice."""
+    folder = project(tmp_path_factory.mktemp("unruly"))
+    (folder / "unruly.py").write_text(UNRULY)
+    config = changed(
+        environments=["Pendulum-v1", "unruly:Always-v0", "unruly:Shaky-v0"],
+        seeds=[0, 1],
+        axes={"retrace": [False], "optimizer": ["adam"]},
+        schedule={"total_steps": 200},
+        allow_missing=True,
+    ) | {"extras": {"videos": True, "tensorboard": True}}
+    arguments = "--cores", "2", "--retries", "0"
+    calls = [snakemake(folder, *arguments, config=config) for _ in range(2)]
+    return folder, config, calls
+
+
+@pytest.mark.slow
+def test_an_environment_that_always_fails_leaves_the_others_their_statistics(unruly):
+    folder, _, (first, second) = unruly
+    assert first.returncode != 0 and "environment 'unruly:Always-v0'" in first.stderr
+    assert second.returncode == 0, second.stderr
+    study = folder / "results/tiny"
+    finals = pd.read_parquet(study / "tables/finals.parquet").set_index(["env", "seed"])["score"]
+    assert finals.notna().groupby("env").all().to_dict() == {
+        "Pendulum-v1": True,
+        "unruly:Always-v0": False,
+        "unruly:Shaky-v0": False,
+    }
+    assert len(pd.read_parquet(study / "tables/runs.parquet").query("status == 'ok'")) == 4
+    summary = (study / "summary.md").read_text()
+    assert "**2 runs of 6 missing: unruly-Always-v0/" in summary
+    assert "**No scores in unruly:Shaky-v0: its random return could not be measured.**" in summary
+    assert "the engine is out of order" in summary
+    assert "no licence" in (study / "failures.md").read_text()
+    assert len(list(study.rglob("video.mp4"))) == 2 and len(list(study.rglob("*tfevents*"))) == 4
+    assert planned(folder, unruly[1]) == {}
+
+
+@pytest.mark.slow
+def test_a_damaged_run_keeps_neither_films_nor_event_files_of_the_others(unruly):
+    folder, config, _ = unruly
+    study = folder / "results/tiny"
+    run = study / f"runs/Pendulum-v1/{CELL}/seed0/step200"
+    path = run / "evals.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)  # of the same size, so that only `collect` can tell
+    shutil.rmtree(study / "tensorboard")
+    for film in study.rglob("video.mp4"):
+        film.unlink()
+    arguments = "--cores", "2", "--retries", "0"
+    first = snakemake(folder, *arguments, config=config)
+    assert first.returncode != 0
+    assert f"{path.relative_to(folder)}: it is not the file that its job wrote" in first.stderr
+    second = snakemake(folder, *arguments, config=config)
+    assert second.returncode == 0, second.stderr
+    assert len(list(study.rglob("*tfevents*"))) == 3
+    films = [film.parent.parent.name for film in sorted(study.rglob("video.mp4"))]
+    assert films == ["seed1", "seed0"]
+    assert f"Pendulum-v1/{CELL}/seed0 (damaged)" in (study / "summary.md").read_text()
 
 
 LONG = changed(

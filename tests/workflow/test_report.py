@@ -124,7 +124,8 @@ def test_figures_have_captions_with_their_numbers(browser):
     assert browser.until(lambda: [w for w in browser.widths() if w > 300])
     browser.show("Figures", "aggregates", sign=1)
     browser.until(lambda: "DESCRIPTION" in browser.text())
-    assert "Bars: 95 % stratified bootstrap intervals, 1000 resamples of the seeds" in browser.text()
+    caption = "Bars: 95 % stratified bootstrap intervals, 1000 resamples of the seeds"
+    assert caption in browser.text()
 
 
 def test_tables_and_config_can_be_read(browser):

@@ -1,6 +1,7 @@
 # Requires: every run's files. Produces: the study's tables, its statistics and its summary page.
 ENVIRONMENTS = {environment.slug: environment for environment in STUDY.environments}
 LONGEST = max(cell.total_steps for cell in STUDY.cells)
+WITHOUT = " --allow-missing" if STUDY.allow_missing else ""
 
 
 # Made first, since `python -m mpo status` reads it.
@@ -46,7 +47,7 @@ rule random:
     log:
         f"{STUDY_DIR}/logs/random/{{env}}.log",
     resources:
-        **small_job(f"--budget {LONGEST}"),
+        **small_job(f"--budget {LONGEST} {WATCH}{WITHOUT}"),
     params:
         config=lambda wildcards: STUDY.random_spec(ENVIRONMENTS[wildcards.env]).identity,
     shell:

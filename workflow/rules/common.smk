@@ -20,7 +20,7 @@ from mpo.study.config import ConfigError, canonical_json
 from mpo.report.figures import FIGURES
 from mpo.study.files import ANSWERS, PAGES, TABLED, TABLES, TYPESET
 from mpo.study.packs import packs
-from mpo.study.status import given_up
+from mpo.study.status import given_up, noted_damage
 from mpo.study.plan import Study
 
 # As a module in another workflow, this one must leave the other's settings and rules alone.

@@ -75,7 +75,7 @@ rule video:
     log:
         f"{LOG_DIR}/video.{{kind}}.log",
     resources:
-        **small_job(),
+        **small_job(WATCH),
     params:
         run=subpath(input[0], parent=True),
     shell:
@@ -100,12 +100,15 @@ rule events:
         " --log {log:q}"
 
 
+# Of a run that `collect` could not use, nothing more is asked where the study can do without it.
+DAMAGED = noted_damage(STUDY, Path()) if STUDY.allow_missing else {}
+SHOWN = [run for run in WANTED if run.run_id not in DAMAGED]
 EVENTS = [
     rules.events.output[0].format(cell=run.cell_id, seed=run.seed, steps=run.total_steps)
-    for run in WANTED
+    for run in SHOWN
     if STUDY.extras.tensorboard
 ]
-FIRST = {(run.env_slug, run.variant): run for run in reversed(WANTED)}
+FIRST = {(run.env_slug, run.variant): run for run in reversed(SHOWN)}
 FILMS = [f"{run.directory}/video.mp4" for run in reversed(FIRST.values()) if STUDY.extras.videos]
 
 
@@ -124,7 +127,7 @@ rule verify:
         f"{STUDY_DIR}/logs/verify.log",
     threads: EXECUTION.threads
     resources:
-        **job(8000, 720, DEVICE),
+        **job(8000, 720, f"{DEVICE} {WATCH}"),
         gpu=GPUS,
     params:
         page=f"{STUDY_DIR}/verification.md",

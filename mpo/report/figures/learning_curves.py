@@ -17,7 +17,12 @@ from mpo.study.plan import Study
 
 _MARKED = 6  # markers per curve
 _DOTS: tuple[Any, ...] = ((0, (1, 1.5)), (0, (1, 4)), (0, (3, 1.5, 1, 1.5)), (0, (1, 1, 1, 4)))
-_PUBLISHED: dict[str, Any] = {"color": "0.25", "linewidth": 1.0}
+_PUBLISHED: list[dict[str, Any]] = [
+    {"color": grey, "linewidth": 1.0, "linestyle": dots}
+    for grey in ("0.25", "0.5", "0.7")
+    for dots in _DOTS
+]
+"""The looks of published algorithms; more of them share a look."""
 
 
 def draw(study: Study, tables: Path) -> Figure:
@@ -47,7 +52,7 @@ def draw(study: Study, tables: Path) -> Figure:
     table = read(tables, "curves")
     curves = dict(list(table.groupby(["env", "arm"])))
     published = comparable(read(tables, "baselines"), study)
-    dots = dict(zip(published["algorithm"].unique(), cycle(_DOTS), strict=False))
+    lines = dict(zip(published["algorithm"].unique(), cycle(_PUBLISHED), strict=False))
     for env, axes in grid.axes_dict.items():
         if not table.loc[table["env"] == env, "n"].any():
             style.mark_empty(axes)
@@ -59,15 +64,18 @@ def draw(study: Study, tables: Path) -> Figure:
             _curve(axes, curves[env, arm], look, index)
         axes.set_ylim(limits)
         for baseline in published[published["env"] == env].to_dict("records"):
-            axes.axhline(baseline["mean"], ls=dots[baseline["algorithm"]], **_PUBLISHED, zorder=1)
+            axes.axhline(baseline["mean"], **lines[baseline["algorithm"]], zorder=1)
             style.show(axes, baseline["mean"])
         style.count_steps(axes)
     grid.set_titles("{col_name}", size=style.title_size(study))
     grid.set_axis_labels(style.STEPS, "Return")
     references = [
-        Line2D([], [], ls=line, **_PUBLISHED, label=f"{style.literal(name)}, published")
-        for name, line in dots.items()
+        Line2D([], [], **line, label=f"{style.literal(name)}, published")
+        for name, line in lines.items()
     ]
+    if len(lines) > len(_PUBLISHED):
+        text = f"Published: looks repeat after {len(_PUBLISHED)}"
+        references.append(Line2D([], [], linestyle="", label=text))
     style.legend_below(grid.figure, [*style.arms_key(looks), *references])
     return grid.figure
 

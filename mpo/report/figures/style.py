@@ -1,5 +1,6 @@
 """The shared style of all figures: each arm has one look, and legends never cover data."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -62,25 +63,28 @@ class Look(NamedTuple):
 def looks(study: Study) -> dict[str, Look]:
     """The look of every arm by its label, in the study's order.
 
-    If the study varies Retrace, alone or together with the optimizer, Retrace sets the colour and
-    the optimizer sets dashes and marker. Otherwise each arm has its own colour, dashes and marker.
+    If the study varies Retrace, alone or together with up to four optimizers, Retrace sets the
+    colour and the optimizer sets dashes and marker. Otherwise each arm has its own colour, dashes
+    and marker. Up to 40 arms differ in colour or dashes; `arms_key` says where looks repeat.
     """
     values = study.axis_values
     varied = {name for name in values if len(values[name]) > 1}
     by_factor = "retrace" in varied and varied <= set(CORE_AXES)
+    by_factor = by_factor and len(values["optimizer"]) <= len(_DASHES)
+    period = math.lcm(len(_COLOURS), len(_DASHES))
     result: dict[str, Look] = {}
     for run in study.runs:
         label = arm_label(study, run.arm)
         if label not in result:
-            hue, dash = (
-                [values[name].index(run.arm[name]) for name in CORE_AXES]
-                if by_factor
-                else (len(result), len(result))
-            )
+            n = len(result)
+            hue, dash, mark = n, n + n // period, n
+            if by_factor:
+                hue, dash = (values[name].index(run.arm[name]) for name in CORE_AXES)
+                mark = dash
             result[label] = Look(
                 tuple(_COLOURS[hue % len(_COLOURS)]),
                 _DASHES[dash % len(_DASHES)],
-                _MARKERS[dash % len(_MARKERS)],
+                _MARKERS[mark % len(_MARKERS)],
             )
     return result
 
@@ -155,8 +159,11 @@ def log_ticks(axis: Axis, low: float, high: float) -> None:
 
 
 def arms_key(looks: Mapping[str, Look], lines: bool = True, markers: bool = True) -> list[Line2D]:
-    """Legend entries of the arms for `legend_below`, with line, marker or both."""
-    return [
+    """Legend entries of the arms for `legend_below`, with line, marker or both.
+
+    If some are drawn alike, a last entry says after how many arms.
+    """
+    key = [
         Line2D(
             *([], []),
             color=look.color,
@@ -167,6 +174,14 @@ def arms_key(looks: Mapping[str, Look], lines: bool = True, markers: bool = True
         )
         for arm, look in looks.items()
     ]
+    seen = set()
+    for count, look in enumerate(looks.values()):
+        drawn = look.color, lines and look.linestyle, markers and look.marker
+        if drawn in seen:
+            key.append(Line2D([], [], linestyle="", label=f"Looks repeat after {count} arms"))
+            break
+        seen.add(drawn)
+    return key
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
