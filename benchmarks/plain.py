@@ -44,22 +44,24 @@ class PlainLearner:
     def update(self, windows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One update on windows [1, T, B], in which no episode ends; returns the losses."""
         fields = {name: value[0] for name, value in windows.items()}
+        state = fields["next_obs"][-1]
         with torch.no_grad():
-            pi = self._pi(self._target_policy, fields["next_obs"][0])
+            pi = self._pi(self._target_policy, state)
             noise = self._draw(self._config.action_samples, len(pi.mean))
             actions = pi.mean + pi.stddev * noise
-            values = self._q(self._target_critic, fields["next_obs"][0], actions)  # [N, B]
+            values = self._q(self._target_critic, state, actions)  # [N, B]
+            bootstrap = values[: self._config.retrace_mc_actions].mean(0)
         if self._config.retrace:
             critic_loss = self._critic_loss(
                 fields["obs"].flatten(0, 1),
                 fields["action"].flatten(0, 1),
-                self._retrace(fields, values.mean(0)).flatten(),
+                self._retrace(fields, bootstrap).flatten(),
             )
         else:
-            target = fields["reward"][0] + self._config.gamma * values.mean(0)
+            target = fields["reward"][0] + self._config.gamma * bootstrap
             critic_loss = self._critic_loss(fields["obs"][0], fields["action"][0], target)
         temperature_loss, weights = self._e_step(values, actions)
-        policy_loss, alpha_loss = self._m_step(fields["next_obs"][0], pi, actions, weights)
+        policy_loss, alpha_loss = self._m_step(state, pi, actions, weights)
         policy, critic, temperatures, alphas = self._optimizers
         for loss, optimizer, network in (
             (critic_loss, critic, self.critic),
@@ -90,16 +92,16 @@ class PlainLearner:
     def _critic_loss(self, obs: Tensor, action: Tensor, target: Tensor) -> Tensor:
         return 0.5 * F.mse_loss(self.critic(obs, action), target)
 
-    def _retrace(self, fields: Mapping[str, Tensor], first_value: Tensor) -> Tensor:
-        """Retrace targets [T, B]; `first_value` [B] are the values at the first successors."""
+    def _retrace(self, fields: Mapping[str, Tensor], last_value: Tensor) -> Tensor:
+        """Retrace targets [T, B]; `last_value` [B] are the values at the last successors."""
         config = self._config
         with torch.no_grad():
             taken = self._target_critic(fields["obs"], fields["action"])
-            later = fields["next_obs"][1:].flatten(0, 1)
-            pi = self._pi(self._target_policy, later)
-            actions = pi.mean + pi.stddev * self._draw(config.retrace_mc_actions, len(later))
-            rest = self._q(self._target_critic, later, actions).mean(0)
-            successors = torch.cat([first_value[None], rest.view(-1, len(first_value))])
+            others = fields["next_obs"][:-1].flatten(0, 1)
+            pi = self._pi(self._target_policy, others)
+            actions = pi.mean + pi.stddev * self._draw(config.retrace_mc_actions, len(others))
+            rest = self._q(self._target_critic, others, actions).mean(0)
+            successors = torch.cat([rest.view(-1, len(last_value)), last_value[None]])
             current = Independent(self._pi(self._target_policy, fields["obs"]), 1)
             ratios = (current.log_prob(fields["action_raw"]) - fields["behaviour_logp"]).exp()
             traces = config.retrace_lambda * ratios.clamp(max=1)

@@ -41,6 +41,7 @@ def hyperparameters(size: Size, steps: int, replay_size: int = 1000) -> Hyperpar
         retrace=steps > 0,
         retrace_steps=max(steps, 2),
         retrace_mc_actions=LATER_SAMPLES,
+        regressed="all",
         max_grad_norm=40.0,
     )
 
@@ -60,6 +61,7 @@ def windows(size: Size, seeds: int, steps: int) -> dict[str, Tensor]:
         "behaviour_logp": torch.rand(shape),
         "terminated": torch.zeros(shape),
         "truncated": torch.zeros(shape),
+        "age": torch.rand(shape),
     }
 
 
@@ -77,5 +79,6 @@ def flops(size: Size, steps: int) -> dict[str, int]:
         "target policy": 2 * (batch + later) * policy,
         "target critic": 2 * ((batch + 2 * later) * shared + samples * rest),
         "critic": 2 * regressed * (3 * (shared + rest) - shared - of_sample),
+        "diagnostics": 2 * min(regressed, 64) ** 2 * size.widths[-1],
         "policy": 2 * batch * (3 * policy - shared),
     }

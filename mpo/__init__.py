@@ -1,6 +1,6 @@
 """A reproducible benchmark of Maximum a Posteriori Policy Optimisation (MPO)."""
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 """Part of every run's identity: bump it with any change that alters a training trajectory."""
 
 EVALUATION_VERSION = 1

@@ -8,7 +8,7 @@ on how often another stream is used.
 import numpy as np
 import torch
 
-_STREAMS = ("init", "act", "sample", "noise", "reset")
+_STREAMS = ("init", "act", "sample", "noise", "reset", "renew", "pink")
 
 FIRST_ONLINE_SEED = 2**31
 """First reset seed of the evaluations along training. Training uses reset seeds below 2**31, so
@@ -27,9 +27,11 @@ def numpy_generator(seed: int, stream: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(_sequence(seed, stream)))
 
 
-def torch_generator(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """Returns the torch generator of a seed's stream on a device."""
-    state = int(_sequence(seed, stream).generate_state(1, np.uint64)[0])
+def torch_generator(
+    seed: int, stream: str, device: torch.device | str = "cpu", *key: int
+) -> torch.Generator:
+    """Returns the torch generator of a seed's stream on a device; keys tell several apart."""
+    state = int(_sequence(seed, stream, *key).generate_state(1, np.uint64)[0])
     # `manual_seed` takes a signed 64-bit integer.
     return torch.Generator(device=device).manual_seed(state >> 1)
 

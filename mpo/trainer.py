@@ -97,7 +97,7 @@ def _hyperparameters(given: Mapping[str, Any]) -> Hyperparameters:
 class MPOTrainer:
     """Trains MPO on one environment for one seed, or for several stacked ones.
 
-    The hyperparameters, from `policy_layer_sizes` to `critic_max`, are those of
+    The hyperparameters, from `policy_layer_sizes` to `policy_update_period`, are those of
     `mpo.study.hyperparameters.Hyperparameters`, where each is described. Two have another name
     there: `use_retrace` is `retrace`, and `optimizer_type` is `optimizer`.
 
@@ -134,7 +134,7 @@ class MPOTrainer:
         lambda_init: float = 1.0,
         lambda_lr: float = 0.0003,
         epsilon_penalty: float = 0.001,
-        max_grad_norm: float = 1.0,
+        max_grad_norm: float | None = 1.0,
         action_samples: int = 20,
         use_retrace: bool = False,
         retrace_steps: int = 2,
@@ -158,6 +158,20 @@ class MPOTrainer:
         critic_atoms: int = 51,
         critic_min: float = -150.0,
         critic_max: float = 150.0,
+        corrections: str = "retrace",
+        regressed: str = "first",
+        critic_batch_size: int | None = None,
+        layer_norm: str = "first",
+        critics: str = "one",
+        weight_decay: float | None = None,
+        adam_beta1: float = 0.9,
+        adam_beta2: float = 0.999,
+        adam_epsilon: float = 1e-8,
+        optimizer_reset: str = "never",
+        warmup_updates: int = 0,
+        network_resets: Sequence[int] = (),
+        action_noise: str = "white",
+        policy_update_period: int = 1,
         extra_seeds: Sequence[int] = (),
         cuda_graphs: bool = True,
         compile_on_cpu: bool = False,

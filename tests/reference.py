@@ -9,6 +9,7 @@ al. 2020 (2005.07513); Retrace, Munos et al. 2016 (1606.02647). It shares no cod
 Letters: N action samples, B states, T time, D action dimensions.
 """
 
+import itertools
 import math
 
 import torch
@@ -185,15 +186,28 @@ def plain_linear(layer: nn.Module, index: int) -> nn.Linear:
     return plain
 
 
-def plain_torso(torso: nn.Module, index: int) -> list[nn.Module]:
-    norm = nn.LayerNorm(torso.norm.gain.shape[-1], dtype=torso.norm.gain.dtype)
+def plain_norm(stacked: nn.Module, index: int) -> nn.LayerNorm:
+    norm = nn.LayerNorm(stacked.gain.shape[-1], dtype=stacked.gain.dtype)
     with torch.no_grad():
-        norm.weight.copy_(torso.norm.gain[index, 0])
-        norm.bias.copy_(torso.norm.bias[index, 0])
-    modules = [norm, nn.Tanh()]
-    for layer in torso.layers:
-        modules += [plain_linear(layer, index), nn.ELU()]
+        norm.weight.copy_(stacked.gain[index, 0])
+        norm.bias.copy_(stacked.bias[index, 0])
+    return norm
+
+
+def plain_torso(torso: nn.Module, index: int) -> list[nn.Module]:
+    modules = [plain_norm(torso.norm, index), nn.Tanh()]
+    for layer, own in itertools.zip_longest(torso.layers, torso.norms):
+        modules.append(plain_linear(layer, index))
+        modules += [plain_norm(own, index)] if own is not None else []
+        modules.append(nn.ELU())
     return modules
+
+
+def in_stack_order(layers: nn.Sequential) -> list[nn.Parameter]:
+    """The parameters in the order of the stack: the LayerNorms of later layers before the head."""
+    first, norm, *rest, head = (m for m in layers if [*m.parameters()])
+    rest.sort(key=lambda module: isinstance(module, nn.LayerNorm))
+    return [p for module in (first, norm, *rest, head) for p in module.parameters()]
 
 
 class PlainPolicy(nn.Module):

@@ -198,7 +198,7 @@ def write_run(
         "policy_stddev": np.geomspace(0.5, 0.2, len(steps)),
     }
     if run.spec.training.retrace:
-        train["retrace_truncated_ratio"] = rng.uniform(0.5, 1.0, len(steps))
+        train["trace_coefficient"] = rng.uniform(0.5, 1.0, len(steps))
     pd.DataFrame(train).to_parquet(directory / "train.parquet")
     record = {
         "status": "ok",

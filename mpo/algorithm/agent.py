@@ -9,7 +9,8 @@ K E-step constraints (1, or 2 with the action penalty).
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,15 +19,16 @@ import torch
 from torch import Tensor
 
 from mpo.algorithm import losses
+from mpo.algorithm.action_noise import make_noise
 from mpo.algorithm.duals import Duals, softplus
 from mpo.algorithm.layers import Normalizer
-from mpo.algorithm.networks import GaussianPolicy, make_critic
-from mpo.algorithm.optimizers import StackedOptimizer, flatten_
+from mpo.algorithm.networks import GaussianPolicy, QNetwork, effective_rank, make_critic
+from mpo.algorithm.optimizers import Settings, StackedOptimizer, flatten_
 from mpo.algorithm.running_moments import ObservationMoments
-from mpo.algorithm.targets import TargetPass, Targets
+from mpo.algorithm.targets import Regression, TargetPass, Targets
 from mpo.compute.compile import compiled, compiles
 from mpo.compute.cuda_graphs import Graphed, Tensors
-from mpo.seeding import numpy_generator, torch_generator
+from mpo.seeding import torch_generator
 from mpo.study.hyperparameters import Hyperparameters
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -56,6 +58,7 @@ class MPOAgent:
         device: torch.device,
         cuda_graphs: bool = True,
         compile_on_cpu: bool = False,
+        episode_steps: int | None = None,
     ) -> None:
         """Creates the learners, with initial networks drawn from each seed's own stream.
 
@@ -67,35 +70,54 @@ class MPOAgent:
             device: the device of networks and updates.
             cuda_graphs: whether acting and learning on a GPU are captured in a CUDA graph each.
             compile_on_cpu: whether acting and learning on a CPU are compiled.
+            episode_steps: most steps of a training episode, if known; see `PinkNoise`.
         """
         self.config = config
         self.device = device
         self.action_dim = action_dim
         self.num_seeds = len(seeds)
-        self._act_noise = [numpy_generator(seed, "act") for seed in seeds]
+        self._seeds = tuple(seeds)
+        self._act_noise = [
+            make_noise(config.action_noise, seed, action_dim, episode_steps) for seed in seeds
+        ]
         self._noise = [torch_generator(seed, "noise", device) for seed in seeds]
-        self._make_networks(obs_dim, seeds)
+        self._make_networks(obs_dim)
         self._make_duals()
         self._make_optimizers()
         self._make_programs(cuda_graphs, compile_on_cpu)
         self.updates = 0
 
-    def _make_networks(self, obs_dim: int, seeds: Sequence[int]) -> None:
-        """Draws policy and critic from each seed's own stream, and copies them as targets."""
-        config, init = self.config, [torch_generator(seed, "init") for seed in seeds]
-        normalizer = Normalizer(len(seeds), obs_dim) if config.normalize_observations else None
-        self._observations = ObservationMoments(len(seeds), obs_dim, normalizer)
-        widths, scale = config.policy_layer_sizes, config.policy_init_scale
-        self.policy = GaussianPolicy(obs_dim, self.action_dim, widths, scale, init, normalizer)
-        self.critic = make_critic(obs_dim, self.action_dim, config, init, normalizer)
-        self.policy.to(self.device)
-        self.critic.to(self.device)
+    def _make_networks(self, obs_dim: int) -> None:
+        """Draws policy and critic, and copies them as targets."""
+        config, seeds = self.config, self.num_seeds
+        normalizer = Normalizer(seeds, obs_dim) if config.normalize_observations else None
+        self._observations = ObservationMoments(seeds, obs_dim, normalizer)
+        self._obs_dim = obs_dim
+        self.policy, self.critic = self._draw_networks("init", normalizer=normalizer)
         # The four networks share one normaliser, which is not trained and changes for all at once.
         self.target_policy = copy.deepcopy(self.policy, {id(normalizer): normalizer})
         self.target_critic = copy.deepcopy(self.critic, {id(normalizer): normalizer})
         self._targets = TargetPass(config, self.target_policy, self.target_critic)
         behaves = {"online": self.policy, "target": self.target_policy}
         self._behaviour = behaves[config.behaviour_policy]
+
+    def _draw_networks(
+        self, stream: str, *key: int, normalizer: Normalizer | None = None
+    ) -> tuple[GaussianPolicy, QNetwork]:
+        """Draws policy and critic, each seed's from its own stream; keys tell several apart."""
+        config = self.config
+        generators = [torch_generator(seed, stream, "cpu", *key) for seed in self._seeds]
+        policy = GaussianPolicy(
+            self._obs_dim,
+            self.action_dim,
+            config.policy_layer_sizes,
+            config.policy_init_scale,
+            generators,
+            normalizer,
+            config.layer_norm == "all",
+        )
+        critic = make_critic(self._obs_dim, self.action_dim, config, generators, normalizer)
+        return policy.to(self.device), critic.to(self.device)
 
     def _make_duals(self) -> None:
         """Creates the temperatures and the KL multipliers, and the bounds that they enforce."""
@@ -120,12 +142,21 @@ class MPOAgent:
     def _make_optimizers(self) -> None:
         """Creates the four optimizers, and flattens the parameters of the target networks."""
         config = self.config
+        settings = Settings(
+            momentum=config.sgd_momentum,
+            beta1=config.adam_beta1,
+            beta2=config.adam_beta2,
+            epsilon=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+            warmup=config.warmup_updates > 0,
+        )
         self._policy_optimizer, self._critic_optimizer = (
-            StackedOptimizer(config.optimizer, network.parameters(), lr, config.sgd_momentum)
+            StackedOptimizer(config.optimizer, network.parameters(), lr, settings)
             for network, lr in ((self.policy, config.policy_lr), (self.critic, config.q_lr))
         )
+        of_duals = Settings(momentum=config.sgd_momentum)
         self._temperature_optimizer, self._alpha_optimizer = (
-            StackedOptimizer(config.dual_optimizer, duals.parameters(), lr, config.sgd_momentum)
+            StackedOptimizer(config.dual_optimizer, duals.parameters(), lr, of_duals)
             for duals, lr in (
                 (self.temperatures, config.temperature_lr),
                 (self.alphas, config.lambda_lr),
@@ -140,11 +171,12 @@ class MPOAgent:
         """Whether acting and learning are compiled by torch."""
         fast = partial(compiled, device=self.device, on_cpu=compile_on_cpu)
         self._evaluation = fast(self._evaluate)
+        self._critic_gradients = fast(self._evaluate_critic)
         self._policy_gradients = fast(self._fit_policy)
         self._graphs = cuda_graphs and self.device.type == "cuda"
         self._heads = self._graphed(fast(self._policy_heads))
         self._learners: dict[int, Callable[[Tensors], Tensors]] = {}
-        """The update's function for each number of M-steps."""
+        """The update's function for each number of M-steps; 0 if it trains the critic alone."""
 
     @torch.inference_mode()
     def mode(self, obs: np.ndarray, seed_index: int = 0) -> np.ndarray:
@@ -173,15 +205,34 @@ class MPOAgent:
         self._observations.add(obs)
         heads = self._heads({"obs": torch.from_numpy(obs)})["heads"]
         mean, stddev = np.split(heads.cpu().numpy(), 2, axis=-1)  # one copy to the host
-        noise = np.stack(
-            [g.standard_normal(self.action_dim, dtype=np.float32) for g in self._act_noise]
-        )
+        noise = np.stack([own.next() for own in self._act_noise])
         log_prob = -(0.5 * noise**2 + np.log(stddev)).sum(-1) - self.action_dim * _HALF_LOG_2PI
         return mean + stddev * noise, log_prob.astype(np.float32)
+
+    def begin_episode(self, index: int) -> None:
+        """Tells that a seed's next action is the first of an episode."""
+        self._act_noise[index].begin_episode()
+
+    @torch.inference_mode()
+    def renew_networks(self, count: int) -> None:
+        """Starts policy, critic, their targets and their optimizers anew.
+
+        Args:
+            count: number of the renewal; each has a random stream of its own.
+        """
+        drawn = self._draw_networks("renew", count)
+        for network, optimizer in zip(
+            drawn, (self._policy_optimizer, self._critic_optimizer), strict=True
+        ):
+            optimizer.flat.copy_(flatten_(network.parameters()))
+            optimizer.reset_()
+        self._move_targets(1.0)
 
     @torch.inference_mode()
     def update(self, windows: Tensors, m_steps: int = 1) -> Tensors:
         """Takes one critic step and `m_steps` policy steps on windows of the replay.
+
+        The policy's steps are taken in one of `policy_update_period` updates.
 
         Args:
             windows: fields [S, T, B], from `Replay.sample`.
@@ -190,21 +241,54 @@ class MPOAgent:
         Returns:
             Diagnostics of the update, [S] each. With CUDA graphs the next update overwrites them.
         """
+        config = self.config
+        if self.updates % config.policy_update_period:
+            m_steps = 0
         if m_steps not in self._learners:
             learn = partial(self._learn, m_steps=m_steps)
             self._learners[m_steps] = self._graphed(learn, self._noise)
         if self.updates == 0:
             self._observations.refresh_normalizer()
-        metrics = self._learners[m_steps](windows)
+        networks = self._policy_optimizer, self._critic_optimizer
+        if config.warmup_updates:
+            for optimizer in networks:
+                optimizer.scale_(min(1.0, (self.updates + 1) / config.warmup_updates))
+        with self._step_lengths(m_steps > 0) as lengths:
+            metrics = self._learners[m_steps](windows)
+        metrics = {**metrics, **lengths}
         self.updates += 1
-        periodic = self.updates % self.config.target_networks_update_period == 0
+        periodic = self.updates % config.target_networks_update_period == 0
         if periodic:
             self._observations.refresh_normalizer()
-        if self.config.target_polyak is not None:
-            self._move_targets(self.config.target_polyak)
+        if config.target_polyak is not None:
+            self._move_targets(config.target_polyak)
         elif periodic:
             self._move_targets(1.0)
+            if config.optimizer_reset != "never":
+                for optimizer in networks:
+                    optimizer.reset_(config.optimizer_reset)
         return metrics
+
+    @contextmanager
+    def _step_lengths(self, with_policy: bool) -> Iterator[dict[str, Tensor]]:
+        """Measures how far an update moves the networks, just before and after a copy to targets.
+
+        Yields:
+            At the end: 2-norms of the steps, [S] each; empty for all other updates.
+        """
+        period, lengths = self.config.target_networks_update_period, dict[str, Tensor]()
+        place = {period - 1: "before", 0: "after"}.get(self.updates % period)
+        if place is None or self.config.target_polyak is not None:
+            yield lengths
+            return
+        networks = {"critic": self._critic_optimizer}
+        if with_policy:
+            networks["policy"] = self._policy_optimizer
+        starts = {name: optimizer.flat.clone() for name, optimizer in networks.items()}
+        yield lengths
+        for name, start in starts.items():
+            step = torch.linalg.vector_norm(networks[name].flat - start, dim=1)
+            lengths[f"{name}_step_{place}_copy"] = step
 
     def non_finite(self) -> dict[str, Tensor]:
         """Returns which seeds have non-finite parameters, bool [S] for policy, critic and duals."""
@@ -225,7 +309,7 @@ class MPOAgent:
             "updates": self.updates,
             "optimizers": [optimizer.state_dict(index) for optimizer in self._optimizers],
             "targets": [target[index : index + 1].clone() for target in targets],
-            "act_noise": [self._act_noise[index].bit_generator.state],
+            "act_noise": self._act_noise[index].state_dict(),
             "noise": [self._noise[index].get_state()],
             **self._observations.state_dict(index),
         }
@@ -242,7 +326,7 @@ class MPOAgent:
         for i, target in enumerate((self._flat_target_policy, self._flat_target_critic)):
             target.copy_(torch.cat([state["targets"][i] for state in states]))
         for i, state in enumerate(states):
-            self._act_noise[i].bit_generator.state = state["act_noise"][0]
+            self._act_noise[i].load_state_dict(state["act_noise"])
             self._noise[i].set_state(state["noise"][0])
         self._observations.load_state_dict(states)
         # Captured graphs would still use the old tensors of the optimizers' states.
@@ -271,7 +355,11 @@ class MPOAgent:
 
     def _learn(self, windows: Tensors, m_steps: int) -> Tensors:
         """Takes the steps of an update; what happens in only some updates is done elsewhere."""
-        noise = [self._draw(*shape) for shape in self._targets.samples(windows)]
+        noise = [self._draw(*shape) for shape in self._targets.samples(windows, m_steps > 0)]
+        if not m_steps:
+            metrics = self._critic_gradients(windows, noise)
+            self._critic_optimizer.step()
+            return metrics
         found = self._evaluation(windows, noise)
         self._critic_optimizer.step()
         self._temperature_optimizer.step()
@@ -288,28 +376,38 @@ class MPOAgent:
             place.normal_(generator=generator)
         return noise
 
+    def _evaluate_critic(self, windows: Tensors, noise: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Writes the critic's gradient; returns its metrics."""
+        batch = self._targets.compute(windows, noise)
+        return batch.metrics | self._fit_critic(batch.regression)
+
     def _evaluate(self, windows: Tensors, noise: Sequence[Tensor]) -> _Evaluated:
         """Writes the gradients of critic and temperatures; returns the inputs of the M-step."""
-        batch = self._targets(windows, noise)
-        critic_metrics = self._fit_critic(batch)
+        batch = self._targets.compute(windows, noise)
+        critic_metrics = self._fit_critic(batch.regression)
         moments, metrics = self._e_step(batch)
         metrics = batch.metrics | critic_metrics | metrics
         return _Evaluated(batch.state, batch.mean, batch.stddev, moments, metrics)
 
-    def _fit_critic(self, batch: Targets) -> dict[str, Tensor]:
+    def _fit_critic(self, batch: Regression) -> dict[str, Tensor]:
         """Writes the critic's gradient; returns its metrics."""
-        outputs, backward = self.critic.vjp(batch.obs, batch.action)
-        values = self.critic.values(outputs)
-        if batch.distribution is None:
-            fit = losses.regression(values, batch.target)
-            backward(fit.gradient.unsqueeze(-1))
-        else:
-            fit = losses.cross_entropy(outputs, batch.distribution)
-            backward(fit.gradient)
+        fits, values, ranks = [], [], []
+        for member in self.critic.members:
+            outputs, features, backward = member.vjp(batch.obs, batch.action)
+            ranks.append(effective_rank(features))
+            values.append(member.values(outputs))
+            if batch.distribution is None:
+                fit = losses.regression(values[-1], batch.target)
+                backward(fit.gradient.unsqueeze(-1))
+            else:
+                fit = losses.cross_entropy(outputs, batch.distribution)
+                backward(fit.gradient)
+            fits.append(fit.loss)
         return {
-            "critic_loss": fit.loss,
+            "critic_loss": torch.stack(fits).mean(0),
             "critic_grad_norm": self._critic_optimizer.clip_(self.config.max_grad_norm),
-            "q_mean": values.mean(-1),
+            "critic_rank": torch.stack(ranks).mean(0),
+            "q_mean": torch.stack(values).mean((0, -1)),
             "target_mean": batch.target.mean(-1),
         }
 

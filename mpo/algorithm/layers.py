@@ -12,11 +12,13 @@ function, which takes the gradient with respect to the outputs and overwrites ea
 Letters: S seed, B rows, O observation, H hidden units.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mpo.compute.matmul import affine, affine_elu, product, sum_rows
 
@@ -25,8 +27,8 @@ Backward = Callable[[Tensor], Tensor]
 
 _NORM_EPSILON = 1e-5
 """LayerNorm's epsilon, as in torch."""
-_MOST_STDDEVS = 10.0
-"""Normalised observations are clipped to plus or minus this."""
+_MOST_STDDEVS = 3.0
+"""Normalised observations stay between plus and minus this."""
 
 
 def _parameter(start: Tensor) -> nn.Parameter:
@@ -153,57 +155,86 @@ def elu_backward(y: Tensor, grad: Tensor) -> Tensor:
 
 
 class Torso(Module):
-    """The hidden layers after the first affine map: LayerNorm, tanh, then (Linear, ELU)*."""
+    """The hidden layers after the first affine map: LayerNorm, tanh, then (Linear, ELU)*.
 
-    def __init__(self, widths: Sequence[int], generators: Sequence[torch.Generator]) -> None:
+    With a LayerNorm in every layer they are LayerNorm, tanh, then (Linear, LayerNorm, ELU)*.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        generators: Sequence[torch.Generator],
+        norm_in_every_layer: bool = False,
+    ) -> None:
         """Draws the initial weights.
 
         Args:
             widths: hidden units of all layers, including the first affine map.
             generators: one per seed, on the CPU.
+            norm_in_every_layer: whether every layer has a LayerNorm, or the first only.
         """
         super().__init__()
         self.norm = StackedLayerNorm(len(generators), widths[0])
         self.layers = nn.ModuleList(
             StackedLinear(a, b, generators) for a, b in zip(widths, widths[1:], strict=False)
         )
+        self.norms = nn.ModuleList(
+            StackedLayerNorm(len(generators), width)
+            for width in (widths[1:] if norm_in_every_layer else ())
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps the first affine map's outputs to features; [S, B, H], H by layer."""
         x = tanh_(self.norm(x))
-        for layer in self.layers:
+        for layer, norm in itertools.zip_longest(self.layers, self.norms):
             assert isinstance(layer, StackedLinear)
-            x = layer.elu(x)
+            x = layer.elu(x) if norm is None else F.elu_(norm(layer(x)))
         return x
 
     def vjp(self, x: Tensor) -> tuple[Tensor, Backward]:
         """Returns the outputs of `forward` and the backward function."""
         normal, norm_backward = self.norm.vjp(x)
         outputs = [tanh_(normal)]
-        for layer in self.layers:
+        backwards: list[Backward | None] = []
+        for layer, norm in itertools.zip_longest(self.layers, self.norms):
             assert isinstance(layer, StackedLinear)
-            outputs.append(layer.elu(outputs[-1]))
+            if norm is None:
+                outputs.append(layer.elu(outputs[-1]))
+                backwards.append(None)
+            else:
+                assert isinstance(norm, StackedLayerNorm)
+                normal, backward = norm.vjp(layer(outputs[-1]))
+                outputs.append(F.elu_(normal))
+                backwards.append(backward)
 
-        def backward(grad: Tensor) -> Tensor:
-            for layer, x, y in reversed([*zip(self.layers, outputs, outputs[1:], strict=False)]):
+        def backward_all(grad: Tensor) -> Tensor:
+            steps = zip(self.layers, outputs, outputs[1:], backwards, strict=False)
+            for layer, x, y, backward in reversed([*steps]):
                 assert isinstance(layer, StackedLinear)
                 grad = elu_backward(y, grad)
+                if backward is not None:
+                    grad = backward(grad)
                 layer.write_gradients(x, grad)
                 grad = layer.input_gradient(grad)
             return norm_backward(tanh_backward(outputs[0], grad))
 
-        return outputs[-1], backward
+        return outputs[-1], backward_all
 
 
 class Normalizer(Module):
-    """Centres, scales and clips each seed's observations."""
+    """Centres and scales each seed's observations, and squashes them to a bounded range.
+
+    The squashing is smooth, z / sqrt(1 + (z / 3)^2). So an element that grows without bound, as an
+    angle may, still has a slope and does not outweigh the others.
+    """
 
     def __init__(self, seeds: int, obs_dim: int) -> None:
-        """Starts as the identity, up to the clipping."""
+        """Starts as the identity, up to the squashing."""
         super().__init__()
         self.shift = nn.Buffer(torch.zeros(seeds, 1, obs_dim))
         self.scale = nn.Buffer(torch.ones(seeds, 1, obs_dim))
 
     def forward(self, obs: Tensor) -> Tensor:
         """Normalises observations: [S, B, O] -> [S, B, O]."""
-        return ((obs - self.shift) * self.scale).clamp_(-_MOST_STDDEVS, _MOST_STDDEVS)
+        z = (obs - self.shift) * self.scale
+        return z * (1 + (z / _MOST_STDDEVS).square()).rsqrt()

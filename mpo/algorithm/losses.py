@@ -16,6 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_NEARLY_FLAT = 0.5
+"""Largest distance of a scaled value from their mean at which the weights are nearly uniform."""
+_NEARLY_ZERO = 0.01
+"""Arguments below which a function with a double zero at 0 is computed by its Taylor series. There
+the series is exact to 1e-12, and the function itself to 1e-5 in float32."""
+
 
 class Fit(NamedTuple):
     """The critic's loss and its gradient."""
@@ -73,13 +79,32 @@ def e_step(values: Tensor, temperature: Tensor, epsilon: float | Tensor) -> ESte
     # Large values over a small temperature lose digits in float32. Subtracting the maximum does
     # not change the dual: eta * lse(Q / eta) = max Q + eta * lse((Q - max Q) / eta).
     best = values.amax(-2, keepdim=True)
-    log_weights = torch.log_softmax((values - best) / temperature[..., None, None], dim=-2)
+    scaled = (values - best) / temperature[..., None, None]
+    log_weights = torch.log_softmax(scaled, dim=-2)
     weights = log_weights.exp()
-    kl = (weights * log_weights).sum((-2, -1)) / states + math.log(samples)
+    kl = _kl_from_uniform(scaled, log_weights).sum(-1) / states
     # The largest log-weight is minus the log-normaliser, since its value minus the maximum is 0.
     normalizers = best.sum((-2, -1)) - temperature * log_weights.amax(-2).sum(-1)
     loss = temperature * (epsilon - math.log(samples)) + normalizers / states
     return EStep(weights, loss, epsilon - kl, kl)
+
+
+def _kl_from_uniform(scaled: Tensor, log_weights: Tensor) -> Tensor:
+    """Computes KL(softmax(scaled) || uniform) over N, in nats: [..., N, B] -> [..., B].
+
+    With u = log(N w) for the weights w, it is the mean over N of u exp(u) - expm1(u), which is
+    never negative. In the sum of w log w, terms of both signs cancel where the weights are nearly
+    uniform, and float32 leaves no digit of a KL below 1e-6.
+    """
+    centred = scaled - scaled.mean(-2, keepdim=True)
+    flat = centred.abs().amax(-2, keepdim=True) < _NEARLY_FLAT
+    # `log_weights` + log N is rounded as log N is, so u is computed anew where it is small.
+    small = torch.where(flat, centred, 0.0)
+    small = small - small.expm1().mean(-2, keepdim=True).log1p()
+    u = torch.where(flat, small, log_weights + math.log(scaled.shape[-2]))
+    series = u.square() * (1 / 2 + u * (1 / 3 + u * (1 / 8 + u * (1 / 30 + u / 144))))
+    phi = torch.where(u.abs() < _NEARLY_ZERO, series, u * u.exp() - u.expm1())
+    return phi.mean(-2)
 
 
 def out_of_bounds_cost(actions: Tensor) -> Tensor:
@@ -159,14 +184,15 @@ def m_step(
     zeroth, first, second = moments
     states = mean.shape[-2]
     shift = (target_mean - mean) / target_stddev
-    ratio = target_stddev / stddev
-    square = ratio.square()
-    excess = square - 1
+    # r is nearly 1, so its logarithm and r^2 - 1 are computed from the difference of the stddevs.
+    log_ratio = ((target_stddev - stddev) / stddev).log1p()
+    excess = (2 * log_ratio).expm1()
+    square = excess + 1
     pull = torch.addcmul(first, zeroth, shift)
     squares = torch.addcmul(second, second, square) + shift * (first + pull)
     logs = (target_stddev * stddev).log() + math.log(2 * math.pi)
     likelihoods = (0.5 * squares + zeroth * logs).sum((-2, -1)) / states
-    kls = torch.stack([0.5 * shift.square(), 0.5 * excess - ratio.log()], dim=-3)
+    kls = torch.stack([0.5 * shift.square(), _stddev_kl(log_ratio, excess)], dim=-3)
     kl = kls.sum(-2) / states
     penalties = (alphas * kl).sum((-2, -1))
     alpha_mean, alpha_stddev = alphas.split(1, dim=-2)
@@ -179,6 +205,16 @@ def m_step(
         torch.addcmul(pull, alpha_mean, shift) / (target_stddev * -states),
         spread / (stddev * states),
     )
+
+
+def _stddev_kl(log_ratio: Tensor, excess: Tensor) -> Tensor:
+    """Computes (r^2 - 1) / 2 - log r from log r and r^2 - 1, both accurate.
+
+    Their difference loses its digits near r = 1, where both are nearly equal.
+    """
+    x = log_ratio
+    series = x.square() * (1 + x * (2 / 3 + x * (1 / 3 + x * (2 / 15 + x * (2 / 45)))))
+    return torch.where(x.abs() < _NEARLY_ZERO, series, 0.5 * excess - x)
 
 
 def gaussian_log_prob(x: Tensor, mean: Tensor, stddev: Tensor) -> Tensor:

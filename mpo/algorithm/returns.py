@@ -1,7 +1,8 @@
-"""Targets of the critic: n-step TD and Retrace. Pure functions of tensors [..., T, B].
+"""Targets of the critic: n-step TD, Retrace and its controls. Pure functions of [..., T, B].
 
-Sources: Retrace, Munos et al. 2016 (arXiv 1606.02647); time limits, Pardo et al. 2018 (1712.00378);
-distributions on fixed atoms, Bellemare et al. 2017 (1707.06887).
+Sources: Retrace, Munos et al. 2016 (arXiv 1606.02647); Q(lambda) without its cuts, Harutyunyan et
+al. 2016 (1602.04951); time limits, Pardo et al. 2018 (1712.00378); distributions on fixed atoms,
+Bellemare et al. 2017 (1707.06887).
 
 A window holds T consecutive transitions. `discounts` is gamma * (1 - terminated), so the target
 still bootstraps after a truncation (time limit). `cut` marks transitions that end an episode, by
@@ -51,46 +52,89 @@ def n_step(rewards: Tensor, discounts: Tensor, cut: Tensor) -> NStep:
     return NStep(total, discount, last)
 
 
-def retrace(
+def multi_step(
     rewards: Tensor,
     discounts: Tensor,
     values: Tensor,
-    taken_values: Tensor,
-    log_ratios: Tensor,
+    traces: Tensor,
+    baselines: Tensor,
     cut: Tensor,
-    lambda_: float,
 ) -> Tensor:
-    """Computes the Retrace target of every step of a window (Munos et al. 2016).
+    """Computes the multi-step target of every step of a window.
 
-        y_t = r_t + d_t * [V(s'_t) + c_{t+1} * (y_{t+1} - Q(s_{t+1}, a_{t+1}))]
-        c_t = lambda * min(1, pi(a_t|s_t) / b(a_t|s_t))
+        y_t = r_t + d_t * [V(s'_t) + c_{t+1} * (y_{t+1} - baseline_{t+1})]
 
-    c_{t+1} is 0 if transition t is cut or the window's last.
+    c_{t+1} is 0 if transition t is cut or the window's last. Traces and baselines name the target:
+
+        target                       c_t                         baseline_t
+        Retrace (1606.02647)         lambda min(1, pi / b)       Q(s_t, a_t)
+        uncorrected (1602.04951)     lambda                      Q(s_t, a_t)
+        Peng's Q(lambda)             lambda                      V(s_t)
+        one-step TD                  0
+
+    Peng's Q(lambda) is the lambda-mixture of n-step returns (Kozuno et al. 2021, 2103.00107).
+    With lambda = 1 it is the n-step return to the end of the window.
 
     Args:
         rewards: r_t, [..., T, B].
         discounts: d_t = gamma * (1 - terminated_t), [..., T, B].
         values: V(s'_t), the expected target value at the next state of step t, before any reset,
             [..., T, B].
-        taken_values: Q(s_t, a_t) of the target critic, [..., T, B]; step 0 is not used.
-        log_ratios: log pi(a_t|s_t) - log b(a_t|s_t) for the target policy pi and the behaviour
-            policy b, in nats, [..., T, B]; step 0 is not used.
+        traces: c_1 ... c_{T-1}, in [0, 1], [..., T-1, B].
+        baselines: at steps 1 ... T-1, [..., T-1, B].
         cut: whether the episode ended with this transition, bool [..., T, B].
-        lambda_: trace decay in [0, 1]; 0 gives one-step TD.
 
     Returns:
         y_t, [..., T, B].
     """
-    traces = lambda_ * log_ratios.clamp(max=0).exp()
     targets = rewards + discounts * values  # one-step TD, which is final for the last step
     steps = [targets[..., -1, :]]
     for t in range(rewards.shape[-2] - 2, -1, -1):
-        correction = traces[..., t + 1, :] * (steps[0] - taken_values[..., t + 1, :])
+        correction = traces[..., t, :] * (steps[0] - baselines[..., t, :])
         # After a cut the next step belongs to another episode. `where` also stops its NaNs, which
         # a multiplication by 0 would not.
         correction = torch.where(cut[..., t, :], 0.0, correction)
         steps.insert(0, targets[..., t, :] + discounts[..., t, :] * correction)
     return torch.stack(steps, dim=-2)
+
+
+def trace_length(traces: Tensor, cut: Tensor) -> Tensor:
+    """Computes how many steps of a window its first target reaches, 1 + c_1 + c_1 c_2 + ...
+
+    Args:
+        traces: see `multi_step`, [..., T-1, B].
+        cut: see `multi_step`, [..., T, B].
+
+    Returns:
+        Between 1 and T, [..., B].
+    """
+    reach = torch.where(cut[..., :-1, :], 0.0, traces).cumprod(-2)
+    return 1 + reach.sum(-2)
+
+
+def trace_metrics(traces: Tensor, cut: Tensor, age: Tensor) -> dict[str, Tensor]:
+    """Computes what is left of the traces, over all windows and by their age.
+
+    Args:
+        traces: see `multi_step`, [..., T-1, B].
+        cut: see `multi_step`, [..., T, B].
+        age: of the windows, [..., B].
+
+    Returns:
+        `trace_coefficient`, the mean c_t where no episode ends, and `trace_length`, the mean
+        `trace_length`, [...] each; both also for the windows that are younger (`_new`) and older
+        (`_old`) than the batch's mean.
+    """
+    joined = (~cut[..., :-1, :]).to(traces.dtype)
+    old = (age > age.mean(-1, keepdim=True)).to(traces.dtype)
+    count, total = joined.sum(-2), torch.where(cut[..., :-1, :], 0.0, traces).sum(-2)
+    length = trace_length(traces, cut)
+    metrics = {}
+    for name, weight in (("", torch.ones_like(old)), ("_new", 1 - old), ("_old", old)):
+        coefficient = (total * weight).sum(-1) / (count * weight).sum(-1).clamp(min=1)
+        metrics[f"trace_coefficient{name}"] = coefficient
+        metrics[f"trace_length{name}"] = (length * weight).sum(-1) / weight.sum(-1).clamp(min=1)
+    return metrics
 
 
 def project(probabilities: Tensor, atoms: Tensor, shift: Tensor, discount: Tensor) -> Tensor:

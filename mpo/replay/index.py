@@ -35,6 +35,11 @@ class Ring:
         self._gap_ahead = False
 
     @property
+    def added(self) -> int:
+        """Number of transitions added so far."""
+        return self._added
+
+    @property
     def size(self) -> int:
         """Number of transitions held."""
         return min(self._added, self._capacity)

@@ -165,9 +165,10 @@ class Replay:
 
         Returns:
             Fields with leading axes [S, T, B]: obs, next_obs and first_obs [..., O], action and
-            action_raw [..., D], behaviour_logp, reward, terminated and truncated [...].
+            action_raw [..., D], behaviour_logp, reward, terminated, truncated and age [...].
             `first_obs` is the first observation of the step's episode, or a newer observation if
-            the ring has overwritten that one. On a GPU the next sample overwrites these tensors.
+            the ring has overwritten that one. `age` counts the transitions stored since, with this
+            one. On a GPU the next sample overwrites these tensors.
 
         Raises:
             RuntimeError: a seed holds no T consecutive transitions.
@@ -175,10 +176,11 @@ class Replay:
         starts = np.concatenate(
             [self._starts(i, batch_size, len(offsets)) for i in range(len(self._rings))]
         )
-        starts = starts.reshape(-1, 1, batch_size)
-        rows = (starts + offsets.numpy()[:, None]) % self._capacity + self._begin  # [S, T, B]
+        numbers = starts.reshape(-1, 1, batch_size) + offsets.numpy()[:, None]  # [S, T, B]
+        rows = numbers % self._capacity + self._begin
         first = self._first.take(rows) + self._begin
-        packed, first_obs = self._rows.read(rows, self._place.take(rows), first)
+        ages = np.array([ring.added for ring in self._rings])[:, None, None] - numbers
+        packed, first_obs, age = self._rows.read(rows, self._place.take(rows), first, ages)
         obs, action, action_raw, numbers, next_obs = packed.split_with_sizes(self._split, -1)
         behaviour_logp, reward, terminated, truncated = numbers.unbind(-1)
         return {
@@ -191,6 +193,7 @@ class Replay:
             "truncated": truncated,
             "next_obs": next_obs,
             "first_obs": first_obs,
+            "age": age,
         }
 
     def _starts(self, seed_index: int, batch_size: int, window: int) -> np.ndarray:

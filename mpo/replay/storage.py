@@ -107,37 +107,40 @@ class Rows:
         self._waiting += 1
 
     def read(
-        self, rows: np.ndarray, places: np.ndarray, obs_rows: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
+        self, rows: np.ndarray, places: np.ndarray, obs_rows: np.ndarray, numbers: np.ndarray
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Reads transitions, and observations of other transitions.
 
         Args:
             rows: rows of the transitions, [...].
             places: places of their separate successors, -1 for those without, [...].
             obs_rows: rows of the observations, [...].
+            numbers: a number for each transition, which is sent along, int64 [...].
 
         Returns:
-            Copies of the packed transitions [..., W + O] and observations [..., O]. With CUDA
-            graphs the next read overwrites them.
+            Copies of the packed transitions [..., W + O] and observations [..., O], and the numbers
+            as float32 [...]. With CUDA graphs the next read overwrites them.
         """
         read = self._exchange if self._staged else self._read
-        packed, obs = read(rows.ravel(), places.ravel(), obs_rows.ravel())
-        return packed.view(*rows.shape, -1), obs.view(*obs_rows.shape, -1)
+        packed, obs, sent = read(rows.ravel(), places.ravel(), obs_rows.ravel(), numbers.ravel())
+        shape = rows.shape
+        return packed.view(*shape, -1), obs.view(*shape, -1), sent.view(shape)
 
     def _read(
-        self, rows: np.ndarray, places: np.ndarray, obs_rows: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
+        self, rows: np.ndarray, places: np.ndarray, obs_rows: np.ndarray, numbers: np.ndarray
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Implements `read` without staging, on the CPU; the indices are flat."""
         (apart,) = (places >= 0).nonzero()
         packed = self._packed.index_select(0, torch.from_numpy(rows))
         if len(apart):
             successors = self._apart.index_select(0, torch.from_numpy(places[apart]))
             packed[:, self._width :].index_copy_(0, torch.from_numpy(apart), successors)
-        return packed, self._obs.index_select(0, torch.from_numpy(obs_rows))
+        obs = self._obs.index_select(0, torch.from_numpy(obs_rows))
+        return packed, obs, torch.from_numpy(numbers.astype(np.float32))
 
     def _exchange(
-        self, rows: np.ndarray, places: np.ndarray, obs_rows: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
+        self, rows: np.ndarray, places: np.ndarray, obs_rows: np.ndarray, numbers: np.ndarray
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Implements `read` with staging: writes the buffered rows, then reads; flat indices.
 
         Indices and contents are sent in one asynchronous copy.
@@ -150,7 +153,7 @@ class Rows:
         for part in to:
             part.clear()
         self._waiting = 0
-        indices = [rows, places, obs_rows, *targets]
+        indices = [rows, places, obs_rows, numbers, *targets]
         sizes = (len(rows), len(transitions), len(successors))
         if sizes not in self._exchanges:
             if len(self._exchanges) == _EXCHANGES:
@@ -160,11 +163,11 @@ class Rows:
             self._exchanges[sizes] = graph
         sent = _joined(indices, [transitions, successors], self._device.type == "cuda")
         found = self._exchanges[sizes]({"sent": sent})
-        return found["packed"], found["obs"]
+        return found["packed"], found["obs"], found["numbers"]
 
     def _flush(self) -> None:
         """Writes the buffered rows, and reads nothing."""
-        self._exchange(_NONE, _NONE, _NONE)
+        self._exchange(_NONE, _NONE, _NONE, _NONE)
 
     def _write_and_read(
         self, kept: Tensor, sizes: tuple[int, int, int], inputs: Tensors
@@ -177,15 +180,15 @@ class Rows:
             inputs: `sent`, the bytes of indices and contents; see `_joined`.
 
         Returns:
-            `packed`, transitions [n, W + O], and `obs`, observations [n, O].
+            `packed`, transitions [n, W + O], `obs`, observations [n, O], and `numbers`, [n].
         """
         count, written, apart = sizes
         obs_dim = kept.shape[1]
-        ends = [8 * (3 * count + written + apart), 4 * (written * self._width + apart * obs_dim)]
+        ends = [8 * (4 * count + written + apart), 4 * (written * self._width + apart * obs_dim)]
         sent = inputs["sent"].to(self._device, non_blocking=True)
         indices, contents = sent.split(ends)
-        numbers = indices.view(torch.int64).split([count, count, count, written, apart])
-        rows, places, obs_rows, to_rows, to_places = numbers
+        parts = indices.view(torch.int64).split([count, count, count, count, written, apart])
+        rows, places, obs_rows, numbers, to_rows, to_places = parts
         transitions, successors = contents.view(torch.float32).split(
             [written * self._width, apart * obs_dim]
         )
@@ -196,7 +199,8 @@ class Rows:
         # A successor is looked up for every row, needed or not: a graph needs fixed shapes.
         others = kept.index_select(0, places.clamp(min=0))
         following.copy_(torch.where((places >= 0).unsqueeze(1), others, following))
-        return {"packed": packed, "obs": self._obs.index_select(0, obs_rows)}
+        obs = self._obs.index_select(0, obs_rows)
+        return {"packed": packed, "obs": obs, "numbers": numbers.float()}
 
     def dump(self, rows: np.ndarray, places: np.ndarray) -> tuple[Tensor, Tensor]:
         """Returns the contents of rows [n, W] and of places [m, O], on the CPU."""

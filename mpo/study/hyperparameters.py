@@ -21,8 +21,14 @@ from mpo.study.config import (
     explain,
 )
 
+Corrections = Literal["retrace", "uncorrected", "zero", "peng"]
+RegressedPairs = Literal["first", "all"]
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop", "lion"]
 CriticName = Literal["scalar", "categorical"]
+LayerNorms = Literal["first", "all"]
+Critics = Literal["one", "mean", "minimum"]
+OptimizerReset = Literal["never", "moments", "time"]
+ActionNoise = Literal["white", "pink"]
 BehaviourName = Literal["online", "target"]
 
 
@@ -78,23 +84,23 @@ class Hyperparameters(Section):
     epsilon_penalty: Positive = 1e-3
     """E-step bound of the action penalty, in nats; used with `action_penalty` only."""
 
-    max_grad_norm: Positive = 1.0
-    """The gradients of policy and critic are each clipped to this 2-norm, per seed."""
+    max_grad_norm: Annotated[Positive | None, NULL] = 1.0
+    """The gradients of policy and critic are each clipped to this 2-norm, per seed. `null`: not."""
 
     action_samples: Annotated[Int, Field(ge=2)] = 20
     """N: actions sampled from the target policy per state. The critic's target and the E-step use
     the same samples."""
 
     retrace: bool = False
-    """Whether the critic learns from Retrace targets (Munos et al. 2016, arXiv 1606.02647) instead
-    of n-step TD targets."""
+    """Whether the critic learns from Retrace targets (Munos et al. 2016, arXiv 1606.02647), or the
+    control that `corrections` names, instead of n-step TD targets."""
 
     retrace_steps: Count = 2
     """T: consecutive transitions in a Retrace window, at least 2. Unused without `retrace`."""
 
     retrace_mc_actions: Count = 8
-    """M: actions sampled from the target policy to estimate the value of each successor state in a
-    Retrace window but the first, which has `action_samples`. Unused without `retrace`."""
+    """M: actions sampled from the target policy for each expectation in a target of the critic,
+    with `retrace` on or off. The bootstrap state's are the first M of the E-step's."""
 
     retrace_lambda: Fraction = 0.95
     """Trace decay of Retrace: lambda in `c_t = lambda * min(1, pi'(a_t|s_t) / b(a_t|s_t))`, with
@@ -146,8 +152,8 @@ class Hyperparameters(Section):
 
     normalize_observations: bool = False
     """Whether observations are centred and scaled by the mean and standard deviation of all
-    observations acted on so far, then clipped to [-10, 10]. All networks take over new statistics
-    at once, every `target_networks_update_period` updates."""
+    observations acted on so far, then squashed smoothly to [-3, 3]. All networks take over new
+    statistics at once, every `target_networks_update_period` updates."""
 
     critic: CriticName = "scalar"
     """What the critic learns. `scalar`: action values; `categorical`: a distribution of the return
@@ -162,6 +168,67 @@ class Hyperparameters(Section):
     critic_max: Float = 150.0
     """Highest atom of the categorical critic, a discounted return."""
 
+    corrections: Corrections = "retrace"
+    """The multi-step targets with `retrace` on, of which all but the first are controls. `retrace`:
+    off-policy corrections cut by the ratio of the policies; `uncorrected`: c = lambda, the same
+    without the cuts (Harutyunyan et al. 2016, arXiv 1602.04951); `zero`: c = 0, one-step TD on the
+    same windows; `peng`: the lambda-mixture of n-step returns (Kozuno et al. 2021, 2103.00107).
+    Unused without `retrace`."""
+
+    regressed: RegressedPairs = "first"
+    """Which state-action pairs of a window the critic is trained on, with `retrace` on or off:
+    `first` or `all`. With `retrace` off, the targets of all pairs bootstrap from the same state."""
+
+    critic_batch_size: Annotated[Count | None, NULL] = None
+    """Windows per update and seed that the critic learns from: the first ones of the `batch_size`
+    that the policy learns from. `null`: all of them. With it, a study gives arms that regress one
+    pair of a window and arms that regress all the same number of pairs."""
+
+    layer_norm: LayerNorms = "first"
+    """Layers with a LayerNorm, in policy and critic: the `first` hidden layer, or `all` of them."""
+
+    critics: Critics = "one"
+    """`one` critic, or two that learn from the same targets. The value of an action is then the
+    `mean` or the `minimum` of both (Fujimoto et al. 2018, arXiv 1802.09477), alike in the critics'
+    targets and in the E-step."""
+
+    weight_decay: Annotated[Annotated[Float, Field(ge=0, lt=1)] | None, NULL] = None
+    """Decoupled weight decay of policy and critic: each step also multiplies the parameters by `1 -
+    learning rate * weight_decay` (Loshchilov and Hutter 2019, arXiv 1711.05101). `null`: 0.01 with
+    adamw, else 0."""
+
+    adam_beta1: Annotated[Float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the first moment of adam and adamw, in policy and critic."""
+
+    adam_beta2: Annotated[Float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the second moment of adam and adamw, in policy and critic."""
+
+    adam_epsilon: Positive = 1e-8
+    """Added to the root of the second moment of adam and adamw, in policy and critic."""
+
+    optimizer_reset: OptimizerReset = "never"
+    """What the optimizers of policy and critic forget at each copy to the target networks.
+    `moments`: all of their state (Asadi et al. 2023, arXiv 2306.17833); `time`: the number of steps
+    that adam and adamw correct their moments' bias by (Adam-Rel, Ellis et al. 2024, 2412.17113)."""
+
+    warmup_updates: Annotated[Int, Field(ge=0)] = 0
+    """Updates over which the learning rates of policy and critic rise linearly from 0. A count, not
+    a share of the budget, so that a longer training extends a shorter one."""
+
+    network_resets: Annotated[tuple[Count, ...], Field(max_length=100)] = ()
+    """Environment steps at which policy and critic, their targets and their optimizers start anew
+    (Nikishin et al. 2022, arXiv 2205.07802). Replay buffer, temperatures and KL multipliers stay.
+    In ascending order."""
+
+    action_noise: ActionNoise = "white"
+    """Noise of the actions over an episode: `white`, independent at each step, or `pink`, with a
+    spectrum of 1/f and so correlated over time (Eberhard et al. 2023, ICLR). With both, each action
+    by itself has the policy's distribution."""
+
+    policy_update_period: Count = 1
+    """Critic steps per step of policy and duals. The updates between two of them train the critic
+    alone, which is cheaper."""
+
     @property
     def window(self) -> int:
         """Consecutive transitions in a sample from the replay buffer."""
@@ -172,6 +239,21 @@ class Hyperparameters(Section):
         if self.retrace and self.retrace_steps < 2:
             raise ValueError(
                 f"retrace_steps must be at least 2 with retrace on, received {self.retrace_steps}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _resets_make_sense(self) -> "Hyperparameters":
+        if list(self.network_resets) != sorted(set(self.network_resets)):
+            raise ValueError(f"network_resets must ascend, received {[*self.network_resets]}")
+        if self.optimizer_reset != "never" and self.target_polyak is not None:
+            raise ValueError(
+                "optimizer_reset: with target_polyak nothing is copied to the target networks, "
+                f"received {self.optimizer_reset!r} and {self.target_polyak}"
+            )
+        if self.optimizer_reset == "time" and self.optimizer not in ("adam", "adamw"):
+            raise ValueError(
+                f"optimizer_reset: 'time' needs adam or adamw, received {self.optimizer!r}"
             )
         return self
 
@@ -204,6 +286,11 @@ class Training(Hyperparameters):
             raise ValueError(
                 f"batch_size must not exceed replay_size, received {self.batch_size} > "
                 f"{self.replay_size}"
+            )
+        if (self.critic_batch_size or 0) > self.batch_size:
+            raise ValueError(
+                f"critic_batch_size must not exceed batch_size, received {self.critic_batch_size} "
+                f"> {self.batch_size}"
             )
         if self.window > min(self.update_after, self.replay_size):
             name = "retrace_steps" if self.retrace else "n_step"

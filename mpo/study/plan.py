@@ -39,6 +39,9 @@ from mpo.study.specs import (
 CORE_AXES = ("retrace", "optimizer")
 """Axes that every study has; always named in a variant, other axes only off their base value."""
 
+BUNDLE = "bundle"
+"""The axis of the bundles, if a study has any."""
+
 MAX_SEGMENT = 200
 """Characters of a study's, environment's or variant's name in paths. File systems allow 255 bytes,
 and cluster schedulers put more into the name of a job's folder."""
@@ -127,6 +130,14 @@ class Study(Section):
     """Values that apply with one optimizer only, so that each can be tuned: name of the optimizer,
     then any keys of `training` but `retrace` and `optimizer`. They win over `training`."""
 
+    bundles: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")], dict[str, Any]
+    ] = {}
+    """Named sets of values, compared as the values of an axis `bundle`: a name, then any keys of
+    `training` but axes. They win over `optimizers` and `training`. So `{base: {}, norms:
+    {layer_norm: all}, pink: {action_noise: pink}}` measures what each change does alone; tables
+    compare every bundle with the first."""
+
     evaluation: Evaluation = Evaluation()
     statistics: Statistics = Statistics()
     tables: Tables = Tables()
@@ -183,6 +194,13 @@ class Study(Section):
             check_keys(overrides, [key for key in Training.model_fields if key not in CORE_AXES])
         return value
 
+    @field_validator("bundles")
+    @classmethod
+    def _bundle_keys(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for overrides in value.values():
+            check_keys(overrides, [key for key in Training.model_fields if key not in CORE_AXES])
+        return value
+
     @field_validator("axes")
     @classmethod
     def _axis_keys(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -205,7 +223,7 @@ class Study(Section):
         for name, items in raw.items():
             values[name] = [training_value("axes", name, item) for item in items]
             _refuse_duplicates(f"value of axes.{name}", values[name])
-        return values
+        return values | ({BUNDLE: [*self.bundles]} if self.bundles else {})
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
@@ -251,15 +269,17 @@ class Study(Section):
     def _cell(self, environment: Environment, arm: dict[str, Any]) -> Cell:
         """Plans one environment and arm.
 
-        A value comes from the axis, else from the environment or the optimizer, else from
-        `training`.
+        A value comes from the axis, else from the bundle, else from the environment or the
+        optimizer, else from `training`.
         """
         base = self._base(environment, arm["optimizer"])
-        shown = [name for name in arm if name in CORE_AXES or arm[name] != base[name]]
+        named = (*CORE_AXES, BUNDLE)
+        shown = [name for name in arm if name in named or arm[name] != base[name]]
         variant = "_".join(f"{name}-{path_text(arm[name])}" for name in shown)
         where = f"{environment.name}/{variant}"
         _refuse_long(f"the values of the axes {', '.join(shown)}", variant)
-        training = _build(Training, base | arm, where)
+        axes = {name: value for name, value in arm.items() if name != BUNDLE}
+        training = _build(Training, base | self._bundle(environment, arm) | axes, where)
         timing = {k: v for k, v in environment.overrides.items() if k in Schedule.model_fields}
         schedule = _build(Schedule, self.schedule.model_dump() | timing, where)
         if schedule.total_steps < training.update_after:
@@ -281,6 +301,21 @@ class Study(Section):
             ),
             total_steps=schedule.total_steps,
         )
+
+    def _bundle(self, environment: Environment, arm: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the training values of an arm's bundle, if the study has bundles."""
+        if not self.bundles:
+            return {}
+        where = f"bundles.{arm[BUNDLE]}"
+        found = self.bundles[arm[BUNDLE]]
+        for key, value in found.items():
+            for place, others in (
+                ("an axis", self.axis_values),
+                (f"set by environments ({environment.name})", environment.overrides),
+            ):
+                if key in others:
+                    raise ConfigError(f"{where}.{key}: also {place}, received {value!r}")
+        return {key: training_value(where, key, value) for key, value in found.items()}
 
     def _base(self, environment: Environment, optimizer: OptimizerName) -> dict[str, Any]:
         """Returns an environment's and an optimizer's training values, before those of the axes."""

@@ -95,6 +95,8 @@ def advance(
         recorder.snapshot(stack.env_steps, stack.agent.policy)
     bar = progress(_label(stack), until, min(stack.env_steps, until))
     while stack.env_steps < until and (diverged_too or not recorder.all_diverged):
+        if stack.env_steps in training.network_resets:
+            stack.agent.renew_networks(training.network_resets.index(stack.env_steps))
         # This order overlaps the work of CPU and GPU. Reading the action waits for the GPU, so the
         # first batch of windows is drawn before it. Later batches reuse the buffers of the first,
         # so each is drawn after the update before it. Environments step last, while the GPU is

@@ -3,6 +3,7 @@
 import math
 import resource
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -148,16 +149,27 @@ class Recorder:
         """Starts the clocks; `seeds` is S."""
         self.of = [SeedRecord(seeds) for _ in range(seeds)]
         """The record of each seed, by its index in the stack."""
-        self._sum: Tensor | None = None
-        self._names: list[str] = []
-        self._count = 0
+        self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}
+        """Names of metrics -> their sum [S, K] and the number of updates that had them."""
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Accumulates one update's diagnostics, [S] each, on their device."""
         values = torch.stack(list(metrics.values()), dim=-1)  # [S, K]
-        self._names = list(metrics)
-        self._sum = values if self._sum is None else self._sum.to(values.device) + values
-        self._count += 1
+        names = tuple(metrics)
+        total, count = self._sums.get(names, (torch.zeros_like(values), 0))
+        self._sums[names] = total.to(values.device) + values, count + 1
+
+    def _means(self) -> list[dict[str, float]]:
+        """Returns each seed's mean of every metric, over the updates that had it."""
+        sums: list[dict[str, float]] = [defaultdict(float) for _ in self.of]
+        counts: dict[str, int] = defaultdict(int)
+        for names, (total, count) in self._sums.items():
+            for own, values in zip(sums, total.tolist(), strict=True):
+                for name, value in zip(names, values, strict=True):
+                    own[name] += value
+            for name in names:
+                counts[name] += count
+        return [{name: own[name] / count for name, count in counts.items()} for own in sums]
 
     @property
     def all_diverged(self) -> bool:
@@ -195,13 +207,13 @@ class Recorder:
             non_finite: for each network, which seeds have non-finite parameters, [S]; see
                 `MPOAgent.non_finite`.
         """
-        means = [] if self._sum is None else (self._sum / self._count).tolist()
+        means = self._means()
         bad = {name: values.tolist() for name, values in non_finite.items()}
         for index, finished in episodes.items():
             record = self.of[index]
             if record.closed:
                 continue
-            metrics = dict(zip(self._names, means[index], strict=True)) if means else {}
+            metrics = means[index]
             for name, value in metrics.items():
                 if not math.isfinite(value):
                     record.diverge(env_step, f"{name} is {value}")
@@ -221,7 +233,7 @@ class Recorder:
                 }
             )
         if len(episodes) == len(self.of):
-            self._sum, self._count = None, 0
+            self._sums = {}
 
     def snapshot(self, env_step: int, policy: torch.nn.Module) -> None:
         """Stores a copy of each seed's policy; a diverged seed gets only its first snapshot."""
@@ -233,9 +245,11 @@ class Recorder:
 
     def state_dict(self, index: int) -> dict[str, Any]:
         """One seed's state without rows and snapshots; does not depend on the stack."""
-        total = None if self._sum is None else self._sum[index : index + 1].clone()
-        own = {"sum": total, "names": self._names, "count": self._count}
-        return own | self.of[index].state_dict()
+        sums = [
+            {"names": list(names), "sum": total[index : index + 1].clone(), "count": count}
+            for names, (total, count) in self._sums.items()
+        ]
+        return {"sums": sums} | self.of[index].state_dict()
 
     def load_state_dict(
         self, states: Sequence[Mapping[str, Any]], pieces: Sequence[Sequence[dict[str, Any]]]
@@ -246,9 +260,10 @@ class Recorder:
             states: `state_dict` of each seed.
             pieces: for each seed, all results of `SeedRecord.take_new`, oldest first.
         """
-        first = states[0]
-        sums = [state["sum"] for state in states]
-        self._sum = None if first["sum"] is None else torch.cat(sums)
-        self._names, self._count = first["names"], first["count"]
+        self._sums = {
+            tuple(first["names"]): (torch.cat([one["sum"] for one in group]), first["count"])
+            for group in zip(*(state["sums"] for state in states), strict=True)
+            for first in group[:1]
+        }
         for record, state, own in zip(self.of, states, pieces, strict=True):
             record.load_state_dict(state, own)

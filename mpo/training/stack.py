@@ -74,8 +74,15 @@ class Stack:
         self.environment = fingerprint(envs[0])
         """What the environment is made of; recorded with everything that is learnt in it."""
         self.obs_dim, self.action_dim = dimensions(envs[0].observation_space, envs[0].action_space)
+        limit = envs[0].spec.max_episode_steps if envs[0].spec else None
         self.agent = MPOAgent(
-            self.obs_dim, self.action_dim, config, self.seeds, device, **self._execution
+            self.obs_dim,
+            self.action_dim,
+            config,
+            self.seeds,
+            device,
+            episode_steps=limit,
+            **self._execution,
         )
         self.replay = Replay(
             self.obs_dim,
@@ -139,6 +146,8 @@ class Stack:
                 seed_index=i,
             )
             stream.advance(step)
+            if step.terminated or step.truncated:
+                self.agent.begin_episode(i)
         self.env_steps += 1
 
     def add_transition(

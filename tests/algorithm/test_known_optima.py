@@ -63,22 +63,26 @@ SLOW = ("categorical", "normalized", "polyak")
     ],
 )
 def test_a_regulator_is_solved_to_riccatis_gain_and_value(tmp_path, settings):
-    """The gain is within 0.06; the value at |x| = 1 within 8 % of the learnt, still noisy policy's.
+    """The gain is within 0.08; the value at |x| = 1 within 8 % of the learnt, still noisy policy's.
 
-    That policy u = -K x + s e has the cost-to-go P x^2 + (r + gamma b^2 P) s^2 / (1 - gamma).
-    Uncorrected n-step targets are left out: they are biased towards the behaviour policy, so their
-    fixed point differs.
+    Both are means over five seeds, whose gains have a standard deviation of 0.05. That policy
+    u = -K x + s e has the cost-to-go P x^2 + (r + gamma b^2 P) s^2 / (1 - gamma). Uncorrected
+    n-step targets are left out: they are biased towards the behaviour policy, so their fixed point
+    differs.
     """
     p, k = riccati()
-    trainer = trained(tmp_path, "probe/Regulator-v0", steps=3000, **settings)
+    others = (1, 2, 3, 4)
+    trainer = trained(tmp_path, "probe/Regulator-v0", steps=3000, extra_seeds=others, **settings)
     agent = trainer.agent
     x = np.linspace(-0.8, 0.8, 9, dtype=np.float32)[:, None]
-    gain = -float((agent.mode(x) * x).sum() / (x * x).sum())
-    assert gain == pytest.approx(k, abs=0.06)
-    obs = torch.tensor([[[-1.0], [1.0]]])
+    gains = [-float((agent.mode(x, i) * x).sum() / (x * x).sum()) for i in range(5)]
+    assert np.mean(gains) == pytest.approx(k, abs=0.08)
+    obs = torch.tensor([[-1.0], [1.0]]).expand(5, 2, 1)
     with torch.no_grad():
         mean, stddev = agent.policy(obs)
-        actions = mean + stddev * torch.randn(1, 500, 2, 1, generator=torch.Generator())
+        actions = mean.unsqueeze(1) + stddev.unsqueeze(1) * torch.randn(
+            5, 500, 2, 1, generator=torch.Generator().manual_seed(0)
+        )
         value = agent.critic(obs, actions).mean().item()
     noise = (Regulator.R + GAMMA * Regulator.B**2 * p) * stddev.square().mean().item()
     assert value == pytest.approx(-(p + noise / (1 - GAMMA)), rel=0.08)

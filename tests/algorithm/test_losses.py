@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import mpmath
 import pytest
 import torch
 from torch import Tensor
@@ -488,3 +489,61 @@ def test_cross_entropy_and_its_gradient_equal_autograds():
         loss.backward()
         torch.testing.assert_close(fit.loss[s], loss.detach())
         torch.testing.assert_close(fit.gradient[s], leaf.grad)
+
+
+# Precision: float32 against exact sums of the same float32 inputs
+
+
+def exact_kl_from_uniform(values: Tensor, temperature: float) -> float:
+    """KL(softmax || uniform), mean over B, with 50 digits."""
+    with mpmath.workdps(50):
+        columns = [[mpmath.mpf(v) / mpmath.mpf(temperature) for v in c] for c in values.T.tolist()]
+        found = []
+        for column in columns:
+            top = max(column)
+            masses = [mpmath.exp(z - top) for z in column]
+            total = mpmath.fsum(masses)
+            terms = (m / total * mpmath.log(len(masses) * m / total) for m in masses)
+            found.append(mpmath.fsum(terms))
+        return float(mpmath.fsum(found) / len(found))
+
+
+@pytest.mark.parametrize("samples", [2, 20, 200])
+@pytest.mark.parametrize("temperature", [1e-3, 0.1, 10.0])
+def test_the_kl_of_the_weights_keeps_its_digits_in_float32(samples, temperature):
+    g = torch.Generator().manual_seed(samples)
+    eta = torch.tensor(temperature)
+    checked = 0
+    for spread in 10.0 ** torch.arange(-5, 2.1, 0.25):
+        for offset in (0.0, 500.0):
+            drawn = torch.randn(samples, 3, generator=g)
+            values = offset + float(spread) * temperature * drawn
+            wanted = exact_kl_from_uniform(values, float(eta))
+            if wanted > 1e-9:
+                step = losses.e_step(values, eta, EPSILON)
+                assert float(step.kl) == pytest.approx(wanted, rel=1e-4), (spread, offset)
+                assert float(step.gradient) == pytest.approx(EPSILON - wanted, rel=1e-5, abs=1e-7)
+                checked += 1
+    assert checked > 30
+
+
+@pytest.mark.parametrize("stddev", [1e-6, 1e-2, 1.0, 50.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_kl_of_the_stddevs_keeps_its_digits_in_float32(stddev, sign):
+    old = torch.tensor(stddev)
+    checked = 0
+    for share in (sign * 10.0 ** torch.arange(-6, 2.1, 0.125)).tolist():
+        new = old * (1 + share)
+        if new <= 0:
+            continue
+        with mpmath.workdps(50):
+            ratio = mpmath.mpf(float(old)) / mpmath.mpf(float(new))
+            wanted = float((ratio**2 - 1) / 2 - mpmath.log(ratio))
+        if wanted > 1e-9:
+            zero, one = torch.zeros(1, 1), torch.ones(1, 1)
+            moments = losses.Moments(one, zero, one)
+            alphas = torch.zeros(2, 1)
+            found = losses.m_step(moments, zero, old.view(1, 1), zero, new.view(1, 1), alphas)
+            assert float(found.kl[1, 0]) == pytest.approx(wanted, rel=1e-4), share
+            checked += 1
+    assert checked > 30

@@ -5,8 +5,14 @@ import torch
 from torch import Tensor, nn
 
 from mpo.algorithm.layers import StackedLayerNorm, StackedLinear, elu_backward, tanh_, tanh_backward
-from mpo.algorithm.networks import CategoricalQNetwork, GaussianPolicy, QNetwork
-from tests.reference import PlainCritic, PlainPolicy, plain_linear
+from mpo.algorithm.networks import (
+    CategoricalQNetwork,
+    CriticPair,
+    GaussianPolicy,
+    QNetwork,
+    effective_rank,
+)
+from tests.reference import PlainCritic, PlainPolicy, in_stack_order, plain_linear
 
 S, N, B, OBS, D = 3, 5, 7, 4, 2
 SEEDS = (11, 3, 8)
@@ -18,12 +24,12 @@ def generators(seeds: tuple[int, ...] = SEEDS) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def policy(widths=(9, 6, 8), seeds=SEEDS, init_scale=0.5) -> GaussianPolicy:
-    return GaussianPolicy(OBS, D, widths, init_scale, generators(seeds))
+def policy(widths=(9, 6, 8), seeds=SEEDS, init_scale=0.5, every=False) -> GaussianPolicy:
+    return GaussianPolicy(OBS, D, widths, init_scale, generators(seeds), norm_in_every_layer=every)
 
 
-def critic(widths=(9, 6, 8), seeds=SEEDS) -> QNetwork:
-    return QNetwork(OBS, D, widths, generators(seeds))
+def critic(widths=(9, 6, 8), seeds=SEEDS, every=False) -> QNetwork:
+    return QNetwork(OBS, D, widths, generators(seeds), norm_in_every_layer=every)
 
 
 def scramble(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -65,8 +71,9 @@ def test_stacked_layer_norm_equals_plain_layers():
 
 @pytest.mark.parametrize("widths", [(9,), (9, 6), (9, 6, 8)])
 @pytest.mark.parametrize(("dtype", "tol"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
-def test_stacked_policy_equals_plain_networks(widths, dtype, tol):
-    stacked = scramble(policy(widths, init_scale=0.7)).to(dtype)
+@pytest.mark.parametrize("every", [False, True])
+def test_stacked_policy_equals_plain_networks(widths, dtype, tol, every):
+    stacked = scramble(policy(widths, init_scale=0.7, every=every)).to(dtype)
     obs = inputs()[0].to(dtype)
     mean, stddev = stacked(obs)
     assert mean.shape == stddev.shape == (S, B, D)
@@ -79,8 +86,9 @@ def test_stacked_policy_equals_plain_networks(widths, dtype, tol):
 
 @pytest.mark.parametrize("widths", [(9,), (9, 6), (9, 6, 8)])
 @pytest.mark.parametrize(("dtype", "tol"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
-def test_stacked_critic_equals_plain_networks_of_the_concatenated_input(widths, dtype, tol):
-    stacked = scramble(critic(widths)).to(dtype)
+@pytest.mark.parametrize("every", [False, True])
+def test_stacked_critic_equals_plain_networks_of_the_concatenated_input(widths, dtype, tol, every):
+    stacked = scramble(critic(widths, every=every)).to(dtype)
     obs, actions = (x.to(dtype) for x in inputs())
     values = stacked(obs, actions)
     assert values.shape == (S, N, B) and values.dtype == dtype
@@ -139,20 +147,24 @@ def test_gradients_of_the_norm_equal_autograds():
 
 def plain_gradients(plain: nn.Module) -> list[Tensor]:
     """Returns gradients in the layout of the stack, but for the critic's joint first layer."""
-    return [p.grad.T if p.ndim == 2 else p.grad[None] for p in plain.parameters()]
+    return [p.grad.T if p.ndim == 2 else p.grad[None] for p in in_stack_order(plain.layers)]
 
 
 @pytest.mark.parametrize("widths", [(9,), (9, 6), (9, 6, 8)])
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_gradients_of_the_critic_equal_autograds_of_plain_networks(widths, outputs):
-    stacked = critic(widths)
+@pytest.mark.parametrize("every", [False, True])
+def test_gradients_of_the_critic_equal_autograds_of_plain_networks(widths, outputs, every):
+    stacked = critic(widths, every=every)
     if outputs > 1:
         atoms = torch.linspace(-1, 1, outputs)
-        stacked = CategoricalQNetwork(OBS, D, widths, generators(), atoms=atoms)
+        stacked = CategoricalQNetwork(
+            OBS, D, widths, generators(), norm_in_every_layer=every, atoms=atoms
+        )
     stacked = with_gradients(scramble(stacked).double())
     obs, actions = (x.double() for x in inputs())
     grad = inputs(2)[0][..., :outputs].double()
-    found, backward = stacked.vjp(obs, actions[:, 0])
+    found, features, backward = stacked.vjp(obs, actions[:, 0])
+    close(stacked.head(features), found)
     backward(grad)
     for s in range(S):
         plain = PlainCritic(stacked, s)
@@ -167,8 +179,10 @@ def test_gradients_of_the_critic_equal_autograds_of_plain_networks(widths, outpu
 
 
 @pytest.mark.parametrize("widths", [(9,), (9, 6), (9, 6, 8)])
-def test_gradients_of_the_policy_equal_autograds_of_plain_networks(widths):
-    stacked = with_gradients(scramble(policy(widths, init_scale=0.7)).double())
+@pytest.mark.parametrize("every", [False, True])
+def test_gradients_of_the_policy_equal_autograds_of_plain_networks(widths, every):
+    network = policy(widths, init_scale=0.7, every=every)
+    stacked = with_gradients(scramble(network).double())
     obs = inputs()[0].double()
     grads = [actions[:, 0].double() for _, actions in map(inputs, (2, 3))]
     mean, stddev, backward = stacked.vjp(obs)
@@ -194,8 +208,32 @@ def test_a_categorical_value_is_the_mean_of_its_softmax():
         close(values[s], (probabilities * atoms.double()).sum(-1).detach())
         close(mixture[s], probabilities.mean(0).detach())
     close(network(obs, actions), values)
-    outputs, _ = network.vjp(obs, actions[:, 0])
+    outputs, *_ = network.vjp(obs, actions[:, 0])
     close(network.values(outputs), values[:, 0])
+
+
+@pytest.mark.parametrize("minimum", [False, True])
+@pytest.mark.parametrize("atoms", [None, torch.linspace(-3, 5, 4)])
+def test_a_pair_of_critics_combines_them_sample_by_sample(minimum, atoms):
+    common = (OBS, D, (9, 6), generators())
+    one, other = (
+        scramble(
+            QNetwork(*common) if atoms is None else CategoricalQNetwork(*common, atoms=atoms), i
+        )
+        for i in range(2)
+    )
+    pair = CriticPair([one, other], minimum).double()
+    obs, actions = map(Tensor.double, inputs())
+    values, mixture = pair.evaluate(obs, actions, 2)
+    both = torch.stack([one(obs, actions), other(obs, actions)])
+    wanted = both.amin(0) if minimum else both.mean(0)
+    close(values, wanted)
+    close(pair(obs, actions), wanted)
+    assert (both[0] < both[1]).any() and (both[0] > both[1]).any()
+    if atoms is not None:
+        # The distribution belongs to the value: its mean over two samples is theirs.
+        close((mixture * atoms.double()).sum(-1), wanted[:, :2].mean(1))
+        assert torch.equal(pair.atoms, one.atoms)
 
 
 def test_inference_in_chunks_equals_the_whole(monkeypatch):
@@ -288,3 +326,19 @@ def test_stddev_is_positive_whatever_the_head_says():
             stddev = network(inputs()[0])[1]
             assert (stddev > 0).all() and stddev.isfinite().all()
             assert stddev.log().isfinite().all()
+
+
+@pytest.mark.parametrize("directions", [1, 2, 5])
+def test_the_effective_rank_of_equally_strong_directions_is_their_number(directions):
+    basis = torch.linalg.qr(torch.randn(S, 8, 8, dtype=torch.float64)).Q[:, :directions]
+    # Each direction is taken forth and back by two rows, so that the mean is 0.
+    features = 3.0 + torch.cat([basis, -basis], dim=1)
+    close(effective_rank(features), torch.full((S,), float(directions), dtype=torch.float64))
+
+
+def test_the_effective_rank_is_that_of_the_covariances_eigenvalues():
+    features = torch.randn(S, 70, 9, dtype=torch.float64) * torch.linspace(0.1, 3, 9)
+    for s in range(S):
+        eigenvalues = torch.linalg.eigvalsh(features[s, :64].T.cov())
+        wanted = eigenvalues.sum() ** 2 / eigenvalues.square().sum()
+        close(effective_rank(features)[s], wanted)

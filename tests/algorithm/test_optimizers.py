@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpo.algorithm.optimizers import OPTIMIZERS, StackedOptimizer, flatten_
+from mpo.algorithm.optimizers import OPTIMIZERS, Settings, StackedOptimizer, flatten_
 from mpo.study.hyperparameters import OptimizerName
 
 S = 3
@@ -20,7 +20,7 @@ def test_choices_are_those_of_the_schema():
 
 def test_an_unknown_name_is_told_the_choices():
     with pytest.raises(ValueError, match="adm") as error:
-        StackedOptimizer("adm", [nn.Parameter(torch.zeros(1, 1))], LR, 0.0)
+        StackedOptimizer("adm", [nn.Parameter(torch.zeros(1, 1))], LR)
     for name in get_args(OptimizerName):
         assert name in str(error.value)
 
@@ -35,14 +35,13 @@ def write(parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
 
 
 def trained(
-    name: str, start: list[Tensor], gradients: list[list[Tensor]], max_norm: float = float("inf")
+    name: str, start: list[Tensor], gradients: list[list[Tensor]], **settings: float
 ) -> list[Tensor]:
     """Returns the parameters after one step per gradient."""
     parameters = [leaf(x) for x in start]
-    optimizer = StackedOptimizer(name, parameters, LR, 0.8)
+    optimizer = StackedOptimizer(name, parameters, LR, Settings(momentum=0.8, **settings))
     for step in gradients:
         write(parameters, step)
-        optimizer.clip_(max_norm)
         optimizer.step()
     return [parameter.data for parameter in parameters]
 
@@ -106,8 +105,9 @@ def test_each_seeds_gradient_is_clipped_by_its_own_norm():
     size = torch.stack([x.square().sum((1, 2)) for x in drawn]).sum(0).sqrt()
     drawn = [x * (wanted / size)[:, None, None] for x in drawn]
     parameters = [leaf(x) for x in start]
-    optimizer = StackedOptimizer("sgd", parameters, 1.0, 0.0)
+    optimizer = StackedOptimizer("sgd", parameters, 1.0, Settings(momentum=0.0))
     write(parameters, drawn)
+    torch.testing.assert_close(optimizer.clip_(None), wanted)
     torch.testing.assert_close(optimizer.clip_(2.0), wanted)
     optimizer.step()
     for parameter, initial, gradient in zip(parameters, start, drawn, strict=True):
@@ -117,8 +117,90 @@ def test_each_seeds_gradient_is_clipped_by_its_own_norm():
         assert step[2].eq(0).all()
 
 
-def test_only_adamw_decays_the_weights():
+def test_only_adamw_decays_the_weights_unless_told():
     start, gradients = [torch.ones(1, 1, 1)], [[torch.zeros(1, 1, 1)]] * 3
     kept = {name: float(trained(name, start, gradients)[0]) for name in OPTIMIZERS}
     assert {name for name, value in kept.items() if value != 1} == {"adamw"}
-    assert kept["adamw"] < 1
+    assert kept["adamw"] == pytest.approx((1 - LR * 0.01) ** 3)
+    for name in OPTIMIZERS:
+        for decay in (0.0, 0.5):
+            told = float(trained(name, start, gradients, weight_decay=decay)[0])
+            assert told == pytest.approx((1 - LR * decay) ** 3), name
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"beta1": 0.5}, {"beta2": 0.95}, {"epsilon": 1.0}, {"weight_decay": 0.3}],
+)
+def test_settings_of_adam_are_those_of_torch(name, settings):
+    """Against torch's AdamW on plain parameters, in float64."""
+    start, gradients = ([x.double() for x in xs] for xs in start_and_gradients(RAGGED)[:1] * 2)
+    gradients = [[x.double() for x in step] for step in start_and_gradients(RAGGED)[1]]
+    found = trained(name, start, gradients, **settings)
+    own = Settings(**settings)
+    decay = own.weight_decay if own.weight_decay is not None else 0.01 * (name == "adamw")
+    plain = [nn.Parameter(x.clone()) for x in start]
+    optimizer = torch.optim.AdamW(
+        plain, LR, (own.beta1, own.beta2), own.epsilon, weight_decay=decay
+    )
+    for step in gradients:
+        for parameter, gradient in zip(plain, step, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    for x, y in zip(found, plain, strict=True):
+        torch.testing.assert_close(x, y.detach(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_scaled_step_is_a_step_with_a_smaller_rate(name):
+    start, gradients = start_and_gradients(RAGGED)
+    shares = (0.1, 0.4, 0.75, 1.0)
+    settings = Settings(momentum=0.8, weight_decay=0.1, warmup=True)
+    parameters = [leaf(x.double()) for x in start]
+    scaled = StackedOptimizer(name, parameters, LR, settings)
+    plain = [leaf(x.double()) for x in start]
+    steps = StackedOptimizer(name, plain, LR, settings._replace(weight_decay=0.0, warmup=False))
+    for share, gradient in zip(shares, gradients, strict=True):
+        write(parameters, gradient)
+        scaled.scale_(share)
+        scaled.step()
+        write(plain, gradient)
+        steps._optimizer.param_groups[0]["lr"] = LR * share
+        steps.flat.mul_(1 - LR * share * 0.1)
+        steps.step()
+    for x, y in zip(parameters, plain, strict=True):
+        torch.testing.assert_close(x.data, y.data, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_that_was_reset_steps_like_a_new_one(name):
+    start, (first, second, *_) = start_and_gradients(RAGGED)
+    parameters = [leaf(x) for x in start]
+    used = StackedOptimizer(name, parameters, LR)
+    used.reset_()  # before the first step there is nothing to reset
+    write(parameters, first)
+    used.step()
+    reached = [x.data.clone() for x in parameters]
+    used.reset_()
+    write(parameters, second)
+    used.step()
+    for x, y in zip(parameters, trained(name, reached, [second]), strict=True):
+        torch.testing.assert_close(x.data, y, rtol=1e-6, atol=1e-7)
+
+
+def test_adam_rel_keeps_the_moments_and_forgets_the_time():
+    """One step after the reset by hand: bias corrections of step 1, moments of step 2."""
+    parameter, gradients = leaf(torch.zeros(1, 1, 1, dtype=torch.float64)), (2.0, 3.0)
+    optimizer = StackedOptimizer("adam", [parameter], LR)
+    moves = []
+    for gradient in gradients:
+        before = float(parameter)
+        parameter.grad.fill_(gradient)
+        optimizer.step()
+        moves.append(before - float(parameter))
+        optimizer.reset_("time")
+    first, second = 0.1 * 2.0, 0.001 * 4.0
+    first, second = 0.9 * first + 0.1 * 3.0, 0.999 * second + 0.001 * 9.0
+    wanted = LR * (first / 0.1) / ((second / 0.001) ** 0.5 + 1e-8)
+    assert moves == pytest.approx([LR, wanted], rel=1e-6)

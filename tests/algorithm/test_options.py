@@ -24,6 +24,7 @@ from tests.algorithm.test_agent import (
     D,
     make_agent,
     make_windows,
+    parts,
     same,
     snapshot,
     targets,
@@ -40,8 +41,36 @@ OPTIONS = {
     "joint KL": {"per_dimension_kl": False},
     "lion": {"optimizer": "lion"},
 }
-ALL = {key: value for option in OPTIONS.values() for key, value in option.items()}
-MODES = {"td": {}, "n-step": {"n_step": 4}, "retrace": {"retrace": True, "retrace_steps": 4}}
+LEVERS = {
+    "every norm": {"layer_norm": "all"},
+    "mean of two": {"critics": "mean"},
+    "minimum of two": {"critics": "minimum"},
+    "decay": {"weight_decay": 0.1},
+    "first moment": {"adam_beta1": 0.5},
+    "second moment": {"adam_beta2": 0.9},
+    "epsilon": {"adam_epsilon": 1e-2},
+    "moments reset": {"optimizer_reset": "moments"},
+    "time reset": {"optimizer_reset": "time"},
+    "warm-up": {"warmup_updates": 250},
+    "networks reset": {"network_resets": [120, 230, 300]},
+    "pink": {"action_noise": "pink"},
+    "critic alone": {"policy_update_period": 2},
+    "no clipping": {"max_grad_norm": None},
+}
+ALL = {
+    key: value
+    for option in (OPTIONS | LEVERS).values()
+    for key, value in option.items()
+    if key not in ("target_polyak", "optimizer_reset")
+}
+ALL_COPIED = {**ALL, "optimizer": "adam", "optimizer_reset": "time"}
+_WINDOW = {"retrace": True, "retrace_steps": 4}
+MODES = {
+    "td": {},
+    "n-step": {"n_step": 4},
+    "retrace": _WINDOW,
+    "peng": _WINDOW | {"corrections": "peng", "regressed": "all", "critic_batch_size": 5},
+}
 
 
 def trained(folder, seeds=(3, 4, 5), steps=400, resume=None, env_id="Reacher-v5", **settings):
@@ -75,10 +104,20 @@ def test_an_option_changes_what_is_learnt_and_no_seed_feels_its_neighbours(tmp_p
     assert results(tmp_path / "without") != results(tmp_path / "alone3")
 
 
-def test_all_options_together_are_resumed_bit_for_bit(tmp_path):
-    trained(tmp_path / "calm", **ALL)
+@pytest.mark.parametrize("lever", LEVERS)
+def test_a_lever_changes_what_is_learnt_and_no_seed_feels_its_neighbours(tmp_path, lever):
+    trained(tmp_path / "stack", **MODES["n-step"] | LEVERS[lever])
+    trained(tmp_path / "alone", seeds=(5,), **MODES["n-step"] | LEVERS[lever])
+    assert results(tmp_path / "stack/seed5") == results(tmp_path / "alone")
+    trained(tmp_path / "without", seeds=(5,), **MODES["n-step"])
+    assert results(tmp_path / "without") != results(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("options", [ALL | {"target_polyak": 0.01}, ALL_COPIED])
+def test_all_options_together_are_resumed_bit_for_bit(tmp_path, options):
+    trained(tmp_path / "calm", **options)
     for steps in (150, 230, 400):
-        trained(tmp_path / "parts", steps=steps, resume=tmp_path / "state", **ALL)
+        trained(tmp_path / "parts", steps=steps, resume=tmp_path / "state", **options)
     for seed in (3, 4, 5):
         calm, parts = (results(tmp_path / name / f"seed{seed}") for name in ("calm", "parts"))
         assert calm == parts
@@ -116,13 +155,20 @@ def test_the_categorical_target_is_the_mixture_moved_by_the_scalar_one(mode):
     agent.target_critic.double()
     agent.target_policy.double()
     windows = {name: x.double() for name, x in windows.items()}
-    batch = targets(agent, windows)
-    atoms = support(agent)
+    batch = targets(agent, windows).regression
     found = batch.distribution
     assert found.shape == (*batch.target.shape, 17)
     assert torch.allclose(found.sum(-1), torch.ones_like(batch.target))
-    torch.testing.assert_close((found * atoms).sum(-1), batch.target)
-    assert (batch.mixture * atoms).sum(-1).allclose(batch.values.mean(1))
+    torch.testing.assert_close((found * support(agent)).sum(-1), batch.target)
+
+
+def test_the_mixture_is_that_of_the_expectations_samples():
+    agent = make_agent(critic="categorical", **ATOMS)
+    noise = torch.randn(len(SEEDS), 8, 4, D)
+    found, _, values = agent._targets._evaluate(torch.randn(len(SEEDS), 4, OBS), noise)
+    samples = agent.config.retrace_mc_actions
+    assert found.value.allclose(values[:, :samples].mean(1))
+    assert (found.mixture * agent.critic.atoms).sum(-1).allclose(found.value, atol=1e-6)
 
 
 def test_a_categorical_step_equals_plain_sums():
@@ -130,7 +176,7 @@ def test_a_categorical_step_equals_plain_sums():
     agent = make_agent(critic="categorical", optimizer="sgd", q_lr=1.0, sgd_momentum=0.0, **ATOMS)
     windows = make_windows(1)
     states = [generator.get_state() for generator in agent._noise]
-    noise = agent._draw(5, 7).double()
+    noise = agent._draw(8, 7).double()
     for generator, state in zip(agent._noise, states, strict=True):
         generator.set_state(state)
     before = copy.deepcopy(agent.critic).double()
@@ -194,7 +240,9 @@ def test_all_networks_see_the_same_normal_observations_and_change_together():
     networks = [agent.policy, agent.critic, agent.target_policy, agent.target_critic]
     assert len({id(network.normalize) for network in networks}) == 1
     probe = torch.from_numpy(obs[:7].swapaxes(0, 1).copy())
-    assert torch.equal(agent.policy(probe)[0], plain.policy(probe)[0])
+    # Before the first update they are squashed, and neither centred nor scaled.
+    squashed = probe / (1 + (probe / 3).square()).sqrt()
+    torch.testing.assert_close(agent.policy(probe)[0], plain.policy(squashed)[0])
     windows, seen = make_windows(1), []
     for _ in range(5):
         agent.update(windows)
@@ -207,8 +255,8 @@ def test_all_networks_see_the_same_normal_observations_and_change_together():
     torch.testing.assert_close(
         seen[2], (50 * first + 2 * (torch.from_numpy(obs[:1]).swapaxes(0, 1) + 100)) / 52
     )  # noqa: E501
-    spread = agent.policy.normalize(probe)
-    assert spread.abs().max() <= 10
+    spread = agent.policy.normalize(probe * 1e6)
+    assert 2.9 < spread.abs().max() < 3 + 1e-5
 
 
 def test_a_snapshot_is_evaluated_with_its_own_normalisation(tmp_path):
@@ -245,9 +293,9 @@ def test_the_behaviour_policy_acts(behaviour):
     obs = np.random.default_rng(0).normal(size=(len(SEEDS), OBS)).astype(np.float32)
     acting = agent.policy if behaviour == "online" else agent.target_policy
     mean, stddev = (x.squeeze(1).numpy() for x in acting(torch.from_numpy(obs).unsqueeze(1)))
-    noise = [np.random.default_rng(0)] and copy.deepcopy(agent._act_noise)
+    noise = copy.deepcopy(agent._act_noise)
     raw, log_prob = agent.act(obs)
-    drawn = np.stack([g.standard_normal(D, dtype=np.float32) for g in noise])
+    drawn = np.stack([own.next() for own in noise])
     np.testing.assert_allclose(raw, mean + stddev * drawn, rtol=1e-6)
     expected = torch.distributions.Normal(*map(torch.from_numpy, (mean, stddev)))
     wanted = expected.log_prob(torch.from_numpy(raw)).sum(-1)
@@ -311,3 +359,116 @@ def test_with_all_options_learning_stays_on_the_device(mode, elsewhere):
     windows = {name: x.to(elsewhere) for name, x in make_windows(settings.window).items()}
     assert all(x.is_meta for x in agent.update(windows).values())
     assert agent._heads({"obs": torch.zeros(3, OBS)})["heads"].is_meta
+
+
+# Networks and optimizers that start anew
+
+
+def test_networks_start_anew_from_streams_of_their_own_and_the_duals_stay():
+    agent = make_agent(optimizer="sgd")
+    agent.update(make_windows(1))
+    before = {name: snapshot(module) for name, module in parts(agent).items()}
+    agent.renew_networks(0)
+    first = {name: snapshot(module) for name, module in parts(agent).items()}
+    assert same(first["duals"], before["duals"])
+    assert same(first["policy"], first["target_policy"])
+    assert same(first["critic"], first["target_critic"])
+    for stream, count in (("init", ()), ("renew", (0,)), ("renew", (1,))):
+        drawn = agent._draw_networks(stream, *count)
+        alike = [
+            same(snapshot(x), first[n]) for x, n in zip(drawn, ("policy", "critic"), strict=True)
+        ]
+        assert alike == [count == (0,)] * 2
+    assert all(
+        not x.any()
+        for state in agent._critic_optimizer._optimizer.state.values()
+        for x in state.values()
+    )
+
+
+def test_moments_are_reset_at_the_copies_and_only_then():
+    reset, plain = (
+        make_agent(optimizer_reset=what, target_networks_update_period=2)
+        for what in ("moments", "never")
+    )
+    steps = []
+    for key in range(4):
+        for agent in (reset, plain):
+            agent.update(make_windows(1, key=key))
+        steps.append(same(snapshot(reset.critic), snapshot(plain.critic)))
+        time = next(iter(reset._critic_optimizer._optimizer.state.values()))["step"]
+        assert float(time) == (key + 1) % 2
+    assert steps == [True, True, False, False]
+
+
+def test_a_warm_up_counts_updates():
+    """Adam's first steps have the length of the rate, here a quarter more of it each."""
+    agent = make_agent(warmup_updates=4, q_lr=0.01)
+    windows, lengths = make_windows(1), []
+    for _ in range(6):
+        before = agent._critic_optimizer.flat.clone()
+        agent.update(windows)
+        lengths.append(float((agent._critic_optimizer.flat - before).abs().max()))
+        with torch.inference_mode():
+            agent._critic_optimizer.reset_()
+    assert lengths == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01], rel=1e-2)
+
+
+def test_between_two_policy_steps_the_critic_learns_alone():
+    agent = make_agent(policy_update_period=3)
+    for key in range(7):
+        before = {name: snapshot(module) for name, module in parts(agent).items()}
+        metrics = agent.update(make_windows(1, key=key), 2)
+        moved = {n for n, x in before.items() if not same(x, snapshot(parts(agent)[n]))}
+        assert moved == ({"policy", "critic", "duals"} if key % 3 == 0 else {"critic"})
+        assert ("policy_loss" in metrics) == (key % 3 == 0) and "critic_loss" in metrics
+
+
+@pytest.mark.parametrize("critics", ["mean", "minimum"])
+def test_both_critics_learn_from_the_same_targets(critics):
+    agent = make_agent(
+        critics=critics, q_lr=1.0, optimizer="sgd", sgd_momentum=0.0, max_grad_norm=None
+    )
+    windows = make_windows(1)
+    states = [g.get_state() for g in agent._noise]
+    batch = targets(agent, windows).regression
+    for g, state in zip(agent._noise, states, strict=True):
+        g.set_state(state)
+    before = [copy.deepcopy(member) for member in agent.critic.members]
+    agent.update(windows)
+    for old, new in zip(before, agent.critic.members, strict=True):
+        for s in range(len(SEEDS)):
+            plain = PlainCritic(old, s)
+            loss = 0.5 * (plain(batch.obs[s], batch.action[s]) - batch.target[s]).square().mean()
+            loss.backward()
+            moved = old.head.weight[s] - new.head.weight[s]
+            torch.testing.assert_close(moved, plain.layers[-1].weight.grad.T, rtol=1e-4, atol=1e-6)
+
+
+# Diagnostics
+
+
+def test_steps_are_measured_just_before_and_after_a_copy():
+    agent = make_agent(target_networks_update_period=4)
+    names = {
+        f"{network}_step_{place}_copy"
+        for network in ("policy", "critic")
+        for place in ("before", "after")
+    }
+    for key in range(9):
+        before = agent._critic_optimizer.flat.clone()
+        metrics = agent.update(make_windows(1, key=key))
+        place = {3: "before", 0: "after"}.get(key % 4)
+        assert {name for name in metrics if name in names} == {
+            n for n in names if place and place in n
+        }
+        if place:
+            moved = (agent._critic_optimizer.flat - before).norm(dim=1)
+            torch.testing.assert_close(metrics[f"critic_step_{place}_copy"], moved)
+
+
+def test_the_age_of_the_samples_counts_updates():
+    agent = make_agent(updates_per_step=2.0)
+    windows = make_windows(1)
+    metrics = agent.update(windows)
+    torch.testing.assert_close(metrics["sample_age"], 2 * windows["age"].mean((1, 2)))

@@ -1,7 +1,5 @@
 """n-step and Retrace targets against examples worked by hand and the papers' formulas."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -52,9 +50,9 @@ def discounts_and_cut(windows: dict[str, Tensor], gamma: float = GAMMA) -> tuple
 
 def retrace(windows: dict[str, Tensor], lambda_: float, gamma: float = GAMMA) -> Tensor:
     discounts, cut = discounts_and_cut(windows, gamma)
-    keys = ("values", "taken_values", "log_ratios")
-    parts = [windows[key] for key in keys]
-    return returns.retrace(windows["rewards"], discounts, *parts, cut, lambda_)
+    taken, log_ratios = (windows[key][..., 1:, :] for key in ("taken_values", "log_ratios"))
+    traces = lambda_ * log_ratios.clamp(max=0).exp()
+    return returns.multi_step(windows["rewards"], discounts, windows["values"], traces, taken, cut)
 
 
 def no(steps: int) -> Tensor:
@@ -65,18 +63,17 @@ def no(steps: int) -> Tensor:
 
 
 def test_retrace_of_a_hand_computed_window():
-    # gamma 0.5, lambda 0.5, ratios (unused, 4 -> 1, 0.5): c_1 = 0.5, c_2 = 0.25.
+    # gamma 0.5, lambda 0.5, ratios of steps 1 and 2 (4 -> 1, 0.5): c_1 = 0.5, c_2 = 0.25.
     # delta = r + gamma V' - Q = (1 + 2 - 5, 2 + 3 - 7, 3 + 4 - 1) = (-2, -2, 6)
     # y_2 = 1 + 6 = 7, y_1 = 7 - 2 + 0.5 * 0.25 * 6 = 5.75,
     # y_0 = 5 - 2 + 0.5 * 0.5 * (-2) + 0.25 * 0.5 * 0.25 * 6 = 2.6875.
-    targets = returns.retrace(
+    targets = returns.multi_step(
         rewards=column(1, 2, 3),
         discounts=column(0.5, 0.5, 0.5),
         values=column(4, 6, 8),
-        taken_values=column(5, 7, 1),
-        log_ratios=column(0, math.log(4), math.log(0.5)),
+        traces=column(0.5, 0.25),
+        baselines=column(7, 1),
         cut=no(3),
-        lambda_=0.5,
     )
     close(targets, column(2.6875, 5.75, 7))
 
@@ -84,14 +81,13 @@ def test_retrace_of_a_hand_computed_window():
 def test_retrace_of_a_hand_computed_window_with_a_termination():
     # As above, but step 1 terminates: y_1 = r_1 = 2, without bootstrap and without trace;
     # y_0 = r_0 + gamma * (V_0 + c_1 * (y_1 - Q_1)) = 1 + 0.5 * (4 + 0.5 * (2 - 7)) = 1.75.
-    targets = returns.retrace(
+    targets = returns.multi_step(
         column(1, 2, 3),
         column(0.5, 0, 0.5),
         column(4, 6, 8),
-        column(5, 7, 1),
-        column(0, math.log(4), math.log(0.5)),
+        column(0.5, 0.25),
+        column(7, 1),
         torch.tensor([[False], [True], [False]]),
-        0.5,
     )
     close(targets, column(1.75, 2, 7))
 
@@ -99,14 +95,13 @@ def test_retrace_of_a_hand_computed_window_with_a_termination():
 def test_retrace_of_a_hand_computed_window_with_a_truncation():
     # As above, but step 1 is truncated: y_1 = r_1 + gamma * V_1 = 5, without trace;
     # y_0 = 1 + 0.5 * (4 + 0.5 * (5 - 7)) = 2.5.
-    targets = returns.retrace(
+    targets = returns.multi_step(
         column(1, 2, 3),
         column(0.5, 0.5, 0.5),
         column(4, 6, 8),
-        column(5, 7, 1),
-        column(0, math.log(4), math.log(0.5)),
+        column(0.5, 0.25),
+        column(7, 1),
         torch.tensor([[False], [True], [False]]),
-        0.5,
     )
     close(targets, column(2.5, 5, 7))
 
@@ -207,15 +202,6 @@ def test_exact_values_are_a_fixed_point_whatever_the_behaviour():
     close(retrace(windows, 0.95), windows["taken_values"])
 
 
-@pytest.mark.parametrize("key", ["log_ratios", "taken_values"])
-@pytest.mark.parametrize("junk", [1e6, -1e6, NAN])
-def test_ratio_and_value_of_the_first_step_are_unused(key, junk):
-    windows = random_windows(10)
-    before = retrace(windows, 0.9)
-    windows[key][:, 0] = junk
-    assert torch.equal(retrace(windows, 0.9), before)
-
-
 @pytest.mark.parametrize("end", ["terminated", "truncated"])
 @pytest.mark.parametrize("junk", [1e30, float("inf"), NAN])
 @pytest.mark.parametrize("t", range(T - 1))
@@ -251,6 +237,81 @@ def test_windows_do_not_meet():
     others = torch.ones(S, T, B, dtype=torch.bool)
     others[1, :, 3] = False
     assert torch.equal(after[others], before[others])
+
+
+# The controls
+
+
+def control(windows: dict[str, Tensor], trace: float, baselines: Tensor) -> Tensor:
+    """Computes the targets with a constant trace coefficient."""
+    discounts, cut = discounts_and_cut(windows)
+    traces = torch.full_like(windows["values"][:, 1:], trace)
+    return returns.multi_step(
+        windows["rewards"], discounts, windows["values"], traces, baselines, cut
+    )
+
+
+def test_pengs_q_lambda_is_the_mixture_of_n_step_returns():
+    """The n-step return to step k weighs (1 - lambda) lambda^k, and the last one the rest."""
+    lambda_, windows = 0.7, random_windows(20)
+    targets = control(windows, lambda_, windows["values"][:, :-1])
+    for s in range(S):
+        for b in range(B):
+            one = {key: x[s, :, b] for key, x in windows.items()}
+            found = []
+            for k in range(1, T + 1):
+                total, factor, last = reference.n_step(
+                    one["rewards"][:k], one["terminated"][:k], one["truncated"][:k], GAMMA
+                )
+                found.append(total + factor * float(one["values"][last]))
+            weights = [(1 - lambda_) * lambda_**k for k in range(T - 1)] + [lambda_ ** (T - 1)]
+            expected = sum(w * x for w, x in zip(weights, found, strict=True))
+            assert float(targets[s, 0, b]) == pytest.approx(expected, rel=1e-11)
+
+
+def test_pengs_q_lambda_with_lambda_one_is_n_step_td():
+    windows = random_windows(21)
+    discounts, cut = discounts_and_cut(windows)
+    targets = control(windows, 1.0, windows["values"][:, :-1])
+    for t in range(T):
+        step = returns.n_step(windows["rewards"][:, t:], discounts[:, t:], cut[:, t:])
+        value = windows["values"][:, t:].gather(1, step.last.unsqueeze(1)).squeeze(1)
+        close(targets[:, t], step.reward + step.discount * value)
+
+
+def test_uncorrected_on_policy_is_retrace():
+    """On-policy all ratios are 1, and Retrace cuts nothing (1602.04951, 1606.02647 sec. 3)."""
+    windows = random_windows(22)
+    windows["log_ratios"].zero_()
+    close(control(windows, 0.8, windows["taken_values"][:, 1:]), retrace(windows, 0.8))
+
+
+def test_uncorrected_is_the_sum_of_discounted_td_errors():
+    """y = Q + sum over k of (gamma lambda)^k delta_k (1602.04951, eq. 6), whatever the policies."""
+    lambda_, windows = 0.8, random_windows(23, cuts=False)
+    taken = windows["taken_values"]
+    errors = windows["rewards"] + GAMMA * windows["values"] - taken
+    factors = (GAMMA * lambda_) ** torch.arange(T, dtype=torch.float64)
+    expected = taken[:, 0] + (factors[:, None] * errors).sum(1)
+    close(control(windows, lambda_, taken[:, 1:])[:, 0], expected)
+
+
+def test_the_trace_length_of_hand_computed_windows():
+    traces = torch.tensor([[0.5, 1, 0.5], [0.5, 1, 0.5]])
+    cut = torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 1]]) > 0
+    # 1 + 0.5 + 0.25; a cut after the first step; a cut after the last, which changes nothing.
+    assert returns.trace_length(traces, cut).tolist() == [1.75, 2.0, 1.75]
+
+
+def test_traces_are_told_apart_by_the_windows_age():
+    traces = torch.tensor([[0.5, 1.0, 0.2]])
+    cut = torch.tensor([[0, 1, 0], [0, 0, 0]]) > 0
+    found = returns.trace_metrics(traces, cut, torch.tensor([10.0, 20.0, 90.0]))
+    # The last window is older than the mean age of 40; the second one has no trace.
+    wanted = {"": (0.35, 3.7 / 3), "_new": (0.5, 1.25), "_old": (0.2, 1.2)}
+    for name, (coefficient, length) in wanted.items():
+        assert float(found[f"trace_coefficient{name}"]) == pytest.approx(coefficient)
+        assert float(found[f"trace_length{name}"]) == pytest.approx(length)
 
 
 # n-step

@@ -64,8 +64,8 @@ def test_the_order_of_rows_in_a_run_does_not_matter(study, tmp_path):
 def test_a_column_that_a_run_lacks_is_empty(study, tmp_path):
     train = tables.collect(study, tmp_path)["train"]
     on = train["run_id"].str.contains("retrace-on")
-    assert train.loc[on, "retrace_truncated_ratio"].notna().all()
-    assert train.loc[~on, "retrace_truncated_ratio"].isna().all()
+    assert train.loc[on, "trace_coefficient"].notna().all()
+    assert train.loc[~on, "trace_coefficient"].isna().all()
 
 
 def test_missing_runs_are_refused_by_name(study, tmp_path):

@@ -155,7 +155,8 @@ def windows_for(agent: MPOAgent) -> dict[str, torch.Tensor]:
     numbers = {
         name: torch.rand(2, 1, 8, generator=generator) for name in ("reward", "behaviour_logp")
     }
-    return vectors | numbers | {name: torch.zeros(2, 1, 8) for name in ("terminated", "truncated")}
+    zeros = {name: torch.zeros(2, 1, 8) for name in ("terminated", "truncated", "age")}
+    return vectors | numbers | zeros
 
 
 @pytest.mark.parametrize(

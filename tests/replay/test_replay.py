@@ -60,7 +60,7 @@ def test_fields_have_their_shapes_and_their_elements():
         "truncated": 11,
         "next_obs": [12, 13, 14, 15],
     }
-    assert list(sample.keys()) == [*layout, "first_obs"]
+    assert list(sample.keys()) == [*layout, "first_obs", "age"]
     number = sample["obs"][..., 0]
     for name, columns in layout.items():
         value = sample[name]
@@ -353,8 +353,9 @@ class Plain:
                     for line in numbers
                 ]
             )
-            seeds.append((packed, first_obs))
-        packed, first_obs = (torch.stack(parts) for parts in zip(*seeds, strict=True))
+            age = len(held) - torch.tensor(numbers, dtype=torch.float32)
+            seeds.append((packed, first_obs, age))
+        packed, first_obs, age = (torch.stack(parts) for parts in zip(*seeds, strict=True))
         names = ("obs", "action", "action_raw", "behaviour_logp", "reward")
         names += ("terminated", "truncated", "next_obs")
         widths = (OBS, D, D, 1, 1, 1, 1, OBS)
@@ -362,7 +363,7 @@ class Plain:
         fields = {
             n: part.squeeze(-1) if part.shape[-1] == 1 else part for n, part in fields.items()
         }
-        return fields | {"first_obs": first_obs}
+        return fields | {"first_obs": first_obs, "age": age}
 
 
 def stream(seed: int, count: int) -> Iterator[Tensor | None]:

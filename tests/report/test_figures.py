@@ -427,7 +427,7 @@ QUANTITIES = {
     "kl_mean_relative": "KL of mean / bound",
     "kl_stddev_relative": "KL of stddev / bound",
     "policy_stddev": "Policy stddev",
-    "retrace_truncated_ratio": "Retrace weight",
+    "trace_coefficient": "Trace coefficient",
 }
 
 
@@ -443,7 +443,7 @@ def diagnose(study, folder, diverged=()):
         train[name] = value * 10.0**power
         train.loc[train["env_step"] == 0, name] = np.nan  # before the first update
     retrace = {run.run_id: run.spec.training.retrace for run in study.runs}
-    train.loc[~train["run_id"].map(retrace), "retrace_truncated_ratio"] = np.nan
+    train.loc[~train["run_id"].map(retrace), "trace_coefficient"] = np.nan
     ended = train["run_id"].isin([study.runs[index].run_id for index in diverged])
     train.loc[ended & (train["env_step"] == 4000), list(QUANTITIES)] = 1e30
     train.loc[ended & (train["env_step"] == 5000), list(QUANTITIES)] = np.inf
@@ -468,7 +468,7 @@ def test_diagnostics_are_means_over_the_seeds_of_an_arm(made):
     assert [axes.texts[0].get_text() for axes in rows[0]] == list(QUANTITIES.values())
     for env, row in enumerate(rows):
         for power, (name, axes) in enumerate(zip(QUANTITIES, row, strict=True)):
-            shown = [2, 3] if name == "retrace_truncated_ratio" else [0, 1, 2, 3]
+            shown = [2, 3] if name == "trace_coefficient" else [0, 1, 2, 3]
             lines = curves_of(axes)
             assert len(lines) == len(axes.collections) == len(shown)
             for arm, line, band in zip(shown, lines, axes.collections, strict=True):
@@ -516,7 +516,7 @@ def test_diagnostics_without_updates_or_without_retrace(made):
     study, folder = made(environments=1, axes={"retrace": [False], "optimizer": ["adam", "sgd"]})
     diagnose(study, folder)
     assert len(diagnostics.draw(study, folder).axes) == 5
-    assert "Retrace weight" not in diagnostics.caption(study, folder)
+    assert "Trace coefficient" not in diagnostics.caption(study, folder)
     bare = tables.read(folder, "train").drop(columns=[*QUANTITIES])
     tables.write({"train": bare}, folder)
     words = "Diagnostics: no network has been updated."

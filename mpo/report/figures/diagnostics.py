@@ -34,7 +34,7 @@ _QUANTITIES = {
     "kl_mean_relative": _Quantity("KL of mean / bound", log=True, bound=True),
     "kl_stddev_relative": _Quantity("KL of stddev / bound", log=True, bound=True),
     "policy_stddev": _Quantity("Policy stddev"),
-    "retrace_truncated_ratio": _Quantity("Retrace weight"),
+    "trace_coefficient": _Quantity("Trace coefficient"),
 }
 """Columns of `train`, with how they are drawn; only runs with Retrace have the last one."""
 
@@ -95,7 +95,7 @@ def caption(study: Study, tables: Path) -> str:
     weight = (
         " Retrace weight: the mean of min(1, \N{GREEK SMALL LETTER PI} / "
         "\N{GREEK SMALL LETTER MU}) over the steps after the first."
-        if train["retrace_truncated_ratio"].notna().any()
+        if train["trace_coefficient"].notna().any()
         else ""
     )
     return (
