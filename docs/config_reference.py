@@ -50,10 +50,17 @@ mistakes. It checks each key by itself. Rules between keys, such as that `snapsh
 [1812.02256](https://arxiv.org/abs/1812.02256). [The algorithm](../algorithm.md) has the formulas.
 """
 
-_ENTRY = """\
+_ENTRIES = {
+    "environments": """\
 An entry that is a mapping may have these keys, and any key of [schedule](#schedule) and
 [training](#training) but `retrace` and `optimizer`, with its value in this environment.
-"""
+""",
+    "bundles": """\
+An entry has a name, and any keys of [training](#training) but `retrace` and `optimizer`, with their
+values in this bundle.
+""",
+}
+"""What stands above the keys of the entries of a list."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -74,6 +81,8 @@ def json_schema() -> dict[str, Any]:
     more["kwargs"]["default"] = {}
     entry = _object({"id": name, **more, **timing, **own}) | {"required": ["id"]}
     sections["Environment"] = {"anyOf": [name, entry]}
+    bundle = {"name": sections["Bundle"]["properties"]["name"], **own}
+    sections["Bundle"] = _object(bundle) | {"required": ["name"]}
     sections["Optimizer"] = _object(own)
     keys["environments"]["uniqueItems"] = keys["seeds"]["uniqueItems"] = True
     parts: dict[str, Any] = {
@@ -138,10 +147,11 @@ def reference(schema: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     keys = schema["properties"]
     parts = [_INTRODUCTION, "## The study\n", _table(keys, config)]
     for key, node in keys.items():
-        if key == "environments":
-            entry = schema["$defs"]["Environment"]["anyOf"][1]["properties"]
+        if key in _ENTRIES:
+            item = _target(schema["$defs"], node["items"])
+            entry = item.get("anyOf", [item])[-1]["properties"]
             table = _table({name: part for name, part in entry.items() if "$ref" not in part}, {})
-            parts += [f"## {key}\n", _ENTRY, table]
+            parts += [f"## {key}\n", _ENTRIES[key], table]
         if "$ref" in node:
             section = _target(schema["$defs"], node)
             table = _table(section["properties"], config.get(key, {}))
@@ -165,7 +175,8 @@ def _table(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 def _type(node: Mapping[str, Any]) -> str:
     """Returns the type of a key, with its choices or range."""
     if "$ref" in node:
-        return "ids or [mappings](#environments)"
+        bundles = node["$ref"].endswith("Bundle")
+        return "[mappings](#bundles)" if bundles else "ids or [mappings](#environments)"
     if "enum" in node:
         return ", ".join(map(_code, node["enum"]))
     if "anyOf" in node:

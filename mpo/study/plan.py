@@ -70,6 +70,26 @@ class Environment(EnvironmentSpec):
         return data
 
 
+class Bundle(Section):
+    """A named set of values of `training`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+    """Its name in paths, tables and figures."""
+
+    overrides: dict[str, Any] = {}
+    """Keys of `training` with their values. In the config they are written beside the name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        own = [key for key in Training.model_fields if key not in CORE_AXES]
+        check_keys(data, ["name", *own])
+        overrides = {key: value for key, value in data.items() if key != "name"}
+        return {key: data[key] for key in ("name",) if key in data} | {"overrides": overrides}
+
+
 @dataclass(frozen=True)
 class Cell:
     """One environment and one arm: its runs differ in their seeds only."""
@@ -130,13 +150,11 @@ class Study(Section):
     """Values that apply with one optimizer only, so that each can be tuned: name of the optimizer,
     then any keys of `training` but `retrace` and `optimizer`. They win over `training`."""
 
-    bundles: dict[
-        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")], dict[str, Any]
-    ] = {}
-    """Named sets of values, compared as the values of an axis `bundle`: a name, then any keys of
-    `training` but axes. They win over `optimizers` and `training`. So `{base: {}, norms:
-    {layer_norm: all}, pink: {action_noise: pink}}` measures what each change does alone; tables
-    compare every bundle with the first."""
+    bundles: tuple[Bundle, ...] = ()
+    """Named sets of values, compared as the values of an axis `bundle`: a name, and any keys of
+    `training` but axes. They win over `optimizers` and `training`. So `[{name: base}, {name: norms,
+    layer_norm: all}, {name: pink, action_noise: pink}]` measures what each change does alone, for
+    tables compare every bundle with the first."""
 
     evaluation: Evaluation = Evaluation()
     statistics: Statistics = Statistics()
@@ -196,9 +214,8 @@ class Study(Section):
 
     @field_validator("bundles")
     @classmethod
-    def _bundle_keys(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for overrides in value.values():
-            check_keys(overrides, [key for key in Training.model_fields if key not in CORE_AXES])
+    def _unique_bundles(cls, value: tuple[Bundle, ...]) -> tuple[Bundle, ...]:
+        _refuse_duplicates("bundle", [bundle.name for bundle in value])
         return value
 
     @field_validator("axes")
@@ -223,7 +240,7 @@ class Study(Section):
         for name, items in raw.items():
             values[name] = [training_value("axes", name, item) for item in items]
             _refuse_duplicates(f"value of axes.{name}", values[name])
-        return values | ({BUNDLE: [*self.bundles]} if self.bundles else {})
+        return values | ({BUNDLE: [each.name for each in self.bundles]} if self.bundles else {})
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
@@ -306,8 +323,8 @@ class Study(Section):
         """Returns the training values of an arm's bundle, if the study has bundles."""
         if not self.bundles:
             return {}
-        where = f"bundles.{arm[BUNDLE]}"
-        found = self.bundles[arm[BUNDLE]]
+        where = f"bundles ({arm[BUNDLE]})"
+        found = {each.name: each.overrides for each in self.bundles}[arm[BUNDLE]]
         for key, value in found.items():
             for place, others in (
                 ("an axis", self.axis_values),

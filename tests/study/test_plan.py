@@ -292,3 +292,54 @@ def test_one_problem_is_one_line():
     with pytest.raises(ConfigError) as caught:
         Study.parse(changed("seeds", [0, -1]))
     assert str(caught.value).count("\n") == 0
+
+
+# Bundles
+
+BUNDLES = [
+    {"name": "base"},
+    {"name": "norms", "layer_norm": "all"},
+    {"name": "a-rate", "q_lr": 0.5},
+]
+
+
+def test_a_bundle_is_a_set_of_values_and_an_axis():
+    study = Study.parse(changed("bundles", BUNDLES))
+    assert study.axis_values["bundle"] == ["base", "norms", "a-rate"]
+    plain = {run.spec.identity for run in Study.parse(SMALL).runs}
+    for run in study.runs:
+        assert run.variant.endswith(f"_bundle-{run.arm['bundle']}")
+        training = run.spec.training
+        assert training.layer_norm == ("all" if run.arm["bundle"] == "norms" else "first")
+        assert (training.q_lr == 0.5) == (run.arm["bundle"] == "a-rate")
+        # The name is no part of what is learnt.
+        assert (run.spec.identity in plain) == (run.arm["bundle"] == "base")
+
+
+def test_the_first_bundle_stays_first_in_the_plan_that_is_written():
+    written = json.loads(canonical_json(changed("bundles", BUNDLES)))
+    assert Study.parse(written).axis_values["bundle"] == ["base", "norms", "a-rate"]
+
+
+@pytest.mark.parametrize(
+    ("bundles", "message"),
+    [
+        ([{"name": "a"}, {"name": "a"}], "duplicate bundle 'a'"),
+        ([{"name": "a/b"}], "bundles.0.name"),
+        ([{}], "bundles.0.name: Field required"),
+        (["a"], "bundles.0"),
+        ([{"name": "a", "gama": 0.9}], "unknown key 'gama' with value 0.9; did you mean 'gamma'"),
+        ([{"name": "a", "retrace": True}], "unknown key 'retrace'"),
+        ([{"name": "a", "gamma": 2}], r"bundles \(a\).gamma: .*received 2"),
+        ([{"name": "a", "gamma": 0.5}], r"bundles \(a\).gamma: also set by environments"),
+    ],
+)
+def test_a_bad_bundle_is_refused(bundles, message):
+    with pytest.raises(ConfigError, match=message):
+        Study.parse(changed("bundles", bundles))
+
+
+def test_a_bundle_that_sets_an_axis_is_refused():
+    config = changed("axes.n_step", [1, 3]) | {"bundles": [{"name": "a", "n_step": 5}]}
+    with pytest.raises(ConfigError, match=r"bundles \(a\).n_step: also an axis, received 5"):
+        Study.parse(config)

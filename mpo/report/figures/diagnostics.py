@@ -93,8 +93,8 @@ def caption(study: Study, tables: Path) -> str:
     several = n.max() > 1
     band = " and their range (band)" if several and len(style.looks(study)) <= _BANDS else ""
     weight = (
-        " Retrace weight: the mean of min(1, \N{GREEK SMALL LETTER PI} / "
-        "\N{GREEK SMALL LETTER MU}) over the steps after the first."
+        " Trace coefficient: the mean of c over the steps after a window's first; with Retrace, "
+        "c = \N{GREEK SMALL LETTER LAMDA} min(1, \N{GREEK SMALL LETTER PI} / b)."
         if train["trace_coefficient"].notna().any()
         else ""
     )
