@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mpo.algorithm.agent import MPOAgent
-from mpo.algorithm.optimizers import OPTIMIZERS, StackedOptimizer
+from mpo.algorithm.optimizers import OPTIMIZERS, Settings, StackedOptimizer
 from mpo.compute import compile
 from mpo.study.hyperparameters import Hyperparameters
 from tests.algorithm.test_agent import OBS, D, make_windows
@@ -20,6 +20,15 @@ MODES = [
     {"n_step": 3, "normalize_observations": True, "action_penalty": False},
     {"retrace": True, "retrace_steps": 4, "per_dimension_kl": False},
     {"critic": "categorical"},
+    {"critic": "categorical", "critics": "minimum", "layer_norm": "all"},
+    {
+        "retrace": True,
+        "retrace_steps": 4,
+        "corrections": "peng",
+        "regressed": "all",
+        "critic_batch_size": 4,
+        "policy_update_period": 2,
+    },
 ]
 
 
@@ -53,7 +62,8 @@ def test_acting_and_learning_are_traced_whole(mode, elsewhere, monkeypatch):  # 
         agent._heads({"obs": torch.zeros(3, OBS, device=elsewhere)})
     assert len(metrics) > 10 and all(x.is_meta for x in metrics.values())
     # Traced once each: nothing that changes between updates is a constant in the trace.
-    assert sorted(traced) == ["_evaluate", "_fit_policy", "_policy_heads"]
+    alone = ["_evaluate_critic"] * (agent.config.policy_update_period > 1)
+    assert sorted(traced) == ["_evaluate", *alone, "_fit_policy", "_policy_heads"]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -62,7 +72,7 @@ def test_an_optimizer_s_step_is_traced_whole_and_stays_what_it_is(name, monkeypa
 
     def trained():
         parameter = torch.nn.Parameter(torch.linspace(-1, 1, 64).view(2, 32), False)
-        optimizer = StackedOptimizer(name, [parameter], 0.1, 0.9)
+        optimizer = StackedOptimizer(name, [parameter], 0.1, Settings(momentum=0.9))
         with torch.inference_mode():
             for step in range(6):
                 parameter.grad.copy_(torch.linspace(-2, 3, 64).view(2, 32) - step)

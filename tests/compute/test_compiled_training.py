@@ -20,6 +20,15 @@ CPU = torch.device("cpu")
 MODES = {
     "td": {"n_step": 3, "normalize_observations": True, "critic": "categorical"},
     "retrace": {"retrace": True, "retrace_steps": 4, "per_dimension_kl": False},
+    "levers": {
+        "retrace": True,
+        "retrace_steps": 4,
+        "corrections": "uncorrected",
+        "regressed": "all",
+        "layer_norm": "all",
+        "critics": "mean",
+        "policy_update_period": 2,
+    },
 }
 
 

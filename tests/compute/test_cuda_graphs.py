@@ -261,7 +261,12 @@ class Trace(TorchDispatchMode):
         return "generator" if isinstance(argument, torch.Generator) else repr(argument)
 
 
-MODES = [{}, {"n_step": 3}, {"retrace": True, "retrace_steps": 4}]
+MODES = [
+    {},
+    {"n_step": 3},
+    {"retrace": True, "retrace_steps": 4, "critics": "minimum", "layer_norm": "all"},
+    {"weight_decay": 0.1, "warmup_updates": 3, "policy_update_period": 2},
+]
 
 
 @pytest.mark.parametrize(
