@@ -134,7 +134,7 @@ class MPOTrainer:
         lambda_init: float = 1.0,
         lambda_lr: float = 0.0003,
         epsilon_penalty: float = 0.001,
-        max_grad_norm: float | None = 1.0,
+        max_grad_norm: float = 1.0,
         action_samples: int = 20,
         use_retrace: bool = False,
         retrace_steps: int = 2,
