@@ -154,7 +154,7 @@ def check_optimizer(name: OptimizerName, device: torch.device) -> Rows:
             torch.nn.Parameter(torch.randn(3, *shape, generator=generator).to(where), False)
             for shape in ((17, 256), (1, 256), (256, 1))
         ]
-        optimizer = StackedOptimizer(name, parameters, 1e-3, 0.9)
+        optimizer = StackedOptimizer(name, parameters, 1e-3)
         for step in range(8):
             for parameter in parameters:
                 parameter.grad.copy_(torch.randn(parameter.shape, generator=generator))

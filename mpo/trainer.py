@@ -22,6 +22,7 @@ from mpo.environments.envs import make_env
 from mpo.environments.rollouts import rollouts
 from mpo.study.config import ConfigError, explain
 from mpo.study.hyperparameters import Hyperparameters, Training
+from mpo.study.optimizers import refuse_unknown
 from mpo.study.specs import CellSpec
 from mpo.training import loop
 from mpo.training.progress import format_metrics
@@ -89,9 +90,13 @@ def _hyperparameters(given: Mapping[str, Any]) -> Hyperparameters:
     """
     given = {**given, "retrace": given["use_retrace"], "optimizer": given["optimizer_type"]}
     try:
-        return Hyperparameters(**{name: given[name] for name in Hyperparameters.model_fields})
+        found = Hyperparameters(**{name: given[name] for name in Hyperparameters.model_fields})
+        refuse_unknown(found.optimizer, found.optimizer_definition)
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return found
 
 
 class MPOTrainer:
@@ -110,9 +115,12 @@ class MPOTrainer:
             GPU only.
         compile_on_cpu: whether acting and learning are compiled with torch.compile on a CPU. Takes
             one seed per trainer.
+        optimizer_definition: what the optimizer is, if `optimizer_type` names no built-in, as in
+            `{"class": "torch.optim.NAdam", "settings": {"betas": [0.9, 0.99]}}`, or with
+            `matrices` and `rest`.
 
     Raises:
-        ConfigError: a value is out of range, or the environment does not fit.
+        ConfigError: a value is out of range, or the environment or the optimizer does not fit.
     """
 
     def __init__(
@@ -175,6 +183,7 @@ class MPOTrainer:
         extra_seeds: Sequence[int] = (),
         cuda_graphs: bool = True,
         compile_on_cpu: bool = False,
+        optimizer_definition: Mapping[str, Any] | None = None,
     ) -> None:
         """Creates the environments, the agent and an empty replay; see the class for arguments."""
         self.config = _hyperparameters(locals())

@@ -32,6 +32,10 @@ from mpo.seeding import torch_generator
 from mpo.study.hyperparameters import Hyperparameters
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_M_STEP_INPUTS = ("state", "mean", "stddev", *losses.Moments._fields)
+"""The inputs of the M-step, see `_Evaluated`."""
+_FOUND = "m-step "
+"""Begins their names among metrics."""
 
 
 class _Evaluated(NamedTuple):
@@ -151,7 +155,9 @@ class MPOAgent:
             warmup=config.warmup_updates > 0,
         )
         self._policy_optimizer, self._critic_optimizer = (
-            StackedOptimizer(config.optimizer, network.parameters(), lr, settings)
+            StackedOptimizer(
+                config.optimizer, network.parameters(), lr, settings, config.optimizer_definition
+            )
             for network, lr in ((self.policy, config.policy_lr), (self.critic, config.q_lr))
         )
         of_duals = Settings(momentum=config.sgd_momentum)
@@ -245,8 +251,7 @@ class MPOAgent:
         if self.updates % config.policy_update_period:
             m_steps = 0
         if m_steps not in self._learners:
-            learn = partial(self._learn, m_steps=m_steps)
-            self._learners[m_steps] = self._graphed(learn, self._noise)
+            self._learners[m_steps] = self._make_learner(m_steps)
         if self.updates == 0:
             self._observations.refresh_normalizer()
         networks = self._policy_optimizer, self._critic_optimizer
@@ -348,6 +353,14 @@ class MPOAgent:
         """Wraps `function` in a CUDA graph if graphs are enabled."""
         return Graphed(function, self.device, generators) if self._graphs else function
 
+    def _make_learner(self, m_steps: int) -> Callable[[Tensors], Tensors]:
+        """Makes the function of an update: in one CUDA graph, or in parts if it cannot be."""
+        if not self._graphs or self._policy_optimizer.capturable:
+            return self._graphed(partial(self._learn, m_steps=m_steps), self._noise)
+        gradients = self._graphed(partial(self._gradients, m_steps=m_steps), self._noise)
+        fit = self._graphed(self._fit_and_step_alphas)
+        return partial(self._learn_in_parts, gradients=gradients, fit=fit, m_steps=m_steps)
+
     def _policy_heads(self, inputs: Tensors) -> Tensors:
         """Maps `obs` [S, O] to `heads`, the behaviour policy's mean and stddev, [S, 2 D]."""
         rows = inputs["obs"].to(self.device).unsqueeze(1)
@@ -367,6 +380,54 @@ class MPOAgent:
         metrics = found.metrics
         for _ in range(m_steps):
             metrics |= self._m_step(found)
+        return metrics
+
+    def _learn_in_parts(
+        self,
+        windows: Tensors,
+        gradients: Callable[[Tensors], Tensors],
+        fit: Callable[[Tensors], Tensors],
+        m_steps: int,
+    ) -> Tensors:
+        """Computes the same as `_learn`; policy and critic step outside of the captured parts.
+
+        Args:
+            windows: see `update`.
+            gradients: `_gradients`, captured.
+            fit: `_fit_and_step_alphas`, captured.
+            m_steps: see `update`.
+        """
+        found = gradients(windows)
+        self._critic_optimizer.step()
+        inputs = {name: found[_FOUND + name] for name in _M_STEP_INPUTS if m_steps}
+        metrics = {name: x for name, x in found.items() if not name.startswith(_FOUND)}
+        for _ in range(m_steps):
+            metrics |= fit(inputs)
+            self._policy_optimizer.step()
+        return metrics
+
+    def _gradients(self, windows: Tensors, m_steps: int) -> Tensors:
+        """Writes the critic's gradient and steps the temperatures.
+
+        Returns:
+            The metrics and, unless the critic is trained alone, the inputs of the M-step.
+        """
+        noise = [self._draw(*shape) for shape in self._targets.samples(windows, m_steps > 0)]
+        if not m_steps:
+            return self._critic_gradients(windows, noise)
+        found = self._evaluation(windows, noise)
+        self._temperature_optimizer.step()
+        self.temperatures.clamp_()
+        inputs = (found.state, found.mean, found.stddev, *found.moments)
+        named = zip(_M_STEP_INPUTS, inputs, strict=True)
+        return found.metrics | {_FOUND + name: x for name, x in named}
+
+    def _fit_and_step_alphas(self, inputs: Tensors) -> Tensors:
+        """Writes the policy's gradient and steps the KL multipliers; returns their metrics."""
+        state, mean, stddev, *moments = (inputs[name] for name in _M_STEP_INPUTS)
+        metrics = self._policy_gradients(state, mean, stddev, losses.Moments(*moments))
+        self._alpha_optimizer.step()
+        self.alphas.clamp_()
         return metrics
 
     def _draw(self, samples: int, rows: int) -> Tensor:

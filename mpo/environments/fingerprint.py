@@ -42,6 +42,10 @@ class EnvironmentChanged(JobFailed):
     """An environment is not the one that earlier work was done in."""
 
 
+class OptimizerChanged(JobFailed):
+    """An imported optimizer is not the one that earlier work was done with."""
+
+
 def fingerprint(env: gym.Env) -> dict[str, Any]:
     """Returns what the environment is made of, as JSON values.
 
@@ -63,22 +67,10 @@ def fingerprint(env: gym.Env) -> dict[str, Any]:
     names = {
         entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
     }
-    names |= {cls.__module__ for layer in _layers(env) for cls in type(layer).__mro__}
-    packages: dict[str, str] = {}
-    sources: dict[str, str] = {}
-    for name in sorted(names):
-        for prefix, simulators in _SIMULATORS.items():
-            if name.startswith(prefix):
-                packages |= _versions(simulators)
-        packages |= _package(name)
-    for module in _own_modules(names):
-        sources[module.__name__] = _digest(Path(str(module.__file__)))
-    if "__main__" in names:
-        # A script changes with whatever it trains; of it only the classes count.
-        sources["__main__"] = _digest_of_classes(_layers(env))
+    classes = [cls for layer in _layers(env) for cls in type(layer).__mro__]
+    found = _code(names | {cls.__module__ for cls in classes}, classes)
     return {
-        "packages": dict(sorted(packages.items())),
-        "sources": dict(sorted(sources.items())),
+        **found,
         "files": {
             key: _digest(Path(value))
             for key, value in sorted(kwargs.items())
@@ -89,6 +81,17 @@ def fingerprint(env: gym.Env) -> dict[str, Any]:
     }
 
 
+def of_classes(classes: Iterable[type]) -> dict[str, Any]:
+    """Returns what classes are made of: `packages` and `sources`, as `fingerprint` does.
+
+    torch is left out. Its version is recorded with the machine, and its builds for a CPU and for a
+    GPU have different ones.
+    """
+    all_classes = [cls for own in classes for cls in own.__mro__]
+    names = {cls.__module__ for cls in all_classes}
+    return _code({name for name in names if name.partition(".")[0] != "torch"}, all_classes)
+
+
 def present(env: str | EnvironmentSpec) -> dict[str, Any]:
     """Makes an environment and returns its fingerprint; see `make_env`."""
     made = make_env(env)
@@ -97,25 +100,31 @@ def present(env: str | EnvironmentSpec) -> dict[str, Any]:
     return found
 
 
-def refuse_change(recorded: Any, present: dict[str, Any], what: str, remedy: str) -> None:
+def refuse_change(
+    recorded: Any,
+    present: dict[str, Any],
+    what: str,
+    remedy: str,
+    kind: type[JobFailed] = EnvironmentChanged,
+) -> None:
     """Compares the fingerprint of earlier work with the present one.
 
     Args:
         recorded: the fingerprint in a record; None in a record of an older version of the program.
-        present: the fingerprint of the environment as it is now.
+        present: the fingerprint as it is now.
         what: the earlier work, for messages.
         remedy: what to delete, for messages.
+        kind: the error to raise, which tells what the fingerprint is of.
 
     Raises:
-        EnvironmentChanged: they differ.
+        EnvironmentChanged: they differ; or the `kind` that is given.
     """
+    noun = "optimizer" if kind is OptimizerChanged else "environment"
     if not isinstance(recorded, dict):
-        logger.info("%s does not record its environment, so changes of it go unnoticed", what)
+        logger.info("%s does not record its %s, so changes of it go unnoticed", what, noun)
     elif recorded != present:
         found = "; ".join(differences(recorded, present))
-        raise EnvironmentChanged(
-            f"{what} used another version of the environment: {found}. {remedy}"
-        )
+        raise kind(f"{what} used another version of the {noun}: {found}. {remedy}")
 
 
 def differences(recorded: dict[str, Any], present: dict[str, Any]) -> Iterator[str]:
@@ -135,6 +144,28 @@ def differences(recorded: dict[str, Any], present: dict[str, Any]) -> Iterator[s
                 yield f"{part.removesuffix('s')} {key} has changed"
             else:
                 yield f"{part.removesuffix('s')} {key} was {was}, is {has}"
+
+
+def _code(names: Iterable[str], classes: Iterable[type]) -> dict[str, dict[str, str]]:
+    """The packages that modules come from, and the sources of those that belong to none.
+
+    Args:
+        names: the modules.
+        classes: the classes that count in a script.
+    """
+    packages: dict[str, str] = {}
+    for name in sorted(names):
+        for prefix, simulators in _SIMULATORS.items():
+            if name.startswith(prefix):
+                packages |= _versions(simulators)
+        packages |= _package(name)
+    sources = {
+        module.__name__: _digest(Path(str(module.__file__))) for module in _own_modules(names)
+    }
+    if "__main__" in names:
+        # A script changes with whatever it trains; of it only the classes count.
+        sources["__main__"] = _digest_of_classes(classes)
+    return {"packages": dict(sorted(packages.items())), "sources": dict(sorted(sources.items()))}
 
 
 def _layers(env: gym.Env) -> Iterator[gym.Env]:
@@ -207,15 +238,14 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _digest_of_classes(layers: Iterable[gym.Env]) -> str:
+def _digest_of_classes(classes: Iterable[type]) -> str:
     digest = hashlib.sha256()
-    for layer in layers:
-        for cls in type(layer).__mro__:
-            if cls.__module__ == "__main__":
-                try:
-                    digest.update(inspect.getsource(cls).encode())
-                except (OSError, TypeError):
-                    digest.update(cls.__qualname__.encode())
+    for cls in classes:
+        if cls.__module__ == "__main__":
+            try:
+                digest.update(inspect.getsource(cls).encode())
+            except (OSError, TypeError):
+                digest.update(cls.__qualname__.encode())
     return digest.hexdigest()
 
 

@@ -44,7 +44,8 @@ def verify(
     record, spec = read_run(run_directory)
     with reading(run_directory / RUN):
         intervals = max(1, min(steps, record["env_steps"]) // spec.log_interval)
-        was = {"environment": record.get("environment"), **record["provenance"]}
+        was = {name: record.get(name) for name in ("environment", "optimizer")}
+        was |= record["provenance"]
     compared = intervals * spec.log_interval
     path = intact(run_directory / METRICS, record)
     with reading(path):
@@ -55,7 +56,8 @@ def verify(
     with tempfile.TemporaryDirectory() as folder:
         loop.train(stack, spec.cell, compared, [Path(folder)])
         again = _metrics(Path(folder), compared)
-    now = {"environment": stack.environment, **machine(device, stack.agent.compiled)}
+    made_of = {"environment": stack.environment, "optimizer": stack.optimizer}
+    now = made_of | machine(device, stack.agent.compiled)
     return {
         "run": "/".join(run_directory.parts[-4:-1]),
         "env_steps": compared,

@@ -7,6 +7,7 @@ Neither torch nor gymnasium is imported here: every Snakemake job parses the stu
 """
 
 import difflib
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
@@ -47,6 +48,12 @@ MAX_SEED, MAX_EPISODES, MAX_THREADS, MAX_SECONDS = 2**32 - 1, 1000, 1024, 10_000
 
 MAX_COUNT = 10**15
 """Far above any real count, and exact in every number format that a count passes through."""
+
+_LARGEST = 1e300
+"""Largest number among arguments: all larger ones are mistakes, or not finite."""
+
+_MOST_VALUES = 200
+"""Most values in one argument; they would not fit into a path."""
 
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
@@ -117,6 +124,35 @@ def _shown(value: Any) -> str:
 def canonical_json(value: Any) -> str:
     """Returns the same JSON string for equal values: sorted keys, no white space."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def refuse_other_than_json(place: str, value: Any) -> None:
+    """Checks that a value from a config can be written as JSON, and has a size for a path.
+
+    Args:
+        place: where in the config it is, for messages.
+        value: any value.
+
+    Raises:
+        ValueError: it contains something else, too many values, or a number that is not finite.
+    """
+    waiting = [(place, value)]
+    for count in itertools.count(1):
+        if not waiting:
+            return
+        if count > _MOST_VALUES:  # YAML's aliases can make a mapping part of itself
+            raise ValueError(f"{place}: expected at most {_MOST_VALUES} values, received more")
+        where, part = waiting.pop()
+        if isinstance(part, dict) and not all(isinstance(key, str) for key in part):
+            raise ValueError(f"{where}: expected text as keys, received {[*part]}")
+        if isinstance(part, dict | list):
+            items = part.items() if isinstance(part, dict) else enumerate(part)
+            waiting += [(f"{where}.{key}", inner) for key, inner in items]
+        elif not (part is None or isinstance(part, str | int | float)):
+            wanted = "text, numbers, true, false, null, lists or mappings"
+            raise ValueError(f"{where}: expected {wanted}, received {part!r}")
+        elif isinstance(part, int | float) and not abs(part) <= _LARGEST:
+            raise ValueError(f"{where}: expected a number up to {_LARGEST:g}, received {part}")
 
 
 class Section(BaseModel):

@@ -20,10 +20,10 @@ from mpo.study.config import (
     Widths,
     explain,
 )
+from mpo.study.optimizers import ARM, Definition, OptimizerName
 
 Corrections = Literal["retrace", "uncorrected", "zero", "peng"]
 RegressedPairs = Literal["first", "all"]
-OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop", "lion"]
 CriticName = Literal["scalar", "categorical"]
 LayerNorms = Literal["first", "all"]
 Critics = Literal["one", "mean", "minimum"]
@@ -106,8 +106,9 @@ class Hyperparameters(Section):
     """Trace decay of Retrace: lambda in `c_t = lambda * min(1, pi'(a_t|s_t) / b(a_t|s_t))`, with
     the target policy pi' and the policy b that acted. Unused without `retrace`."""
 
-    optimizer: OptimizerName = "adam"
-    """Optimizer of policy and critic. Temperatures and KL multipliers have `dual_optimizer`."""
+    optimizer: Annotated[str, Field(pattern=ARM)] = "adam"
+    """Optimizer of policy and critic: `adam`, `adamw`, `sgd`, `rmsprop`, `lion` or an arm of
+    `optimizers`. Temperatures and KL multipliers have `dual_optimizer`."""
 
     sgd_momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9
     """Momentum of sgd. The other optimizers ignore it."""
@@ -228,6 +229,11 @@ class Hyperparameters(Section):
     policy_update_period: Count = 1
     """Critic steps per step of policy and duals. The updates between two of them train the critic
     alone, which is cheaper."""
+
+    optimizer_definition: Definition | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """What the optimizer is, if it is no built-in. A study says it in `optimizers`."""
 
     @property
     def window(self) -> int:

@@ -25,7 +25,8 @@ from mpo.study.config import (
     check_keys,
     explain,
 )
-from mpo.study.hyperparameters import OptimizerName, Training, training_value
+from mpo.study.hyperparameters import Training, training_value
+from mpo.study.optimizers import ARM_KEYS, BUILT_IN, Definition, choices, definition
 from mpo.study.paths import Place
 from mpo.study.specs import (
     CellSpec,
@@ -38,6 +39,15 @@ from mpo.study.specs import (
 
 CORE_AXES = ("retrace", "optimizer")
 """Axes that every study has; always named in a variant, other axes only off their base value."""
+
+DEFINITION = "optimizer_definition"
+"""The key of `training` that a config cannot set: `optimizers` says what an arm's optimizer is."""
+
+SETTABLE = tuple(key for key in Training.model_fields if key != DEFINITION)
+"""The keys of `training` that a config can set."""
+
+_OWN_KEYS = tuple(key for key in SETTABLE if key not in CORE_AXES)
+"""Those that an optimizer, a bundle or an environment can have values of its own for."""
 
 BUNDLE = "bundle"
 """The axis of the bundles, if a study has any."""
@@ -64,7 +74,7 @@ class Environment(EnvironmentSpec):
             return {"id": data}
         if isinstance(data, Mapping):
             own = [*EnvironmentSpec.model_fields]
-            check_keys(data, [*own, *Schedule.model_fields, *Training.model_fields])
+            check_keys(data, [*own, *Schedule.model_fields, *SETTABLE])
             overrides = {key: value for key, value in data.items() if key not in own}
             return {key: data[key] for key in own if key in data} | {"overrides": overrides}
         return data
@@ -146,9 +156,12 @@ class Study(Section):
 
     schedule: Schedule
     training: Training
-    optimizers: dict[OptimizerName, dict[str, Any]] = {}
+    optimizers: dict[str, dict[str, Any]] = {}
     """Values that apply with one optimizer only, so that each can be tuned: name of the optimizer,
-    then any keys of `training` but `retrace` and `optimizer`. They win over `training`."""
+    then any keys of `training` but `retrace` and `optimizer`. They win over `training`. An entry
+    with another name than a built-in's also says what it is, by `class` and `settings`, as in
+    `{nadam: {class: torch.optim.NAdam, settings: {betas: [0.9, 0.99]}, policy_lr: 1.0e-3}}`, or by
+    `matrices` and `rest`, each with its `class`. `axes.optimizer` can then name it."""
 
     bundles: tuple[Bundle, ...] = ()
     """Named sets of values, compared as the values of an axis `bundle`: a name, and any keys of
@@ -205,11 +218,23 @@ class Study(Section):
         _refuse_duplicates("seed", value)
         return value
 
+    @field_validator("training")
+    @classmethod
+    def _no_definition(cls, value: Training) -> Training:
+        if value.optimizer_definition is not None:
+            raise ValueError(
+                f"{DEFINITION} cannot be set here, `optimizers` says it; received "
+                f"{value.optimizer_definition.model_dump()}"
+            )
+        return value
+
     @field_validator("optimizers")
     @classmethod
     def _optimizer_keys(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for overrides in value.values():
-            check_keys(overrides, [key for key in Training.model_fields if key not in CORE_AXES])
+        for arm, overrides in value.items():
+            definition(f"optimizers.{arm}", arm, overrides)
+            known = _OWN_KEYS if arm in BUILT_IN else (*ARM_KEYS, *_OWN_KEYS)
+            check_keys(overrides, known)
         return value
 
     @field_validator("bundles")
@@ -221,7 +246,7 @@ class Study(Section):
     @field_validator("axes")
     @classmethod
     def _axis_keys(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        check_keys(value, Training.model_fields)
+        check_keys(value, SETTABLE)
         for name, values in value.items():
             if not values:
                 raise ValueError(f"axis {name!r} has no values")
@@ -234,6 +259,8 @@ class Study(Section):
         Core axes come first. The others are sorted, because paths contain them and the order of
         keys in a config has no meaning.
         """
+        self._refuse_unknown_optimizers("training", [self.training.optimizer])
+        self._refuse_unknown_optimizers("axes", self.axes.get("optimizer", []))
         raw = {name: [getattr(self.training, name)] for name in CORE_AXES}
         raw |= dict(sorted(self.axes.items()))
         values = {}
@@ -241,6 +268,24 @@ class Study(Section):
             values[name] = [training_value("axes", name, item) for item in items]
             _refuse_duplicates(f"value of axes.{name}", values[name])
         return values | ({BUNDLE: [each.name for each in self.bundles]} if self.bundles else {})
+
+    @cached_property
+    def definitions(self) -> dict[str, Definition]:
+        """What the optimizers of the study's arms are, of those that are no built-ins."""
+        found = {
+            arm: definition(f"optimizers.{arm}", arm, self.optimizers.get(arm, {}))
+            for arm in self.axis_values["optimizer"]
+        }
+        return {arm: what for arm, what in found.items() if what is not None}
+
+    def _refuse_unknown_optimizers(self, place: str, names: Sequence[Any]) -> None:
+        own = [arm for arm in self.optimizers if arm not in BUILT_IN]
+        for name in names:
+            if name not in (*BUILT_IN, *own):
+                raise ConfigError(
+                    f"{place}.optimizer: expected {choices(*own)}, received {name!r}; `optimizers` "
+                    "can define more"
+                )
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
@@ -296,7 +341,8 @@ class Study(Section):
         where = f"{environment.name}/{variant}"
         _refuse_long(f"the values of the axes {', '.join(shown)}", variant)
         axes = {name: value for name, value in arm.items() if name != BUNDLE}
-        training = _build(Training, base | self._bundle(environment, arm) | axes, where)
+        values = base | self._bundle(environment, arm) | axes | self._optimizer(arm["optimizer"])
+        training = _build(Training, values, where)
         timing = {k: v for k, v in environment.overrides.items() if k in Schedule.model_fields}
         schedule = _build(Schedule, self.schedule.model_dump() | timing, where)
         if schedule.total_steps < training.update_after:
@@ -319,6 +365,13 @@ class Study(Section):
             total_steps=schedule.total_steps,
         )
 
+    def _optimizer(self, arm: str) -> dict[str, Any]:
+        """Returns the training values that name an arm's optimizer and say what it is."""
+        what = self.definitions.get(arm)
+        if what is None or what.alias:
+            return {"optimizer": what.alias if what else arm}
+        return {"optimizer": arm, DEFINITION: what}
+
     def _bundle(self, environment: Environment, arm: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the training values of an arm's bundle, if the study has bundles."""
         if not self.bundles:
@@ -334,10 +387,11 @@ class Study(Section):
                     raise ConfigError(f"{where}.{key}: also {place}, received {value!r}")
         return {key: training_value(where, key, value) for key, value in found.items()}
 
-    def _base(self, environment: Environment, optimizer: OptimizerName) -> dict[str, Any]:
+    def _base(self, environment: Environment, optimizer: str) -> dict[str, Any]:
         """Returns an environment's and an optimizer's training values, before those of the axes."""
         base = self.training.model_dump()
-        by_optimizer = self.optimizers.get(optimizer, {})
+        given = self.optimizers.get(optimizer, {})
+        by_optimizer = {key: value for key, value in given.items() if key not in ARM_KEYS}
         for key, value in by_optimizer.items():
             base[key] = training_value(f"optimizers.{optimizer}", key, value)
         for key, value in environment.overrides.items():
@@ -352,7 +406,7 @@ class Study(Section):
                     f"{where}.{key}: also set by optimizers.{optimizer}, received {value!r} and "
                     f"{by_optimizer[key]!r}; keep one of them"
                 )
-            if key in Training.model_fields:
+            if key in SETTABLE:
                 base[key] = training_value(where, key, value)
         return base
 

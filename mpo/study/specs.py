@@ -4,7 +4,6 @@ A `RunSpec` holds everything that shapes a training trajectory and its records, 
 its canonical JSON is the run's identity. The budget is no part of it: it is in the output path.
 """
 
-import itertools
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -20,8 +19,10 @@ from mpo.study.config import (
     Seed,
     canonical_json,
     explain,
+    refuse_other_than_json,
 )
 from mpo.study.hyperparameters import Training
+from mpo.study.optimizers import refuse_unknown
 
 ENVIRONMENT_ID = (
     r"^([A-Za-z0-9][A-Za-z0-9_.]*:)?([A-Za-z0-9][A-Za-z0-9_.-]*/)?[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -30,12 +31,6 @@ ENVIRONMENT_ID = (
 
 _SET_HERE = ("id", "render_mode", "disable_env_checker")
 """Arguments of `gymnasium.make` that a config cannot set."""
-
-_LARGEST = 1e300
-"""Largest number among arguments: all larger ones are mistakes, or not finite."""
-
-_MOST_VALUES = 200
-"""Most values in one argument; they would not fit into a path."""
 
 
 def path_text(value: Any) -> str:
@@ -51,27 +46,6 @@ def path_text(value: Any) -> str:
 
 def _empty(value: Any) -> bool:
     return not value
-
-
-def _refuse_other_than_json(place: str, value: Any) -> None:
-    """Refuses values that JSON has not, and more of them than a path could hold."""
-    waiting = [(place, value)]
-    for count in itertools.count(1):
-        if not waiting:
-            return
-        if count > _MOST_VALUES:  # YAML's aliases can make a mapping part of itself
-            raise ValueError(f"{place}: expected at most {_MOST_VALUES} values, received more")
-        where, part = waiting.pop()
-        if isinstance(part, dict) and not all(isinstance(key, str) for key in part):
-            raise ValueError(f"{where}: expected text as keys, received {[*part]}")
-        if isinstance(part, dict | list):
-            items = part.items() if isinstance(part, dict) else enumerate(part)
-            waiting += [(f"{where}.{key}", inner) for key, inner in items]
-        elif not (part is None or isinstance(part, str | int | float)):
-            wanted = "text, numbers, true, false, null, lists or mappings"
-            raise ValueError(f"{where}: expected {wanted}, received {part!r}")
-        elif isinstance(part, int | float) and not abs(part) <= _LARGEST:
-            raise ValueError(f"{where}: expected a number up to {_LARGEST:g}, received {part}")
 
 
 def _module_and_name(value: str) -> str:
@@ -141,7 +115,7 @@ class EnvironmentSpec(Section):
             if name in _SET_HERE:
                 raise ValueError(f"{name!r} is set by the program")
         for name, part in value.items():
-            _refuse_other_than_json(name, part)
+            refuse_other_than_json(name, part)
         return value
 
     @property
@@ -183,6 +157,12 @@ class CellSpec(InEnvironment):
     training: Training
     snapshot_interval: Count
     log_interval: Count
+
+    @field_validator("training")
+    @classmethod
+    def _known_optimizer(cls, value: Training) -> Training:
+        refuse_unknown(value.optimizer, value.optimizer_definition)
+        return value
 
     def of_seed(self, seed: int) -> "RunSpec":
         """Returns the spec of one seed's run."""

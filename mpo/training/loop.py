@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mpo import provenance
-from mpo.environments.fingerprint import refuse_change
+from mpo.environments.fingerprint import OptimizerChanged, refuse_change
 from mpo.study.checksums import sealed
 from mpo.study.config import ConfigError, canonical_json
 from mpo.study.files import METRICS, POLICIES, RUN
@@ -53,6 +53,7 @@ def train(
         Interrupted: a stop signal arrived; the state is saved.
         CheckpointFailed: a checkpoint cannot be written.
         EnvironmentChanged: the saved state is from another version of the environment.
+        OptimizerChanged: the saved state is from another version of an imported optimizer.
     """
     recorder = Recorder(len(stack.seeds))
     identities = [_identity(spec, seed) for seed in stack.seeds[: len(resume_dirs)]]
@@ -137,9 +138,12 @@ def _together(
     def load(directory: ResumeDirectory) -> Resumed | None:
         def check(resumed: Resumed) -> None:
             state = resumed.state
-            recorded = state.get("environment") if isinstance(state, Mapping) else None
-            remedy = f"Delete {directory.path} to start from step 0"
-            refuse_change(recorded, stack.environment, str(directory.path), remedy)
+            recorded = state if isinstance(state, Mapping) else {}
+            what, remedy = str(directory.path), f"Delete {directory.path} to start from step 0"
+            refuse_change(recorded.get("environment"), stack.environment, what, remedy)
+            if stack.optimizer:
+                now = stack.optimizer
+                refuse_change(recorded.get("optimizer"), now, what, remedy, OptimizerChanged)
             refuse_other_forms(resumed, template)
 
         return directory.load(check)
@@ -210,6 +214,7 @@ def _write(
             "env_id": spec.env_id,
             "seed": seed,
             "environment": stack.environment,
+            **({"optimizer": stack.optimizer} if stack.optimizer else {}),
             "spec": spec.of_seed(seed).model_dump(mode="json"),
             "provenance": {
                 **origin,

@@ -118,6 +118,7 @@ class Session:
                 "trainer": self._stack.state_dict(index),
                 "recorder": self._recorder.state_dict(index),
                 "environment": self._stack.environment,
+                **({"optimizer": self._stack.optimizer} if self._stack.optimizer else {}),
             },
             transitions=new,
             records=self._recorder.of[index].take_new(),

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from mpo.algorithm.agent import MPOAgent
+from mpo.algorithm.optimizers import classes
 from mpo.compute.malloc import keep_freed
 from mpo.environments.envs import dimensions, make_env
 from mpo.environments.episodes import EpisodeStream
-from mpo.environments.fingerprint import fingerprint
+from mpo.environments.fingerprint import fingerprint, of_classes
 from mpo.replay.replay import Replay
 from mpo.seeding import torch_generator
 from mpo.study.config import ConfigError
@@ -51,7 +52,8 @@ class Stack:
             compile_on_cpu: see `MPOTrainer`; needs a single seed.
 
         Raises:
-            ConfigError: the environment cannot be used, or `compile_on_cpu` with several seeds.
+            ConfigError: the environment or the optimizer cannot be used, or `compile_on_cpu` with
+                several seeds.
         """
         if compile_on_cpu and len(seeds) > 1 and device.type == "cpu":
             # Compiled code rounds the elements left over after vectorisation differently. Which
@@ -73,6 +75,9 @@ class Stack:
         envs = [make_env(env) for _ in self.seeds]
         self.environment = fingerprint(envs[0])
         """What the environment is made of; recorded with everything that is learnt in it."""
+        imported = classes(config.optimizer_definition)
+        self.optimizer = of_classes(imported) if imported else None
+        """What an imported optimizer is made of; recorded like the environment."""
         self.obs_dim, self.action_dim = dimensions(envs[0].observation_space, envs[0].action_space)
         limit = envs[0].spec.max_episode_steps if envs[0].spec else None
         self.agent = MPOAgent(

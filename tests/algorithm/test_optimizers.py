@@ -166,7 +166,7 @@ def test_a_scaled_step_is_a_step_with_a_smaller_rate(name):
         scaled.scale_(share)
         scaled.step()
         write(plain, gradient)
-        steps._optimizer.param_groups[0]["lr"] = LR * share
+        steps._steppers["whole"].optimizer.param_groups[0]["lr"] = LR * share
         steps.flat.mul_(1 - LR * share * 0.1)
         steps.step()
     for x, y in zip(parameters, plain, strict=True):

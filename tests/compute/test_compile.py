@@ -83,8 +83,8 @@ def test_an_optimizer_s_step_is_traced_whole_and_stays_what_it_is(name, monkeypa
 
     plain = trained()
     torch.compiler.reset()
-    monkeypatch.setattr("mpo.algorithm.optimizers.compiled", tracing(traced))
-    monkeypatch.setattr("mpo.algorithm.optimizers.compiles", lambda device: True)
+    monkeypatch.setattr("mpo.algorithm.optimizers.steppers.compiled", tracing(traced))
+    monkeypatch.setattr("mpo.algorithm.optimizers.built_in.compiles", lambda device: True)
     # In float32, 1 - 0.999 is only exact to four digits.
     torch.testing.assert_close(trained(), plain, rtol=0, atol=1e-5)
     # Traced again where the first step creates the state, and after loading a state.

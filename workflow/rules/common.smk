@@ -55,7 +55,7 @@ def user_table(study, name):
 
 
 def parse_study():
-    """The validated study. The process that the user started also tries every environment."""
+    """The validated study. The process that the user started also tries what it imports."""
     try:
         study = Study.parse(CONFIG)
         if workflow.is_main_process:
@@ -68,6 +68,11 @@ def parse_study():
             logging.root.addHandler(logging.NullHandler())
             for environment in study.environments:
                 check(environment)
+            if study.definitions:
+                from mpo.algorithm.optimizers import trial
+
+                for arm, definition in study.definitions.items():
+                    trial.check(arm, definition)
     except ConfigError as error:
         raise WorkflowError(f"the config cannot be used:\n{error}")
     return study
