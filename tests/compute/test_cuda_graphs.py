@@ -35,6 +35,7 @@ class Tape:
 
     def __init__(self) -> None:
         self.captures = self.repetitions = 0
+        self.running = False
         self.generators = []
 
     def __call__(self, function, generators):
@@ -44,9 +45,11 @@ class Tape:
 
         def repeat():
             self.repetitions += 1
+            self.running = True
             with torch.inference_mode():
                 for name, value in function().items():
                     outputs.setdefault(name, torch.empty_like(value)).copy_(value)
+            self.running = False
 
         return repeat, outputs
 
@@ -185,6 +188,55 @@ def test_a_training_by_graphs_is_the_same_training(tmp_path: Path, tapes, settin
         ]
         learnt, repeated = (table.drop(columns=[*CLOCKS]) for table in tables)
         assert len(learnt) == 4 and learnt.equals(repeated)
+
+
+NADAM = {"class": "torch.optim.NAdam"}
+MUON = {"matrices": {"class": "torch.optim.Muon"}, "rest": {"class": "adam"}}
+
+
+@pytest.mark.parametrize("definition", [NADAM, MUON], ids=["nadam", "muon"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"policy_update_period": 2, "target_polyak": 0.1}, {"m_steps": 2, "warmup_updates": 30}],
+)
+def test_an_imported_optimizer_steps_between_captured_parts(tmp_path, tapes, definition, settings):
+    own = {"optimizer_type": "mine", "optimizer_definition": definition, **settings}
+    m_steps = own.pop("m_steps", 1)
+    plain_trainer(**own).train(60, 20, 8, str(tmp_path / "plain"), m_steps, 30, 15)
+    trainer = graphed_trainer(**own)
+    steps: list[str] = []
+    for kind in ("policy", "critic"):
+        optimizer = getattr(trainer.agent, f"_{kind}_optimizer")
+        assert not optimizer.capturable
+        _note_steps(optimizer, kind, steps, tapes)
+    trainer.train(60, 20, 8, str(tmp_path / "graphs"), m_steps, 30, 15)
+    assert not tapes["_learn"]
+    updates = 40 // settings.get("policy_update_period", 1)
+    gradients = tapes["_gradients"][0]
+    assert (gradients.captures, gradients.repetitions) == (1, updates - WARM_UP)
+    assert gradients.generators == trainer.agent._noise
+    # Once the inputs come from the other part's graph, they are elsewhere: captured anew.
+    (fit,) = [tape for tape in tapes["_fit_and_step_alphas"] if tape.captures]
+    assert fit.captures <= 2 and fit.repetitions >= updates * m_steps - 2 * WARM_UP
+    assert steps.count("critic") == 40 and steps.count("policy") == updates * m_steps
+    for seed in (3, 4):
+        plain, graphed = (
+            pd.read_parquet(tmp_path / kind / f"seed{seed}/train.parquet").drop(columns=[*CLOCKS])
+            for kind in ("plain", "graphs")
+        )
+        assert len(plain) == 4 and plain.equals(graphed)
+
+
+def _note_steps(optimizer: StackedOptimizer, kind: str, steps: list[str], tapes: Tapes) -> None:
+    """Notes each step, and that no tape is repeating when it is taken."""
+    step = optimizer.step
+
+    def noted() -> None:
+        assert not any(tape.running for own in tapes.values() for tape in own)
+        steps.append(kind)
+        step()
+
+    optimizer.step = noted  # type: ignore[method-assign]
 
 
 def transitions(count: int, episode: int) -> Iterator[torch.Tensor]:
@@ -331,6 +383,18 @@ def test_learning_and_acting_happen_on_the_device_alone(mode, elsewhere):
     agent._move_targets(0.5)
     with pytest.raises(RuntimeError, match="device|meta"):
         agent.update(dict(make_windows(agent.config.window).items()))
+
+
+def test_an_imported_optimizer_leaves_its_parts_on_the_device(elsewhere):
+    sizes = {"policy_layer_sizes": (32, 32), "critic_layer_sizes": (32, 32), "replay_size": 10}
+    config = Hyperparameters(**sizes, optimizer="mine", optimizer_definition=NADAM)
+    agent = MPOAgent(OBS, D, config, range(3), elsewhere)
+    agent._graphs = True
+    # Without a GPU nothing can be captured; the parts are called as they are.
+    agent._graphed = lambda function, generators=(): function
+    windows = {name: x.to(elsewhere) for name, x in make_windows(agent.config.window).items()}
+    metrics = agent.update(windows, 2)
+    assert len(metrics) > 10 and all(x.is_meta for x in metrics.values())
 
 
 @pytest.mark.parametrize("mode", [{}, {"use_retrace": True, "retrace_steps": 3}])

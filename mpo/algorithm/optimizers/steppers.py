@@ -65,14 +65,9 @@ class Stacked:
         self._make, self._built_in = make, built_in
         self.optimizer = make([self._parameter])
         """The optimizer."""
-        self._step: Callable[[], Any] = self._plain_step
+        self._step = _step_of(self.optimizer)
         if built_in:
-            # Torch's wrappers for the profiler and autograd cost as much as a small step.
-            step = partial(inspect.unwrap(type(self.optimizer).step), self.optimizer)
-            self._step = compiled(step, flat.device)
-
-    def _plain_step(self) -> None:
-        self.optimizer.step()
+            self._step = compiled(_bare_step(self.optimizer), flat.device)
 
     def step(self) -> None:
         """Takes one step; see `Stepper.step`."""
@@ -89,6 +84,7 @@ class Stacked:
         """Resets the state; see `StackedOptimizer.reset_`."""
         if not self._built_in:
             self.optimizer = self._make([self._parameter])
+            self._step = _step_of(self.optimizer)
             return
         for name, value in self.optimizer.state.get(self._parameter, {}).items():
             if isinstance(value, Tensor) and (what == "moments" or name == "step"):
@@ -149,7 +145,7 @@ class Layerwise:
                 own.copy_(layer)
                 # Some optimizers set the gradient to None.
                 own.grad = gradient.clone(memory_format=torch.contiguous_format)
-            optimizer.step()
+            _step_of(optimizer)()
             for own, layer in zip(*places[:2], strict=True):
                 layer.copy_(own)
 
@@ -165,6 +161,20 @@ class Layerwise:
         """Loads one state per learner; see `Stepper.load_state_dict`."""
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(copy.deepcopy(state))
+
+
+def _bare_step(optimizer: Optimizer) -> Callable[[], Any]:
+    """Returns the step without torch's wrappers, which cost as much as a small step."""
+    return partial(inspect.unwrap(type(optimizer).step), optimizer)
+
+
+def _step_of(optimizer: Optimizer) -> Callable[[], Any]:
+    """Returns an imported optimizer's step.
+
+    That of torch's own is taken bare, because the wrappers' first call imports torch's compiler.
+    """
+    own = type(optimizer).__module__.partition(".")[0] == "torch"
+    return _bare_step(optimizer) if own else optimizer.step
 
 
 def _layer(value: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ seeds, and compares bits.
 
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +41,8 @@ def check(arm: str, definition: Definition) -> None:
     for role, part in definition.parts.items():
         if not part.built_in:
             where = f"optimizers.{arm}" if role == "whole" else f"optimizers.{arm}.{role}"
-            _check(part, role, where)
+            with _one_thread():
+                _check(part, role, where)
 
 
 def stackable(part: Part, role: str) -> bool:
@@ -52,7 +54,8 @@ def stackable(part: Part, role: str) -> bool:
         part: an imported optimizer.
         role: `whole`, `matrices` or `rest`.
     """
-    return _stackable(canonical_json(part.model_dump()), role)
+    with _one_thread():
+        return _stackable(canonical_json(part.model_dump()), role)
 
 
 @functools.cache
@@ -107,6 +110,17 @@ def _check(part: Part, role: str, where: str) -> None:
             f"{place}: after its state was saved and loaded it steps otherwise, so no run could be "
             f"resumed, received {part.name!r}"
         )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The layers are small, so more threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Tried(NamedTuple):
