@@ -8,13 +8,13 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 
 from mpo.study.config import MAX_COUNT, Schedule
-from mpo.study.hyperparameters import OptimizerName, Training
-from mpo.study.plan import CORE_AXES, Study
+from mpo.study.optimizers import ARM, BUILT_IN
+from mpo.study.plan import CORE_AXES, DEFINITION, SETTABLE, Study
 from mpo.study.specs import ENVIRONMENT_ID
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +73,7 @@ def json_schema() -> dict[str, Any]:
     for node in keys.values():
         if "$ref" in node:
             node["description"] = _target(sections, node)["description"]
-    training = {key: _key("Training", key) for key in Training.model_fields}
+    training = {key: _key("Training", key) for key in SETTABLE}
     own = {key: ref for key, ref in training.items() if key not in CORE_AXES}
     timing = {key: _key("Schedule", key) for key in Schedule.model_fields}
     name = sections["Environment"]["properties"]["id"] | {"pattern": ENVIRONMENT_ID}
@@ -83,20 +83,46 @@ def json_schema() -> dict[str, Any]:
     sections["Environment"] = {"anyOf": [name, entry]}
     bundle = {"name": sections["Bundle"]["properties"]["name"], **own}
     sections["Bundle"] = _object(bundle) | {"required": ["name"]}
-    sections["Optimizer"] = _object(own)
+    _describe_optimizers(sections, own)
     keys["environments"]["uniqueItems"] = keys["seeds"]["uniqueItems"] = True
     parts: dict[str, Any] = {
         "axes": {axis: _values(sections["Training"]["properties"], axis) for axis in training},
-        "optimizers": {choice: {"$ref": "#/$defs/Optimizer"} for choice in get_args(OptimizerName)},
+        "optimizers": {choice: {"$ref": "#/$defs/Optimizer"} for choice in BUILT_IN},
     }
     for key, properties in parts.items():
         found = _object(properties) | {"default": {}}
+        if key == "optimizers":
+            found |= {"additionalProperties": {"$ref": "#/$defs/Arm"}}
+            found |= {"propertyNames": {"pattern": ARM}}
         keys[key] = found | {"description": keys[key]["description"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$comment": f"Made by `{COMMAND}` from the schema in mpo/study/; change it there.",
         "title": "A study, or settings to lay over one",
         **study,
+    }
+
+
+def _describe_optimizers(sections: dict[str, Any], own: Mapping[str, Any]) -> None:
+    """Adds what `optimizers` may say of a built-in and of any other arm.
+
+    Args:
+        sections: the schema's definitions; changed in place.
+        own: the keys of `training` that an optimizer can have values of its own for.
+    """
+    keys = sections["Training"]["properties"]
+    del keys[DEFINITION], sections["Definition"]  # written in `optimizers`, in another form
+    del keys["optimizer"]["type"], keys["optimizer"]["pattern"]
+    keys["optimizer"]["anyOf"] = [{"enum": [*BUILT_IN]}, {"type": "string", "pattern": ARM}]
+    part = {key: {"$ref": f"#/$defs/Part/properties/{key}"} for key in ("class", "settings")}
+    both = {key: {"$ref": "#/$defs/Part"} for key in ("matrices", "rest")}
+    sections["Part"]["required"] = ["class"]
+    sections["Optimizer"] = _object(own)
+    sections["Arm"] = {
+        "anyOf": [
+            _object({**part, **own}) | {"required": ["class"]},
+            _object({**both, **own}) | {"required": [*both]},
+        ]
     }
 
 

@@ -77,7 +77,7 @@ def check(env: str | EnvironmentSpec) -> None:
     Raises:
         ConfigError: the environment cannot be made, or fails in this step.
     """
-    with _stdout_to_stderr(), _same_directory():
+    with stdout_to_stderr(), _same_directory():
         made = make_env(env)
         try:
             made.reset(seed=0)
@@ -99,7 +99,7 @@ def _same_directory() -> Iterator[None]:
 
 
 @contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
+def stdout_to_stderr() -> Iterator[None]:
     """Also holds for what other languages print."""
     sys.stdout.flush()
     stdout = os.dup(1)

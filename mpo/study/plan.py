@@ -231,10 +231,8 @@ class Study(Section):
     @field_validator("optimizers")
     @classmethod
     def _optimizer_keys(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for arm, overrides in value.items():
-            definition(f"optimizers.{arm}", arm, overrides)
-            known = _OWN_KEYS if arm in BUILT_IN else (*ARM_KEYS, *_OWN_KEYS)
-            check_keys(overrides, known)
+        for overrides in value.values():
+            check_keys({k: v for k, v in overrides.items() if k not in ARM_KEYS}, _OWN_KEYS)
         return value
 
     @field_validator("bundles")
@@ -273,10 +271,11 @@ class Study(Section):
     def definitions(self) -> dict[str, Definition]:
         """What the optimizers of the study's arms are, of those that are no built-ins."""
         found = {
-            arm: definition(f"optimizers.{arm}", arm, self.optimizers.get(arm, {}))
-            for arm in self.axis_values["optimizer"]
+            arm: definition(f"optimizers.{arm}", arm, overrides)
+            for arm, overrides in self.optimizers.items()
         }
-        return {arm: what for arm, what in found.items() if what is not None}
+        used = self.axis_values["optimizer"]
+        return {arm: what for arm, what in found.items() if what is not None and arm in used}
 
     def _refuse_unknown_optimizers(self, place: str, names: Sequence[Any]) -> None:
         own = [arm for arm in self.optimizers if arm not in BUILT_IN]

@@ -11,8 +11,7 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from docs.config_reference import COMMAND, REFERENCE, SCHEMA, json_schema, reference
-from mpo.study.hyperparameters import Training
-from mpo.study.plan import Study
+from mpo.study.plan import SETTABLE, Study
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "config.yaml", *sorted((ROOT / "config").rglob("*.yaml"))]
@@ -43,7 +42,7 @@ def test_every_key_has_a_description():
         for key, node in section.get("properties", {}).items()
         if "/properties/" not in node.get("$ref", "")  # where it points, it is described
     }
-    expected = {f"Training.{key}" for key in Training.model_fields}
+    expected = {f"Training.{key}" for key in SETTABLE}
     expected |= {f".{key}" for key in Study.model_fields} | {"Execution.device", "axes.gamma"}
     assert expected <= set(found)
     assert [key for key, text in found.items() if not text] == []
@@ -88,7 +87,9 @@ def test_every_config_is_valid_and_names_the_schema(path):
         ("training.sgd_momentum", 1, "1 is greater than or equal to the maximum of 1"),
         ("training.target_polyak", 2, "2 is not valid under any of the given schemas"),
         ("training.batch_size", 1.5, "1.5 is not of type 'integer'"),
-        ("training.optimizer", "adm", "'adm' is not one of"),
+        ("training.optimizer", "a/b", "'a/b' is not valid under any"),
+        ("training.dual_optimizer", "adm", "'adm' is not one of"),
+        ("training.optimizer_definition", {"class": "a.B"}, "'optimizer_definition' was unexp"),
         ("training.policy_layer_sizes", [], r"\[\] should be non-empty"),
         ("training.policy_layer_sizes", [0], "0 is less than the minimum of 1"),
         ("axes.gama", [0.9], "'gama' was unexpected"),
@@ -97,7 +98,11 @@ def test_every_config_is_valid_and_names_the_schema(path):
         ("axes.gamma", [0.9, 2], "2 is greater than the maximum"),
         ("axes.gamma", [], r"\[\] should be non-empty"),
         ("axes.gamma", [0.9, 0.9], "non-unique"),
-        ("optimizers.sdg", {}, "'sdg' was unexpected"),
+        ("optimizers.sdg", {}, "not valid under any"),
+        ("optimizers.my/arm", {"class": "a.B"}, "'my/arm' does not match"),
+        ("optimizers.mine", {"class": "a.B", "lr": 1}, "not valid under any"),
+        ("optimizers.mine", {"matrices": {"class": "a.B"}}, "not valid under any"),
+        ("optimizers.adam", {"class": "a.B"}, "'class' was unexpected"),
         ("optimizers.sgd.lr", 1.0, "'lr' was unexpected"),
         ("optimizers.sgd.retrace", True, "'retrace' was unexpected"),
         ("optimizers.sgd.policy_lr", -1, "-1 is less than or equal to the minimum"),
@@ -133,6 +138,9 @@ def test_a_mistake_is_refused(key, value, message):
         {"axes": {"policy_layer_sizes": [[16], [32, 32]], "target_polyak": [None, 0.005]}},
         {"optimizers": {"lion": {"policy_lr": 1e-4}}},
         {"environments": [{"id": "A-v0", "kwargs": {"a": [1]}, "wrappers": ["m:W"], "gamma": 1}]},
+        {"optimizers": {"mine": {"class": "a.B", "settings": {"x": [1]}, "q_lr": 1e-4}}},
+        {"optimizers": {"two": {"matrices": {"class": "a.B"}, "rest": {"class": "adam"}}}},
+        {"axes": {"optimizer": ["adam", "mine"]}},
     ],
 )
 def test_an_overlay_leaves_keys_out(config):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mpo.algorithm.optimizers.imported import DEFINITION, make
 from mpo.algorithm.optimizers.layout import flat_gradient, flatten_
 from mpo.algorithm.optimizers.steppers import Layerwise, Stacked, Stepper
+from mpo.environments.envs import stdout_to_stderr
 from mpo.study.config import ConfigError, canonical_json
 from mpo.study.optimizers import Definition, Part
 
@@ -31,6 +32,8 @@ _SEEDS, _STEPS, _LR = 2, 12, 1e-3
 def check(arm: str, definition: Definition) -> None:
     """Checks that an arm's optimizer can be used: it steps, the same way twice, and resumes.
 
+    Whatever it prints goes to stderr: stdout belongs to the program that plans.
+
     Args:
         arm: the arm's name in `optimizers`.
         definition: what its optimizer is.
@@ -41,7 +44,7 @@ def check(arm: str, definition: Definition) -> None:
     for role, part in definition.parts.items():
         if not part.built_in:
             where = f"optimizers.{arm}" if role == "whole" else f"optimizers.{arm}.{role}"
-            with _one_thread():
+            with _one_thread(), stdout_to_stderr():
                 _check(part, role, where)
 
 
