@@ -226,6 +226,10 @@ def test_a_rules_command_can_be_pasted_and_gives_the_same_bits(finished):
             changed(axes={"optimizer": ["adam", "adm"]}),
             "axes.optimizer.*'rmsprop' or 'lion', received 'adm'",
         ),
+        (
+            changed(optimizers={"n": {"class": "torch.optim.Nadam"}}, axes={"optimizer": ["n"]}),
+            "optimizers.n.class: 'torch.optim' has no 'Nadam', received .* mean NAdam or",
+        ),
         (changed(environments=["Pendulum-v1; touch x"]), "received 'Pendulum-v1; touch x'"),
         (changed(training={"policy_lr": "fast"}), "training.policy_lr.*received 'fast'"),
     ],
