@@ -75,6 +75,18 @@ class Noting(Plain):
         super()._move(p, number, group)
 
 
+class Anchored(Plain):
+    """Steps towards the parameters that it was made with."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["anchor"] = p.detach().clone()
+
+    def _move(self, p, number, group):
+        p.lerp_(self.state[p]["anchor"], 0.5).sub_(group["lr"] * p.grad / p.grad.norm())
+
+
 class Raises(Plain):
     def _move(self, p, number, group):
         raise RuntimeError("no such kernel")
@@ -317,6 +329,20 @@ def test_an_optimizer_that_was_reset_steps_like_a_new_one(arm):
     used.step()
     new = stepped(arm, reached, gradients[2:3])
     torch.testing.assert_close(used.flat, new.flat, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("role", ["whole", "matrices"])
+def test_an_optimizer_that_is_made_anew_is_made_of_the_present_parameters(role):
+    """The parameters may have changed since the last step, when networks are reset."""
+    one = own("Anchored")
+    arm = one if role == "whole" else {"matrices": one, "rest": {"class": "adam"}}
+    start, gradients = start_and_gradients(RAGGED)
+    used = stepped(arm, start, gradients[:1])
+    used.flat.fill_(7.0)
+    used.reset_()
+    write(used.parameters, gradients[1])
+    used.step()
+    assert (used.flat - 7).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("arm", [NADAM, LAMB, MUON])

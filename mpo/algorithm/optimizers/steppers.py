@@ -75,14 +75,20 @@ class Stacked:
             self._step()
             return
         assert self._parameter.grad is not None
-        self._parameter.copy_(self._flat[:, self._columns])
+        self._follow()
         self._parameter.grad.copy_(self._gradient[:, self._columns])
         self._step()
         self._flat.index_copy_(1, self._columns, self._parameter.detach())
 
+    def _follow(self) -> None:
+        """Copies the parameters, if the optimizer has a copy of some."""
+        if self._columns is not None:
+            self._parameter.copy_(self._flat[:, self._columns])
+
     def reset_(self, what: str) -> None:
         """Resets the state; see `StackedOptimizer.reset_`."""
         if not self._built_in:
+            self._follow()
             self.optimizer = self._make([self._parameter])
             self._step = _step_of(self.optimizer)
             return
@@ -139,18 +145,25 @@ class Layerwise:
     @torch.no_grad()
     def step(self) -> None:
         """Takes one step; see `Stepper.step`."""
+        self._follow()
         for seed, optimizer in enumerate(self.optimizers):
-            places = (self._own[seed], self._layers[seed], self._gradients[seed])
-            for own, layer, gradient in zip(*places, strict=True):
-                own.copy_(layer)
-                # Some optimizers set the gradient to None.
+            for own, gradient in zip(self._own[seed], self._gradients[seed], strict=True):
+                # Not in place: some optimizers set the gradient to None.
                 own.grad = gradient.clone(memory_format=torch.contiguous_format)
             _step_of(optimizer)()
-            for own, layer in zip(*places[:2], strict=True):
+            for own, layer in zip(self._own[seed], self._layers[seed], strict=True):
                 layer.copy_(own)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Copies the layers, which may have changed between two steps."""
+        for all_own, layers in zip(self._own, self._layers, strict=True):
+            for own, layer in zip(all_own, layers, strict=True):
+                own.copy_(layer)
 
     def reset_(self, what: str) -> None:
         """Makes the optimizers anew; see `StackedOptimizer.reset_`."""
+        self._follow()
         self.optimizers = [self._make(own) for own in self._own]
 
     def state_dict(self, index: int) -> dict[str, Any]:
