@@ -59,8 +59,14 @@ An entry that is a mapping may have these keys, and any key of [schedule](#sched
 An entry has a name, and any keys of [training](#training) but `retrace` and `optimizer`, with their
 values in this bundle.
 """,
+    "optimizers": """\
+An entry may have any keys of [training](#training) but `retrace` and `optimizer`. One that is no
+built-in also has `class` and `settings`, or `matrices` and `rest`, which have these keys each:
+`matrices` is the optimizer of all weights, `rest` that of all other parameters.
+[Bring your own optimizer](../optimizers.md) has examples.
+""",
 }
-"""What stands above the keys of the entries of a list."""
+"""What stands above the keys of an entry."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -117,6 +123,7 @@ def _describe_optimizers(sections: dict[str, Any], own: Mapping[str, Any]) -> No
     part = {key: {"$ref": f"#/$defs/Part/properties/{key}"} for key in ("class", "settings")}
     both = {key: {"$ref": "#/$defs/Part"} for key in ("matrices", "rest")}
     sections["Part"]["required"] = ["class"]
+    sections["Part"]["properties"]["settings"]["default"] = {}
     sections["Optimizer"] = _object(own)
     sections["Arm"] = {
         "anyOf": [
@@ -174,7 +181,7 @@ def reference(schema: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     parts = [_INTRODUCTION, "## The study\n", _table(keys, config)]
     for key, node in keys.items():
         if key in _ENTRIES:
-            item = _target(schema["$defs"], node["items"])
+            item = _target(schema["$defs"], node.get("items", {"$ref": "#/$defs/Part"}))
             entry = item.get("anyOf", [item])[-1]["properties"]
             table = _table({name: part for name, part in entry.items() if "$ref" not in part}, {})
             parts += [f"## {key}\n", _ENTRIES[key], table]

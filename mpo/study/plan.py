@@ -94,8 +94,7 @@ class Bundle(Section):
     def _known_keys(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        own = [key for key in Training.model_fields if key not in CORE_AXES]
-        check_keys(data, ["name", *own])
+        check_keys(data, ["name", *_OWN_KEYS])
         overrides = {key: value for key, value in data.items() if key != "name"}
         return {key: data[key] for key in ("name",) if key in data} | {"overrides": overrides}
 

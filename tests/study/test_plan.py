@@ -275,7 +275,11 @@ def test_a_spec_of_another_version_is_refused():
             "training: optimizer_definition cannot be set here, `optimizers` says it; received",
         ),
         ("axes.optimizer_definition", [None], "axes: unknown key 'optimizer_definition'"),
-        ("bundles", {"a": {"optimizer_definition": None}}, "bundles: unknown key 'optimizer_d"),
+        (
+            "bundles",
+            [{"name": "a", "optimizer_definition": None}],
+            "bundles.0: unknown key 'optimizer_d",
+        ),
         (
             "environments",
             [{"id": "A-v0", "optimizer_definition": None}],
