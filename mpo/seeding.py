@@ -36,6 +36,14 @@ def torch_generator(
     return torch.Generator(device=device).manual_seed(state >> 1)
 
 
+def value_generator(eval_seed: int) -> np.random.Generator:
+    """Returns the generator of the actions sampled for a value after an evaluation episode.
+
+    It is independent of the policy's noise in the episode, `numpy.random.default_rng(eval_seed)`.
+    """
+    return np.random.default_rng(np.random.SeedSequence(eval_seed, spawn_key=(0,)))
+
+
 def episode_seed(seed: int, episode: int) -> int:
     """Returns the reset seed of a run's n-th training episode (from 0), below 2**31."""
     return int(_sequence(seed, "reset", episode).generate_state(1)[0]) >> 1

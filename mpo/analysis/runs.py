@@ -1,6 +1,7 @@
 """Reads the files of one finished run for the tables, and names everything wrong with them."""
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ CLOCKS = ("wall_s", "cpu_s")
 
 _COUNTS = ("env_steps", "updates", "episodes")
 _COSTS = ("wall_s", "eval_s", "cpu_s", "max_rss_mb", "stacked")
+_CRITIC = ("q_bias", "q_spread", "q_return", "q_states", "q_bootstrap")
 _PROVENANCE = (
     *("git_sha", "git_dirty", "algorithm_version"),
     *("device", "device_name", "threads", "host", "cpu", "blas", "python"),
@@ -35,7 +37,7 @@ class RunFiles(NamedTuple):
     """What the tables need of a run."""
 
     facts: dict[str, Any]
-    """Status, error, counts, costs and provenance: columns of the table `runs`."""
+    """Status, error, counts, costs, the critic's error and provenance: columns of `runs`."""
     evals: pa.Table
     """One row per evaluation episode."""
     train: pa.Table
@@ -110,6 +112,8 @@ def _facts(
         **{name: record[name] for name in _COUNTS},
         "updates_per_s": record["updates"] / clocks["wall_s"],
         **{name: costs[name] for name in _COSTS},
+        # Missing where an older version trained or evaluated the run, or a value is not finite.
+        **{name: float(evaluation.get(name, math.nan)) for name in _CRITIC},
         **{name: provenance[name] for name in _PROVENANCE},
         # Older runs did not record this.
         "compiled": provenance.get("compiled"),

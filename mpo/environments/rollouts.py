@@ -21,6 +21,23 @@ Act = Callable[[np.ndarray], np.ndarray]
 """A policy: observations [E, O] to canonical actions [E, D], one row per episode."""
 
 
+class Step(NamedTuple):
+    """One step of E episodes side by side, for a recording of them."""
+
+    obs: np.ndarray
+    """Observations before the step, [E, O]."""
+    actions: np.ndarray
+    """Canonical actions, clipped, [E, D]."""
+    rewards: np.ndarray
+    """[E]."""
+    next_obs: np.ndarray
+    """Observations after the step, before any reset, [E, O]."""
+    terminated: np.ndarray
+    """Whether the step terminated the episode, [E]."""
+    running: np.ndarray
+    """Whether the episode was still running before the step, [E]; else the row means nothing."""
+
+
 class Episodes(NamedTuple):
     """Finished episodes; each field is [E]."""
 
@@ -101,7 +118,11 @@ def vector_env(env: str | EnvironmentSpec, count: int) -> SideBySide:
 
 
 def rollouts(
-    envs: gym.vector.VectorEnv, act: Act, seeds: Sequence[int], max_steps: float = math.inf
+    envs: gym.vector.VectorEnv,
+    act: Act,
+    seeds: Sequence[int],
+    max_steps: float = math.inf,
+    recording: list[Step] | None = None,
 ) -> Episodes:
     """Plays one episode in each environment, all in parallel.
 
@@ -110,6 +131,7 @@ def rollouts(
         act: the policy; its actions for finished episodes are ignored.
         seeds: reset seeds, [E].
         max_steps: environment steps after which an episode is cut off.
+        recording: gets every step, if given.
 
     Returns:
         The episodes, in the order of the seeds.
@@ -120,7 +142,10 @@ def rollouts(
     step = 0
     while running.any() and step < max_steps:
         step += 1
-        obs, rewards, terminated, truncated, _ = envs.step(act(obs))
+        before, actions = obs, act(obs)
+        obs, rewards, terminated, truncated, _ = envs.step(actions)
+        if recording is not None:
+            recording.append(Step(before, actions, rewards, obs, terminated, running.copy()))
         returns += np.where(running, rewards, 0.0)
         lengths += running
         ended |= running & terminated

@@ -71,6 +71,8 @@ def evaluate(args: Namespace) -> None:
         import torch
 
         from mpo.environments import fingerprint
+        from mpo.environments.rollouts import Step
+        from mpo.jobs import q_bias
         from mpo.jobs.evaluate import evaluate as roll_out
         from mpo.training import artifacts
 
@@ -84,13 +86,17 @@ def evaluate(args: Namespace) -> None:
         fingerprint.refuse_change(run.get("environment"), environment, what, remedy)
         path = checksums.intact(directory / files.POLICIES, run)
         policies = artifacts.read_policies(path)
-        rows = roll_out(spec, policies, config, args.run.total_steps, args.run.run_id)
+        critic = artifacts.read_critic(path)
+        steps: list[list[Step]] | None = None if critic is None else []
+        rows = roll_out(spec, policies, config, args.run.total_steps, args.run.run_id, steps)
+        error = q_bias.measure(spec.training, policies[-1][1], critic, steps or ())
         artifacts.write_rows(directory / files.EVALUATIONS, rows)
         record = {
             "eval_s": time.perf_counter() - start,
             "spec": config.model_dump(mode="json"),
             "policies": checksums.expected(path, run),
             "environment": environment,
+            **(error._asdict() if error else {}),
         }
         record = checksums.sealed(record, [directory / files.EVALUATIONS])
         artifacts.write_json(directory / files.EVALUATION_COST, record)

@@ -18,9 +18,18 @@ from mpo.algorithm.layers import Normalizer
 from mpo.algorithm.networks import GaussianPolicy
 from mpo.environments.envs import dimensions
 from mpo.environments.guard import EnvironmentFailed
-from mpo.environments.rollouts import MAX_PARALLEL, Act, Episodes, SideBySide, rollouts, vector_env
+from mpo.environments.rollouts import (
+    MAX_PARALLEL,
+    Act,
+    Episodes,
+    SideBySide,
+    Step,
+    rollouts,
+    vector_env,
+)
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
 from mpo.study.config import Evaluation
+from mpo.study.hyperparameters import Training
 from mpo.study.specs import EnvironmentSpec, RunSpec
 from mpo.training.progress import format_metrics, progress
 
@@ -60,6 +69,7 @@ def evaluate(
     config: Evaluation,
     total_steps: int,
     name: str | None = None,
+    recordings: list[list[Step]] | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluates a run's snapshots.
 
@@ -71,6 +81,8 @@ def evaluate(
         config: numbers of episodes, and their maximum length.
         total_steps: the run's budget, in environment steps.
         name: label of the progress bar; environment and seed if not given.
+        recordings: gets all steps of the final evaluation's episodes with sampled actions, if
+            given; one list per group of at most `MAX_PARALLEL` episodes.
 
     Returns:
         One row per episode: env_step, phase (online, final), policy (mode, sample), episode,
@@ -86,7 +98,10 @@ def evaluate(
     rows = []
     for step, state, phase, policy, seeds in plan:
         act = partial(actor, spec, state, policy == "sample")
-        played = _play(spec.environment, seeds, act, config.max_episode_steps, total_steps)
+        recorded = recordings if policy == "sample" else None
+        played = _play(
+            spec.environment, seeds, act, config.max_episode_steps, total_steps, recorded
+        )
         for i, seed in enumerate(seeds):
             rows.append(
                 {
@@ -115,6 +130,7 @@ def _play(
     actor: Callable[[gym.vector.VectorEnv, Sequence[int]], Act],
     max_episode_steps: int | None,
     budget: int,
+    recordings: list[list[Step]] | None = None,
 ) -> Episodes:
     """Plays one episode per seed, a group at a time; `actor` makes the policy of a group."""
     name = env if isinstance(env, str) else env.name
@@ -122,7 +138,10 @@ def _play(
     parts = []
     for group in groups:
         envs = vector_env(env, len(group))
-        parts.append(play(name, envs, actor(envs, group), group, max_episode_steps, budget))
+        steps: list[Step] | None = None if recordings is None else []
+        parts.append(play(name, envs, actor(envs, group), group, max_episode_steps, budget, steps))
+        if recordings is not None and steps is not None:
+            recordings.append(steps)
         envs.close()
     return Episodes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
@@ -134,6 +153,7 @@ def play(
     seeds: Sequence[int],
     max_episode_steps: int | None,
     budget: int,
+    recording: list[Step] | None = None,
 ) -> Episodes:
     """Plays one episode in each environment, see `rollouts`.
 
@@ -144,6 +164,7 @@ def play(
         seeds: reset seeds, [E].
         max_episode_steps: steps after which an episode is cut off.
         budget: environment steps of the training.
+        recording: see `rollouts`.
 
     Raises:
         EnvironmentFailed: without `max_episode_steps`, an episode has not ended after `budget`
@@ -151,7 +172,7 @@ def play(
             may be shorter than an episode. Environments with a known time limit are left alone.
     """
     longest = math.inf if envs.time_limit else max(budget, _SURELY_OVER)
-    played = rollouts(envs, act, seeds, max_episode_steps or longest)
+    played = rollouts(envs, act, seeds, max_episode_steps or longest, recording)
     if max_episode_steps is None and played.running.any():
         raise EnvironmentFailed(
             f"environment {name!r}: an episode has not ended after {longest} steps, and the "
@@ -182,10 +203,7 @@ def actor(
         A function from observations [E, O] to canonical actions [E, D].
     """
     obs_dim, action_dim = dimensions(envs.single_observation_space, envs.single_action_space)
-    widths, scale = spec.training.policy_layer_sizes, spec.training.policy_init_scale
-    normalizer = Normalizer(1, obs_dim) if spec.training.normalize_observations else None
-    network = GaussianPolicy(obs_dim, action_dim, widths, scale, [torch.Generator()], normalizer)
-    network.load_state_dict(state)
+    network = load_policy(spec.training, state, obs_dim, action_dim)
     streams = [np.random.default_rng(seed) for seed in seeds] if sampled else []
 
     @torch.no_grad()
@@ -197,3 +215,27 @@ def actor(
         return mean.clip(-1, 1)
 
     return act
+
+
+def load_policy(
+    training: Training, state: dict[str, torch.Tensor], obs_dim: int, action_dim: int
+) -> GaussianPolicy:
+    """Makes the policy of a snapshot, with its normalisation of observations.
+
+    Args:
+        training: the run's hyperparameters.
+        state: state dict of a one-seed `GaussianPolicy`.
+        obs_dim: O.
+        action_dim: D.
+    """
+    network = GaussianPolicy(
+        obs_dim,
+        action_dim,
+        training.policy_layer_sizes,
+        training.policy_init_scale,
+        [torch.Generator()],
+        Normalizer(1, obs_dim) if training.normalize_observations else None,
+        training.layer_norm == "all",
+    )
+    network.load_state_dict(state)
+    return network

@@ -26,11 +26,25 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def write_policies(path: Path, steps: Sequence[int], policies: Sequence[Mapping[str, Any]]) -> None:
-    """Writes K policy snapshots: `steps` [K] and each parameter, stacked to [K, 1, ...]."""
+def write_policies(
+    path: Path,
+    steps: Sequence[int],
+    policies: Sequence[Mapping[str, Any]],
+    critic: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes K policy snapshots and the critic of the last one.
+
+    Args:
+        path: the file.
+        steps: environment steps, [K].
+        policies: state dict of a one-seed `GaussianPolicy` for each, stacked in the file to
+            [K, 1, ...].
+        critic: state dict of the one-seed critic that was trained with the last policy.
+    """
     stacked = {name: torch.stack([p[name] for p in policies]) for name in policies[0]}
+    content = {"steps": torch.tensor(steps), "policy": stacked}
     with replacing(path) as temporary:
-        torch.save({"steps": torch.tensor(steps), "policy": stacked}, temporary)
+        torch.save(content if critic is None else {**content, "critic": dict(critic)}, temporary)
 
 
 def read_policies(path: Path) -> list[tuple[int, dict[str, torch.Tensor]]]:
@@ -52,3 +66,17 @@ def read_policies(path: Path) -> list[tuple[int, dict[str, torch.Tensor]]]:
         if not found:
             raise ValueError("no snapshots")
     return found
+
+
+def read_critic(path: Path) -> dict[str, torch.Tensor] | None:
+    """Reads the critic beside the last policy snapshot, without running pickled code.
+
+    Returns:
+        The state dict of a one-seed critic, see `make_critic`; None in a file of an older version.
+
+    Raises:
+        Damaged: the file cannot be read, or holds something else.
+    """
+    with reading(path):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return None if "critic" not in content else dict(content["critic"])

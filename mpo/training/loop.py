@@ -67,7 +67,7 @@ def train(
         if recorder.logged != stack.env_steps:
             _log(stack, recorder)
         if stack.env_steps % spec.snapshot_interval:
-            recorder.snapshot(stack.env_steps, stack.agent.policy)
+            recorder.snapshot(stack.env_steps, stack.agent.policy, stack.agent.critic)
         _write(stack, out_dirs, recorder, spec, total_steps)
         if not keep_resume_state:
             session.delete()
@@ -87,13 +87,13 @@ def advance(
         stack: the seeds to train.
         until: environment step to stop at.
         spec: everything that shapes the training.
-        recorder: receives metrics and policy snapshots.
+        recorder: receives metrics and snapshots.
         session: saves checkpoints and handles stop signals between steps.
         diverged_too: go on to `until` even if every seed has diverged.
     """
     training = spec.training
     if not recorder.of[0].snapshots:
-        recorder.snapshot(stack.env_steps, stack.agent.policy)
+        recorder.snapshot(stack.env_steps, stack.agent.policy, stack.agent.critic)
     bar = progress(_label(stack), until, min(stack.env_steps, until))
     while stack.env_steps < until and (diverged_too or not recorder.all_diverged):
         if stack.env_steps in training.network_resets:
@@ -115,7 +115,7 @@ def advance(
         elif ended := recorder.open_divergences:
             _log(stack, recorder, indices=ended)
         if stack.env_steps % spec.snapshot_interval == 0:
-            recorder.snapshot(stack.env_steps, stack.agent.policy)
+            recorder.snapshot(stack.env_steps, stack.agent.policy, stack.agent.critic)
         bar.update()
         session.tick()
     bar.close()

@@ -1,4 +1,4 @@
-"""Collects metrics and policy snapshots; the host waits for the GPU once a logging interval."""
+"""Collects metrics and snapshots; the host waits for the GPU once a logging interval."""
 
 import math
 import resource
@@ -28,8 +28,18 @@ class Divergence(NamedTuple):
     """Description of the value."""
 
 
+class Snapshot(NamedTuple):
+    """One seed's networks at an environment step."""
+
+    env_step: int
+    policy: dict[str, Tensor]
+    """State dict of the policy, [1, ...] each."""
+    critic: dict[str, Tensor] | None = None
+    """That of the online critic; None in journals of before it was kept."""
+
+
 class SeedRecord:
-    """One seed's metrics, policy snapshots and clocks."""
+    """One seed's metrics, snapshots and clocks."""
 
     def __init__(self, stack: int) -> None:
         """Starts the clocks of a seed; `stack` is the number of seeds in the process."""
@@ -41,8 +51,8 @@ class SeedRecord:
         """If set, recording ends with the logging interval of the divergence."""
         self.rows: list[dict[str, Any]] = []
         """Metrics, one row per logging interval."""
-        self.snapshots: list[tuple[int, dict[str, Tensor]]] = []
-        """(environment step, policy parameters [1, ...]) pairs."""
+        self.snapshots: list[Snapshot] = []
+        """Policy and critic, oldest first."""
         self._stack = stack
         self._wall_start, self._cpu_start = time.perf_counter(), time.process_time()
         self._before = 0.0, 0.0
@@ -68,7 +78,11 @@ class SeedRecord:
     def take_new(self) -> dict[str, Any] | None:
         """Returns rows and snapshots since the last call, or None; see `load_state_dict`."""
         rows, snapshots = self._taken
-        new = {"rows": self.rows[rows:], "snapshots": self.snapshots[snapshots:]}
+        # Checkpoints hold plain data only.
+        new = {
+            "rows": self.rows[rows:],
+            "snapshots": [tuple(s) for s in self.snapshots[snapshots:]],
+        }
         self._mark_taken()
         return new if any(new.values()) else None
 
@@ -91,11 +105,11 @@ class SeedRecord:
         self._before = state["wall_s"], state["wall_s"] / state["stacked"]
         self._max_rss_mb = state["max_rss_mb"]
         self.rows = [row for piece in pieces for row in piece["rows"]]
-        self.snapshots = [snapshot for piece in pieces for snapshot in piece["snapshots"]]
+        self.snapshots = [Snapshot(*saved) for piece in pieces for saved in piece["snapshots"]]
         self._mark_taken()
 
     def write(self, total_steps: int, directory: Path) -> dict[str, Any]:
-        """Writes the metrics and snapshots up to environment step `total_steps`.
+        """Writes the metrics and policies up to environment step `total_steps`, and the last critic.
 
         Returns:
             The entries for run.json: status, error, counts and costs.
@@ -108,13 +122,11 @@ class SeedRecord:
         found = self.diverged
         if found and found.env_step > total_steps:
             found = None
-        kept = [
-            (step, policy)
-            for step, policy in self.snapshots
-            # Keep the snapshot of step 0 in any case: it was taken before any update.
-            if step <= total_steps and (found is None or step < max(found.env_step, 1))
-        ]
-        write_policies(directory / POLICIES, [step for step, _ in kept], [p for _, p in kept])
+        # Keep the snapshot of step 0 in any case: it was taken before any update.
+        end = total_steps if found is None else min(total_steps, max(found.env_step - 1, 0))
+        kept = [snapshot for snapshot in self.snapshots if snapshot.env_step <= end]
+        steps, policies, critics = zip(*kept, strict=True)
+        write_policies(directory / POLICIES, steps, policies, critics[-1])
         return {
             "status": "diverged" if found else "ok",
             "error": f"{found.term} at step {found.env_step}" if found else None,
@@ -143,7 +155,7 @@ class SeedRecord:
 
 
 class Recorder:
-    """Averages metrics over logging intervals and keeps policy snapshots, for S stacked seeds."""
+    """Averages metrics over logging intervals and keeps snapshots, for S stacked seeds."""
 
     def __init__(self, seeds: int) -> None:
         """Starts the clocks; `seeds` is S."""
@@ -235,13 +247,22 @@ class Recorder:
         if len(episodes) == len(self.of):
             self._sums = {}
 
-    def snapshot(self, env_step: int, policy: torch.nn.Module) -> None:
-        """Stores a copy of each seed's policy; a diverged seed gets only its first snapshot."""
-        state = {name: value.detach().cpu() for name, value in policy.state_dict().items()}
+    def snapshot(self, env_step: int, policy: torch.nn.Module, critic: torch.nn.Module) -> None:
+        """Stores a copy of each seed's networks; a diverged seed gets only its first snapshot.
+
+        Every snapshot has a critic, because it is the last one of a shorter budget.
+        """
+        states = [
+            {name: value.detach().cpu() for name, value in network.state_dict().items()}
+            for network in (policy, critic)
+        ]
         for i, record in enumerate(self.of):
             if record.diverged is None or not record.snapshots:
-                own = {name: value[i : i + 1].clone() for name, value in state.items()}
-                record.snapshots.append((env_step, own))
+                own = [
+                    {name: value[i : i + 1].clone() for name, value in state.items()}
+                    for state in states
+                ]
+                record.snapshots.append(Snapshot(env_step, *own))
 
     def state_dict(self, index: int) -> dict[str, Any]:
         """One seed's state without rows and snapshots; does not depend on the stack."""
