@@ -218,7 +218,9 @@ def write_run(
     }
     (directory / "run.json").write_text(json.dumps(record))
     (directory / "policies.pt").touch()
-    (directory / "evals.json").write_text(json.dumps({"eval_s": 12.5}))
+    error = {"q_bias": rng.normal(5.0, 2.0), "q_spread": 4.0, "q_return": 90.0}
+    error |= {"q_states": 800, "q_bootstrap": 0.43}
+    (directory / "evals.json").write_text(json.dumps({"eval_s": 12.5, **error}))
 
 
 def lose(study: Study, root: Path, indices: Iterable[int]) -> Study:

@@ -66,6 +66,7 @@ class Episode(NamedTuple):
     """Whether it terminated rather than reaching a time limit."""
 
 
+@np.errstate(invalid="ignore")
 def measure(
     training: Training,
     policy: dict[str, torch.Tensor],

@@ -78,11 +78,8 @@ class SeedRecord:
     def take_new(self) -> dict[str, Any] | None:
         """Returns rows and snapshots since the last call, or None; see `load_state_dict`."""
         rows, snapshots = self._taken
-        # Checkpoints hold plain data only.
-        new = {
-            "rows": self.rows[rows:],
-            "snapshots": [tuple(s) for s in self.snapshots[snapshots:]],
-        }
+        plain = [tuple(snapshot) for snapshot in self.snapshots[snapshots:]]
+        new = {"rows": self.rows[rows:], "snapshots": plain}
         self._mark_taken()
         return new if any(new.values()) else None
 
@@ -109,7 +106,7 @@ class SeedRecord:
         self._mark_taken()
 
     def write(self, total_steps: int, directory: Path) -> dict[str, Any]:
-        """Writes the metrics and policies up to environment step `total_steps`, and the last critic.
+        """Writes the metrics and snapshots up to environment step `total_steps`.
 
         Returns:
             The entries for run.json: status, error, counts and costs.

@@ -68,6 +68,20 @@ def test_a_column_that_a_run_lacks_is_empty(study, tmp_path):
     assert train.loc[~on, "trace_coefficient"].isna().all()
 
 
+def test_the_critics_error_is_a_column_and_missing_where_no_critic_was_kept(study, tmp_path):
+    for run in study.runs[:2]:
+        (tmp_path / run.directory / "evals.json").write_text(json.dumps({"eval_s": 12.5}))
+    names = ["q_bias", "q_spread", "q_return", "q_states", "q_bootstrap"]
+    runs = tables.collect(study, tmp_path)["runs"]
+    assert {*runs[names].dtypes} == {np.dtype(float)}
+    assert runs.loc[:1, names].isna().all(axis=None) and runs.loc[2:, names].notna().all(axis=None)
+    record = json.loads((tmp_path / study.runs[2].directory / "evals.json").read_text())
+    assert runs.loc[2, names].to_dict() == {name: record[name] for name in names}
+    tables.write({"runs": runs}, tmp_path / "tables")
+    assert pd.read_csv(tmp_path / "tables/runs.csv")[names].isna().all(axis=1).sum() == 2
+    assert {*names} < tables.UNITS.keys()
+
+
 def test_missing_runs_are_refused_by_name(study, tmp_path):
     for run in study.runs[:12]:
         (tmp_path / run.directory / "evals.parquet").unlink()

@@ -64,7 +64,9 @@ def test_it_loads_nothing_from_a_network(site):
 def test_the_gallery_has_every_figure_in_order():
     gallery = pages()["docs/gallery.md"]
     assert re.findall(r"^## (.*)$", gallery, re.M) == list(FIGURES)
-    for name in FIGURES:
+    drawn = {path.stem for path in (ROOT / "results/reference/default/figures").glob("*.png")}
+    assert drawn <= set(FIGURES)
+    for name in drawn:  # a figure that is newer than the kept study has no picture
         assert f"(../results/reference/default/figures/{name}.png)" in gallery
 
 

@@ -13,6 +13,7 @@ from mpo.report.figures import (
     learning_curves,
     planned_runs,
     profiles,
+    q_bias,
     sample_efficiency,
     style,
 )
@@ -46,6 +47,7 @@ CAPTIONS = {
     ),
     "planned_runs": ("Status of the 24 planned runs, each a cell: 24 ok.",),
     "diagnostics": ("n = 3 seeds (exploratory); their mean (line) and their range (band).",),
+    "q_bias": (*T_OF_THREE, "is on average 43 %."),
     "costs": ("n = 3 seeds (exploratory), each a dot; their mean (outlined mark).",),
 }
 ALONE = {
@@ -58,6 +60,7 @@ ALONE = {
     "sample_efficiency": "at least 1 run per arm, exploratory",
     "planned_runs": "Status of the 1 planned run, each a cell: 1 ok.",
     "diagnostics": "one seed (exploratory, no interval). ",
+    "q_bias": "one seed (exploratory, no interval), each a dot. ",
     "costs": "one seed (exploratory, no interval), each a dot. ",
 }
 """Part of the caption for a study of one arm, one environment and one seed."""
@@ -73,6 +76,7 @@ WITH_GAPS = {
     "sample_efficiency": "over 1 environment (at least 3 runs per arm",
     "planned_runs": "20 ok, 16 failed. ",
     "diagnostics": "n = 0 to 3 seeds",
+    "q_bias": "n = 0 to 3 seeds",
     "costs": "n = 0 to 3 seeds",
 }
 """Part of the caption for a study with missing runs."""
@@ -531,6 +535,39 @@ def test_many_arms_have_no_bands_in_the_diagnostics(made):
     assert [len(curves_of(axes)) for axes in figure.axes] == [12, 12, 12, 12, 12, 6]
     assert not any(axes.collections for axes in figure.axes)
     assert "band" not in diagnostics.caption(study, folder)
+
+
+def test_q_bias_shows_every_seed_the_mean_its_interval_and_zero(made):
+    study, folder = made()
+    own = np.where(np.arange(24) < 12, 4.0 + np.arange(24) % 3, -2.0)  # 4, 5, 6 in each arm; -2
+    change(folder, "runs", q_bias=own)
+    figure = q_bias.draw(study, folder)
+    first, second = figure.axes
+    for axes, mean in ((first, 5.0), (second, -2.0)):
+        dots = np.concatenate([c.get_offsets() for c in axes.collections if len(c.get_offsets())])
+        assert len(dots) == 12 and dots[:, 0].mean() == pytest.approx(mean)
+        assert [line.get_xdata()[0] for line in axes.lines if line.get_zorder() == 3] == [mean] * 4
+        low, high = axes.get_xlim()
+        assert low < 0 < high  # the line that tells over- from underestimation
+        assert any(list(line.get_xdata()) == [0, 0] for line in axes.lines)
+    ends = [list(line.get_xdata()) for line in first.lines if line.get_zorder() == 1]
+    half = 4.302653 / 3**0.5  # t(0.975, 2) s / sqrt(n), with s = 1
+    assert ends[0] == pytest.approx([5 - half, 5 + half])
+
+
+def test_runs_without_a_critic_have_no_q_bias(made):
+    study, folder = made()
+    lone = np.where(np.arange(24) < 23, np.nan, 1.5)
+    change(folder, "runs", q_bias=lone)
+    empty, other = q_bias.draw(study, folder).axes
+    assert "no critic" in [text.get_text() for text in empty.texts]
+    assert [c.get_offsets()[0, 0] for c in other.collections if len(c.get_offsets())] == [1.5]
+    assert "one seed" in q_bias.caption(study, folder)
+    older = tables.read(folder, "runs").drop(columns=["q_bias", "q_bootstrap"])
+    tables.write({"runs": older}, folder)
+    words = "Bias of Q: no run has been evaluated together with its critic."
+    assert q_bias.draw(study, folder).texts[0].get_text() == words
+    assert q_bias.caption(study, folder) == words
 
 
 COSTS = {

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mpo.training import checkpoint
-from mpo.training.artifacts import read_policies
+from mpo.training.artifacts import read_critic, read_policies
 from tests import processes
 from tests.requirements import need
 
@@ -325,3 +325,23 @@ def test_a_journal_without_transitions_is_damage(tmp_path, caplog):
     processes.train_here(tmp_path / "b", spec, 200, resume=tmp_path / "resume")
     assert f"skipping {path.name}" in caplog.text
     assert processes.bits(tmp_path / "b") == processes.bits(tmp_path / "a")
+
+
+def test_a_journal_from_before_critics_were_kept_is_extended(tmp_path):
+    spec, resume = CASES["td"], tmp_path / "resume"
+    processes.train_here(tmp_path / "a", spec, 200, resume=resume)
+    path = resume / "checkpoint-000000000200.pt"
+    content = checkpoint._read(path)
+    for entry in content["pieces"]:
+        if entry["kind"] == "records":
+            piece = checkpoint._read(resume / entry["file"])
+            piece["snapshots"] = [(step, policy) for step, policy, _ in piece["snapshots"]]
+            entry["sha256"] = checkpoint._write(resume / entry["file"], piece)
+    checkpoint._write(path, content)
+    for steps in (300, 200):
+        processes.train_here(tmp_path / f"one{steps}", spec, steps, resume=resume)
+    processes.train_here(tmp_path / "calm", spec, 300)
+    assert processes.bits(tmp_path / "one300") == processes.bits(tmp_path / "calm")
+    assert read_critic(tmp_path / "one200/policies.pt") is None
+    old, new = (read_policies(tmp_path / name / "policies.pt") for name in ("one200", "a"))
+    assert [step for step, _ in old] == [step for step, _ in new] == [0, 100, 200]

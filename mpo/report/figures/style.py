@@ -109,10 +109,10 @@ def text_width(texts: Iterable[str]) -> float:
     return 0.06 * max(map(len, texts))
 
 
-def mark_empty(axes: Axes) -> None:
-    """Writes into a panel that its environment has no finished run."""
+def mark_empty(axes: Axes, reason: str = "no finished run") -> None:
+    """Writes into a panel why it is empty."""
     axes.set_xticks([])
-    axes.text(0.5, 0.5, "no finished run", ha="center", va="center", transform=axes.transAxes)
+    axes.text(0.5, 0.5, reason, ha="center", va="center", transform=axes.transAxes)
 
 
 def interval(
