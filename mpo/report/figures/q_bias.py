@@ -11,6 +11,7 @@ from mpo.analysis.tables import read
 from mpo.report.figures import seeds, style
 from mpo.study.plan import Study
 
+_LABEL = "Bias of Q (discounted return)"
 _NOTHING = "no run has been evaluated together with its critic."
 
 
@@ -19,7 +20,7 @@ def draw(study: Study, tables: Path) -> Figure:
     values = _values(tables)
     if values.empty:
         return style.nothing(f"Bias of Q: {_NOTHING}")
-    figure = seeds.draw(study, values, _biases(study, values), "Bias of Q", "no critic")
+    figure = seeds.draw(study, values, _biases(study, values), _LABEL, "no critic")
     for axes in figure.axes:
         axes.axvline(0, color="0.4", linewidth=0.8, zorder=0)
     return figure
