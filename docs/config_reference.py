@@ -62,7 +62,7 @@ values in this bundle.
     "optimizers": """\
 An entry may have any keys of [training](#training) but `retrace` and `optimizer`. One that is no
 built-in also has `class` and `settings`, or `matrices` and `rest`, which have these keys each:
-`matrices` is the optimizer of all weights, `rest` that of all other parameters.
+`matrices` is the optimizer of the weights, `rest` that of all other parameters.
 [Bring your own optimizer](../optimizers.md) has examples.
 """,
 }
