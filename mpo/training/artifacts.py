@@ -44,7 +44,13 @@ def write_policies(
     stacked = {name: torch.stack([p[name] for p in policies]) for name in policies[0]}
     content = {"steps": torch.tensor(steps), "policy": stacked}
     with replacing(path) as temporary:
-        torch.save(content if critic is None else {**content, "critic": dict(critic)}, temporary)
+        if critic is not None:
+            # `contiguous` would keep the stride of the seed axis, and so the size of the stack.
+            content["critic"] = {
+                name: value.clone(memory_format=torch.contiguous_format)
+                for name, value in critic.items()
+            }
+        torch.save(content, temporary)
 
 
 def read_policies(path: Path) -> list[tuple[int, dict[str, torch.Tensor]]]:
