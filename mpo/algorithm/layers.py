@@ -27,8 +27,8 @@ Backward = Callable[[Tensor], Tensor]
 
 _NORM_EPSILON = 1e-5
 """LayerNorm's epsilon, as in torch."""
-_MOST_STDDEVS = 3.0
-"""Normalised observations stay between plus and minus this."""
+_MOST_STDDEVS = 10.0
+"""Normalised observations are clipped to plus or minus this."""
 
 
 def _parameter(start: Tensor) -> nn.Parameter:
@@ -222,19 +222,14 @@ class Torso(Module):
 
 
 class Normalizer(Module):
-    """Centres and scales each seed's observations, and squashes them to a bounded range.
-
-    The squashing is smooth, z / sqrt(1 + (z / 3)^2). So an element that grows without bound, as an
-    angle may, still has a slope and does not outweigh the others.
-    """
+    """Centres, scales and clips each seed's observations."""
 
     def __init__(self, seeds: int, obs_dim: int) -> None:
-        """Starts as the identity, up to the squashing."""
+        """Starts as the identity, up to the clipping."""
         super().__init__()
         self.shift = nn.Buffer(torch.zeros(seeds, 1, obs_dim))
         self.scale = nn.Buffer(torch.ones(seeds, 1, obs_dim))
 
     def forward(self, obs: Tensor) -> Tensor:
         """Normalises observations: [S, B, O] -> [S, B, O]."""
-        z = (obs - self.shift) * self.scale
-        return z * (1 + (z / _MOST_STDDEVS).square()).rsqrt()
+        return ((obs - self.shift) * self.scale).clamp_(-_MOST_STDDEVS, _MOST_STDDEVS)

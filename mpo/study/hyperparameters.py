@@ -153,8 +153,8 @@ class Hyperparameters(Section):
 
     normalize_observations: bool = False
     """Whether observations are centred and scaled by the mean and standard deviation of all
-    observations acted on so far, then squashed smoothly to [-3, 3]. All networks take over new
-    statistics at once, every `target_networks_update_period` updates."""
+    observations acted on so far, then clipped to [-10, 10]. All networks take over new statistics
+    at once, every `target_networks_update_period` updates."""
 
     critic: CriticName = "scalar"
     """What the critic learns. `scalar`: action values; `categorical`: a distribution of the return
