@@ -197,8 +197,14 @@ def write_run(
         "kl_stddev_relative": rng.gamma(5.0, 0.5, len(steps)),
         "policy_stddev": np.geomspace(0.5, 0.2, len(steps)),
     }
+    train["critic_rank"] = rng.uniform(2.0, 20.0, len(steps))
+    train["sample_age"] = steps / 2
+    train["critic_step_before_copy"] = rng.uniform(0.01, 0.02, len(steps))
+    train["critic_step_after_copy"] = rng.uniform(0.02, 0.05, len(steps))
     if run.spec.training.retrace:
-        train["trace_coefficient"] = rng.uniform(0.5, 1.0, len(steps))
+        train["trace_coefficient"] = rng.uniform(0.5, 0.95, len(steps))
+        train["trace_length_new"] = rng.uniform(1.5, 2.0, len(steps))
+        train["trace_length_old"] = rng.uniform(1.0, 1.5, len(steps))
     pd.DataFrame(train).to_parquet(directory / "train.parquet")
     record = {
         "status": "ok",

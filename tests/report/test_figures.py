@@ -7,6 +7,7 @@ from mpo.analysis import tables
 from mpo.report import figures
 from mpo.report.figures import (
     costs,
+    critic,
     diagnostics,
     effects,
     final_scores,
@@ -47,6 +48,7 @@ CAPTIONS = {
     ),
     "planned_runs": ("Status of the 24 planned runs, each a cell: 24 ok.",),
     "diagnostics": ("n = 3 seeds (exploratory); their mean (line) and their range (band).",),
+    "critic": ("n = 3 seeds (exploratory); their mean (line) and their range (band).",),
     "q_bias": (*T_OF_THREE, "is on average 43 %."),
     "costs": ("n = 3 seeds (exploratory), each a dot; their mean (outlined mark).",),
 }
@@ -60,6 +62,7 @@ ALONE = {
     "sample_efficiency": "at least 1 run per arm, exploratory",
     "planned_runs": "Status of the 1 planned run, each a cell: 1 ok.",
     "diagnostics": "one seed (exploratory, no interval). ",
+    "critic": "one seed (exploratory, no interval). ",
     "q_bias": "one seed (exploratory, no interval), each a dot. ",
     "costs": "one seed (exploratory, no interval), each a dot. ",
 }
@@ -76,6 +79,7 @@ WITH_GAPS = {
     "sample_efficiency": "over 1 environment (at least 3 runs per arm",
     "planned_runs": "20 ok, 16 failed. ",
     "diagnostics": "n = 0 to 3 seeds",
+    "critic": "n = 0 to 3 seeds",
     "q_bias": "n = 0 to 3 seeds",
     "costs": "n = 0 to 3 seeds",
 }
@@ -431,11 +435,19 @@ QUANTITIES = {
     "kl_mean_relative": "KL of mean / bound",
     "kl_stddev_relative": "KL of stddev / bound",
     "policy_stddev": "Policy stddev",
+}
+OF_THE_CRITIC = {
+    "critic_rank": "Rank of features",
+    "sample_age": "Age of samples",
+    "critic_step_before_copy": "Step before copy",
+    "critic_step_after_copy": "Step after copy",
     "trace_coefficient": "Trace coefficient",
+    "trace_length_new": "Trace length, new",
+    "trace_length_old": "Trace length, old",
 }
 
 
-def diagnose(study, folder, diverged=()):
+def diagnose(study, folder, diverged=(), quantities=QUANTITIES):
     """Gives the runs all diagnostics: 0.1 x (1 + the run's number) + step / 10 000, times a power.
 
     Runs that diverged end halfway, after numbers of any magnitude and infinite ones.
@@ -443,14 +455,15 @@ def diagnose(study, folder, diverged=()):
     number = {run.run_id: index for index, run in enumerate(study.runs)}
     train = tables.read(folder, "train")
     value = 0.1 * (1 + train["run_id"].map(number)) + train["env_step"] / 10_000
-    for power, name in enumerate(QUANTITIES):
+    for power, name in enumerate(quantities):
         train[name] = value * 10.0**power
         train.loc[train["env_step"] == 0, name] = np.nan  # before the first update
     retrace = {run.run_id: run.spec.training.retrace for run in study.runs}
-    train.loc[~train["run_id"].map(retrace), "trace_coefficient"] = np.nan
+    traces = [name for name in quantities if name.startswith("trace")]
+    train.loc[~train["run_id"].map(retrace), traces] = np.nan
     ended = train["run_id"].isin([study.runs[index].run_id for index in diverged])
-    train.loc[ended & (train["env_step"] == 4000), list(QUANTITIES)] = 1e30
-    train.loc[ended & (train["env_step"] == 5000), list(QUANTITIES)] = np.inf
+    train.loc[ended & (train["env_step"] == 4000), list(quantities)] = 1e30
+    train.loc[ended & (train["env_step"] == 5000), list(quantities)] = np.inf
     tables.write({"train": train[~ended | (train["env_step"] <= 5000)]}, folder)
     runs = tables.read(folder, "runs")
     runs.loc[list(diverged), "status"] = "diverged"
@@ -466,16 +479,15 @@ def test_diagnostics_are_means_over_the_seeds_of_an_arm(made):
     study, folder = made()
     diagnose(study, folder)
     figure = diagnostics.draw(study, folder)
-    rows = np.reshape(figure.axes, (2, 6))
+    rows = np.reshape(figure.axes, (2, 5))
     looks = style.looks(study)
     assert [a.get_title(loc="left") for a in rows[:, 0]] == [e.id for e in study.environments]
     assert [axes.texts[0].get_text() for axes in rows[0]] == list(QUANTITIES.values())
     for env, row in enumerate(rows):
         for power, (name, axes) in enumerate(zip(QUANTITIES, row, strict=True)):
-            shown = [2, 3] if name == "trace_coefficient" else [0, 1, 2, 3]
             lines = curves_of(axes)
-            assert len(lines) == len(axes.collections) == len(shown)
-            for arm, line, band in zip(shown, lines, axes.collections, strict=True):
+            assert len(lines) == len(axes.collections) == 4
+            for arm, (line, band) in enumerate(zip(lines, axes.collections, strict=True)):
                 assert list(line.get_xdata()) == list(range(1000, 10_001, 1000))
                 middle = 0.1 * (2 + 12 * env + 3 * arm)  # the second of three seeds
                 expected = (middle + np.arange(1, 11) / 10) * 10.0**power
@@ -502,7 +514,7 @@ def test_a_diverged_run_leaves_the_axes_to_the_others(made):
     # One seed of the first environment and all of the second diverge; none of the third does.
     diagnose(study, folder, diverged=[1, *range(12, 24)])
     figure = diagnostics.draw(study, folder)
-    rows = np.reshape(figure.axes, (3, 6))
+    rows = np.reshape(figure.axes, (3, 5))
     figure.canvas.draw()
     for power, axes in enumerate(rows[0]):
         low, high = axes.get_ylim()
@@ -516,23 +528,40 @@ def test_a_diverged_run_leaves_the_axes_to_the_others(made):
     assert {axes.texts[-1].get_text() for axes in rows[2]} == {"no finished run"}
 
 
-def test_diagnostics_without_updates_or_without_retrace(made):
+def test_the_critics_figure_has_traces_only_of_arms_with_retrace(made):
+    study, folder = made()
+    diagnose(study, folder, quantities=OF_THE_CRITIC)
+    figure = critic.draw(study, folder)
+    rows = np.reshape(figure.axes, (2, 7))
+    assert [axes.texts[0].get_text() for axes in rows[0]] == list(OF_THE_CRITIC.values())
+    for row in rows:
+        for name, axes in zip(OF_THE_CRITIC, row, strict=True):
+            assert len(curves_of(axes)) == (2 if name.startswith("trace") else 4)
+            logarithmic = name == "sample_age" or "step" in name
+            assert axes.get_yscale() == ("log" if logarithmic else "linear")
+    labels = [text.get_text() for text in figure.legends[0].texts]
+    assert labels == [*style.looks(study)]
+    assert "Trace coefficient" in critic.caption(study, folder)
+
+
+def test_the_critics_figure_without_updates_or_without_retrace(made):
     study, folder = made(environments=1, axes={"retrace": [False], "optimizer": ["adam", "sgd"]})
-    diagnose(study, folder)
-    assert len(diagnostics.draw(study, folder).axes) == 5
-    assert "Trace coefficient" not in diagnostics.caption(study, folder)
-    bare = tables.read(folder, "train").drop(columns=[*QUANTITIES])
+    diagnose(study, folder, quantities=OF_THE_CRITIC)
+    assert len(critic.draw(study, folder).axes) == 4
+    assert "Trace coefficient" not in critic.caption(study, folder)
+    bare = tables.read(folder, "train").drop(columns=[*QUANTITIES, *OF_THE_CRITIC])
     tables.write({"train": bare}, folder)
-    words = "Diagnostics: no network has been updated."
-    assert diagnostics.draw(study, folder).texts[0].get_text() == words
-    assert diagnostics.caption(study, folder) == words
+    for figure, name in ((critic, "Critic"), (diagnostics, "Diagnostics")):
+        words = f"{name}: no network has been updated."
+        assert figure.draw(study, folder).texts[0].get_text() == words
+        assert figure.caption(study, folder) == words
 
 
 def test_many_arms_have_no_bands_in_the_diagnostics(made):
     study, folder = made(environments=1, axes={**TWO_OPTIMIZERS, "gamma": [0.9, 0.95, 0.99]})
     diagnose(study, folder)
     figure = diagnostics.draw(study, folder)
-    assert [len(curves_of(axes)) for axes in figure.axes] == [12, 12, 12, 12, 12, 6]
+    assert [len(curves_of(axes)) for axes in figure.axes] == [12, 12, 12, 12, 12]
     assert not any(axes.collections for axes in figure.axes)
     assert "band" not in diagnostics.caption(study, folder)
 

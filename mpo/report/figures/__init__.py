@@ -20,6 +20,7 @@ FIGURES = {
     "sample_efficiency": "mpo.report.figures.sample_efficiency",
     "planned_runs": "mpo.report.figures.planned_runs",
     "diagnostics": "mpo.report.figures.diagnostics",
+    "critic": "mpo.report.figures.critic",
     "q_bias": "mpo.report.figures.q_bias",
     "costs": "mpo.report.figures.costs",
 }
