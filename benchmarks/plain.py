@@ -44,7 +44,7 @@ class PlainLearner:
     def update(self, windows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One update on windows [1, T, B], in which no episode ends; returns the losses."""
         fields = {name: value[0] for name, value in windows.items()}
-        state = fields["next_obs"][-1]
+        state = fields["next_obs"][0]
         with torch.no_grad():
             pi = self._pi(self._target_policy, state)
             noise = self._draw(self._config.action_samples, len(pi.mean))
@@ -92,16 +92,16 @@ class PlainLearner:
     def _critic_loss(self, obs: Tensor, action: Tensor, target: Tensor) -> Tensor:
         return 0.5 * F.mse_loss(self.critic(obs, action), target)
 
-    def _retrace(self, fields: Mapping[str, Tensor], last_value: Tensor) -> Tensor:
-        """Retrace targets [T, B]; `last_value` [B] are the values at the last successors."""
+    def _retrace(self, fields: Mapping[str, Tensor], first_value: Tensor) -> Tensor:
+        """Retrace targets [T, B]; `first_value` [B] are the values at the first successors."""
         config = self._config
         with torch.no_grad():
             taken = self._target_critic(fields["obs"], fields["action"])
-            others = fields["next_obs"][:-1].flatten(0, 1)
+            others = fields["next_obs"][1:].flatten(0, 1)
             pi = self._pi(self._target_policy, others)
             actions = pi.mean + pi.stddev * self._draw(config.retrace_mc_actions, len(others))
             rest = self._q(self._target_critic, others, actions).mean(0)
-            successors = torch.cat([rest.view(-1, len(last_value)), last_value[None]])
+            successors = torch.cat([first_value[None], rest.view(-1, len(first_value))])
             current = Independent(self._pi(self._target_policy, fields["obs"]), 1)
             ratios = (current.log_prob(fields["action_raw"]) - fields["behaviour_logp"]).exp()
             traces = config.retrace_lambda * ratios.clamp(max=1)

@@ -25,7 +25,7 @@ from mpo.algorithm.layers import Normalizer
 from mpo.algorithm.networks import GaussianPolicy, QNetwork, effective_rank, make_critic
 from mpo.algorithm.optimizers import Settings, StackedOptimizer, flatten_
 from mpo.algorithm.running_moments import ObservationMoments
-from mpo.algorithm.targets import Regression, TargetPass, Targets
+from mpo.algorithm.targets import Regression, Samples, TargetPass
 from mpo.compute.compile import compiled, compiles
 from mpo.compute.cuda_graphs import Graphed, Tensors
 from mpo.seeding import torch_generator
@@ -39,7 +39,7 @@ _FOUND = "m-step "
 
 
 class _Evaluated(NamedTuple):
-    """The inputs of the M-step; see `Targets` for `state`, `mean` and `stddev`."""
+    """The inputs of the M-step; see `Samples` for `state`, `mean` and `stddev`."""
 
     state: Tensor
     mean: Tensor
@@ -368,7 +368,7 @@ class MPOAgent:
 
     def _learn(self, windows: Tensors, m_steps: int) -> Tensors:
         """Takes the steps of an update; what happens in only some updates is done elsewhere."""
-        noise = [self._draw(*shape) for shape in self._targets.samples(windows, m_steps > 0)]
+        noise = [self._draw(*shape) for shape in self._targets.noise_shapes(windows, m_steps > 0)]
         if not m_steps:
             metrics = self._critic_gradients(windows, noise)
             self._critic_optimizer.step()
@@ -412,7 +412,7 @@ class MPOAgent:
         Returns:
             The metrics and, unless the critic is trained alone, the inputs of the M-step.
         """
-        noise = [self._draw(*shape) for shape in self._targets.samples(windows, m_steps > 0)]
+        noise = [self._draw(*shape) for shape in self._targets.noise_shapes(windows, m_steps > 0)]
         if not m_steps:
             return self._critic_gradients(windows, noise)
         found = self._evaluation(windows, noise)
@@ -439,16 +439,18 @@ class MPOAgent:
 
     def _evaluate_critic(self, windows: Tensors, noise: Sequence[Tensor]) -> dict[str, Tensor]:
         """Writes the critic's gradient; returns its metrics."""
-        batch = self._targets.compute(windows, noise)
+        batch = self._targets.compute(windows, noise, for_policy=False)
         return batch.metrics | self._fit_critic(batch.regression)
 
     def _evaluate(self, windows: Tensors, noise: Sequence[Tensor]) -> _Evaluated:
         """Writes the gradients of critic and temperatures; returns the inputs of the M-step."""
         batch = self._targets.compute(windows, noise)
+        samples = batch.samples
+        assert samples is not None
         critic_metrics = self._fit_critic(batch.regression)
-        moments, metrics = self._e_step(batch)
+        moments, metrics = self._e_step(samples)
         metrics = batch.metrics | critic_metrics | metrics
-        return _Evaluated(batch.state, batch.mean, batch.stddev, moments, metrics)
+        return _Evaluated(samples.state, samples.mean, samples.stddev, moments, metrics)
 
     def _fit_critic(self, batch: Regression) -> dict[str, Tensor]:
         """Writes the critic's gradient; returns its metrics."""
@@ -468,11 +470,11 @@ class MPOAgent:
             "critic_loss": torch.stack(fits).mean(0),
             "critic_grad_norm": self._critic_optimizer.clip_(self.config.max_grad_norm),
             "critic_rank": torch.stack(ranks).mean(0),
-            "q_mean": torch.stack(values).mean((0, -1)),
+            "q_mean": torch.stack(values).mean(0).mean(-1),
             "target_mean": batch.target.mean(-1),
         }
 
-    def _e_step(self, batch: Targets) -> tuple[losses.Moments, dict[str, Tensor]]:
+    def _e_step(self, batch: Samples) -> tuple[losses.Moments, dict[str, Tensor]]:
         """Writes the temperatures' gradient; returns the weighted noise moments and metrics."""
         values = batch.values.unsqueeze(1)
         if self.config.action_penalty:

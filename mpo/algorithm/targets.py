@@ -1,10 +1,10 @@
 """One gradient-free pass of the target networks: the critic's targets and the E-step's samples.
 
-All targets are made on one path over windows of T transitions. The policy learns from each window's
-bootstrap state: the next state of the window's last transition, or of the first one that ends an
-episode. There the target policy samples actions for the E-step, and the critic's targets take their
-expectation from the same samples. Targets that look at a window's other next states sample there as
-well. Every expectation is the mean over M samples.
+All targets are made on one path over windows of T transitions. In every mode the policy learns from
+the same state of a window, the next state of its first transition. There the target policy samples
+actions for the E-step, and targets that bootstrap there take their expectation from the same
+samples. Targets that look at later next states sample there as well. Every expectation is the mean
+over M samples.
 
 Letters: S seed, T window, B batch, C windows that the critic learns from, N action samples of the
 E-step, M action samples of an expectation, O observation, D action dimensions, A atoms.
@@ -54,17 +54,14 @@ class Regression(NamedTuple):
     """Target distributions, for a categorical critic, [S, R, A]."""
 
 
-class Targets(NamedTuple):
-    """The result of the pass: regression targets for the critic, samples for the policy."""
+class Samples(NamedTuple):
+    """The E-step's samples, drawn by the target policy."""
 
-    regression: Regression
-    """What the critic is trained on."""
     state: Tensor
-    """States that the policy is trained on, one per window, [S, B, O]: its bootstrap state. A
-    terminal state is replaced by the first state of its episode: no action is taken in a terminal
-    state, and the first state is never a next state. So over an episode that terminates, these are
-    exactly the states in which the agent acted, except states 1 ... T-1, from which no window
-    bootstraps."""
+    """States that the policy is trained on, one per window, [S, B, O]: the next state of its first
+    transition. A terminal state is replaced by the first state of its episode: no action is taken
+    in a terminal state, and the first state is never a next state. So over an episode that
+    terminates, these are exactly the states in which the agent acted."""
     mean: Tensor
     """Mean of the target policy at `state`, [S, B, D]."""
     stddev: Tensor
@@ -75,6 +72,15 @@ class Targets(NamedTuple):
     """Samples of the target policy, mean + stddev * noise, [S, N, B, D]."""
     values: Tensor
     """Values of these actions by the target critic, [S, N, B]."""
+
+
+class Targets(NamedTuple):
+    """The result of the pass: regression targets for the critic, samples for the policy."""
+
+    regression: Regression
+    """What the critic is trained on."""
+    samples: Samples | None
+    """What the policy is trained on; None if the critic learns alone."""
     metrics: dict[str, Tensor]
     """Diagnostics, [S] each."""
 
@@ -99,61 +105,57 @@ class TargetPass:
         self._policy = policy
         self._critic = critic
 
-    def samples(
+    def noise_shapes(
         self, windows: Mapping[str, Tensor], for_policy: bool = True
     ) -> list[tuple[int, int]]:
         """Returns the noise that a call needs: pairs of actions per state and states per seed.
 
         Args:
             windows: see `compute`.
-            for_policy: whether the E-step's samples are needed, or the critic's targets alone.
+            for_policy: see `compute`.
         """
         config = self._config
         steps, rows = windows["reward"].shape[1:]
-        samples = config.retrace_mc_actions
-        first = max(config.action_samples, samples) if for_policy else samples, rows
-        if not config.retrace and (config.regressed == "first" or steps == 1):
-            return [first]
-        rows = min(rows, config.critic_batch_size or rows)
-        return [first, (config.retrace_mc_actions, (steps - 1) * rows)]
+        few, fitted = config.retrace_mc_actions, min(rows, config.critic_batch_size or rows)
+        if steps > 1 and self._bootstraps_once(steps):
+            return [*[(config.action_samples, rows)] * for_policy, (few, fitted)]
+        first = (max(config.action_samples, few), rows) if for_policy else (few, fitted)
+        return [first, (few, (steps - 1) * fitted)] if steps > 1 else [first]
 
-    def compute(self, windows: Mapping[str, Tensor], noise: Sequence[Tensor]) -> Targets:
+    def compute(
+        self, windows: Mapping[str, Tensor], noise: Sequence[Tensor], for_policy: bool = True
+    ) -> Targets:
         """Computes the targets that the config names.
 
         Args:
             windows: fields [S, T, B], from `Replay.sample`.
-            noise: standard normal, one tensor [S, actions, states, D] per pair of `samples`.
+            noise: standard normal, one tensor [S, actions, states, D] per pair of `noise_shapes`.
+            for_policy: whether the policy learns as well, or the critic alone.
         """
-        terminated = windows["terminated"]
-        cut = (terminated + windows["truncated"]) > 0
-        discounts = self._config.gamma * (1 - terminated)
-        step = returns.n_step(windows["reward"], discounts, cut)
-        state = _bootstrap_states(windows, step.last)
-        found, actions, values = self._evaluate(state, noise[0])
-        rows = self._config.critic_batch_size or len(cut[0, 0])
-        regression, metrics = self._regression(
-            {name: field[:, :, :rows] for name, field in windows.items()},
-            discounts[..., :rows],
-            cut[..., :rows],
-            returns.NStep(*(x[:, :rows] for x in step)),
-            found.map(lambda x: x[:, :rows]),
-            noise[1:],
-        )
-        samples = slice(self._config.action_samples)
-        return Targets(
-            regression=regression,
-            state=state,
-            mean=found.mean,
-            stddev=found.stddev,
-            noise=noise[0][:, samples],
-            actions=actions[:, samples],
-            values=values[:, samples],
-            metrics=metrics | {"sample_age": self._age(windows)},
-        )
+        rows = self._config.critic_batch_size
+        fitted = {name: field[:, :, :rows] for name, field in windows.items()}
+        first = samples = None
+        if for_policy:
+            first, samples = self._sample(windows, noise[0])
+            first = first.map(lambda x: x[:, :rows])
+        if self._bootstraps_once(fitted["reward"].shape[1]):
+            regression, metrics = self._regress_once(fitted, first, noise[-1])
+        else:
+            regression, metrics = self._regress_windows(fitted, first, noise)
+        metrics["sample_age"] = windows["age"].mean((1, 2)) * self._config.updates_per_step
+        return Targets(regression, samples, metrics)
 
-    def _age(self, windows: Mapping[str, Tensor]) -> Tensor:
-        """Returns how many updates ago the transitions were stored, mean over the batch, [S]."""
-        return windows["age"].mean((1, 2)) * self._config.updates_per_step
+    def _bootstraps_once(self, steps: int) -> bool:
+        """Whether a window of some steps has a single target, with a single bootstrap."""
+        return steps == 1 or not (self._config.retrace or self._config.regressed == "all")
+
+    def _sample(self, windows: Mapping[str, Tensor], noise: Tensor) -> tuple[_Expectation, Samples]:
+        """Samples for the E-step; returns what the critic's targets take from it, too."""
+        state = _first_next_states(windows)
+        found, actions, values = self._evaluate(state, noise)
+        n = slice(self._config.action_samples)
+        samples = Samples(state, found.mean, found.stddev, noise[:, n], actions[:, n], values[:, n])
+        return found, samples
 
     def _evaluate(self, state: Tensor, noise: Tensor) -> tuple[_Expectation, Tensor, Tensor]:
         """Samples actions at states [S, R, O] from noise [S, samples, R, D], and evaluates them.
@@ -168,37 +170,75 @@ class TargetPass:
         values, mixture = self._critic.evaluate(state, actions, samples)
         return _Expectation(mean, stddev, values[:, :samples].mean(1), mixture), actions, values
 
-    def _regression(
-        self,
-        windows: Mapping[str, Tensor],
-        discounts: Tensor,
-        cut: Tensor,
-        step: returns.NStep,
-        bootstrap: _Expectation,
-        noise: Sequence[Tensor],
+    def _regress_once(
+        self, windows: Mapping[str, Tensor], first: _Expectation | None, noise: Tensor
     ) -> tuple[Regression, dict[str, Tensor]]:
-        """Computes what the critic is trained on, and diagnostics, [S] each.
+        """Computes each window's n-step target.
 
         Args:
             windows: those that the critic learns from, fields [S, T, C].
-            discounts: see `returns.multi_step`, [S, T, C].
-            cut: whether a transition ends an episode, bool [S, T, C].
-            step: each window as one transition, [S, C].
-            bootstrap: at the bootstrap states, [S, C, ...].
-            noise: for the other next states, unless the targets bootstrap only once.
+            first: at the next states of their first transitions, if known, [S, C, ...].
+            noise: for the states that the targets bootstrap from.
         """
-        metrics: dict[str, Tensor] = {}
-        if noise:
-            following = self._all_next(windows, step.last, bootstrap, noise[0])
-            traces, baselines = self._corrections(windows, following)
-            target = returns.multi_step(
-                windows["reward"], discounts, following.value, traces, baselines, cut
-            )
-            metrics = returns.trace_metrics(traces, cut, windows["age"][:, 0])
+        discounts, cut = self._ends(windows)
+        step = returns.n_step(windows["reward"], discounts, cut)
+        if windows["reward"].shape[1] > 1:
+            found, *_ = self._evaluate(_at(windows["next_obs"], step.last), noise)
         else:
-            following = bootstrap.map(lambda x: x.unsqueeze(1))
-            discounts = step.discount.unsqueeze(1)
-            target = torch.addcmul(step.reward.unsqueeze(1), discounts, following.value)
+            found = first or self._evaluate(_first_next_states(windows), noise)[0]
+        target = torch.addcmul(step.reward, step.discount, found.value)
+        following = found.map(lambda x: x.unsqueeze(1))
+        return self._pairs(windows, target.unsqueeze(1), step.discount.unsqueeze(1), following), {}
+
+    def _regress_windows(
+        self,
+        windows: Mapping[str, Tensor],
+        first: _Expectation | None,
+        noise: Sequence[Tensor],
+    ) -> tuple[Regression, dict[str, Tensor]]:
+        """Computes targets that look at every next state of a window, and their diagnostics, [S].
+
+        Args:
+            windows: those that the critic learns from, fields [S, T, C].
+            first: at the next states of their first transitions, if known, [S, C, ...].
+            noise: for the first next states, and for the others.
+        """
+        discounts, cut = self._ends(windows)
+        steps = discounts.shape[1]
+        first = first or self._evaluate(_first_next_states(windows), noise[0])[0]
+        later, *_ = self._evaluate(windows["next_obs"][:, 1:].flatten(1, 2), noise[1])
+        following = _joined(
+            first.map(lambda x: x.unsqueeze(1)),
+            later.map(lambda x: x.unflatten(1, (steps - 1, -1))),
+        )
+        traces, baselines = self._corrections(windows, following)
+        target = returns.multi_step(
+            windows["reward"], discounts, following.value, traces, baselines, cut
+        )
+        metrics = returns.trace_metrics(traces, cut, windows["age"][:, 0])
+        return self._pairs(windows, target, discounts, following), metrics
+
+    def _ends(self, windows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Returns discounts and whether an episode ends, see `returns.multi_step`, [S, T, C]."""
+        terminated = windows["terminated"]
+        return self._config.gamma * (1 - terminated), (terminated + windows["truncated"]) > 0
+
+    def _pairs(
+        self,
+        windows: Mapping[str, Tensor],
+        target: Tensor,
+        discounts: Tensor,
+        following: _Expectation,
+    ) -> Regression:
+        """Selects the pairs that are regressed, with their targets.
+
+        Args:
+            windows: fields [S, T, C].
+            target: [S, T, C], or [S, 1, C].
+            discounts: factor of the bootstrap in the target, of its shape.
+            following: at the states that the targets bootstrap from, [S, T, C, ...] or
+                [S, 1, C, ...].
+        """
         pairs = slice(None if self._config.regressed == "all" else 1)
         target = target[:, pairs]
         distribution = None
@@ -211,44 +251,7 @@ class TargetPass:
             mixture = following.mixture[:, pairs]
             distribution = returns.project(mixture, self._critic.atoms, shift, factor).flatten(1, 2)
         obs, action = (windows[name][:, pairs].flatten(1, 2) for name in ("obs", "action"))
-        return Regression(obs, action, target.flatten(1), distribution), metrics
-
-    def _all_next(
-        self,
-        windows: Mapping[str, Tensor],
-        last: Tensor,
-        bootstrap: _Expectation,
-        noise: Tensor,
-    ) -> _Expectation:
-        """Evaluates every next state of the windows, [S, T, C, ...].
-
-        Args:
-            windows: fields [S, T, C].
-            last: step of each window whose next state is its bootstrap state, [S, C].
-            bootstrap: at the bootstrap states, [S, C, ...]. They replace terminal states, whose
-                value has no weight.
-            noise: for the other next states, [S, M, (T - 1) * C, D].
-        """
-        steps, rows = windows["reward"].shape[1:]
-        time = torch.arange(steps, device=last.device).unsqueeze(-1)
-        last = last.unsqueeze(1)
-        others = _steps(windows["next_obs"], (last + 1 + time[:-1]) % steps)
-        found, *_ = self._evaluate(others.flatten(1, 2), noise)
-        order = (time - last - 1) % steps  # of the steps last + 1, last + 2, ..., last
-
-        def arrange(x: Tensor, end: Tensor) -> Tensor:
-            apart = x.unflatten(1, (steps - 1, rows))
-            return _steps(torch.cat([apart, end.unsqueeze(1)], dim=1), order)
-
-        mixture = None
-        if found.mixture is not None and bootstrap.mixture is not None:
-            mixture = arrange(found.mixture, bootstrap.mixture)
-        return _Expectation(
-            arrange(found.mean, bootstrap.mean),
-            arrange(found.stddev, bootstrap.stddev),
-            arrange(found.value, bootstrap.value),
-            mixture,
-        )
+        return Regression(obs, action, target.flatten(1), distribution)
 
     def _corrections(
         self, windows: Mapping[str, Tensor], following: _Expectation
@@ -278,28 +281,25 @@ class TargetPass:
         return traces, taken
 
 
-def _steps(field: Tensor, index: Tensor) -> Tensor:
-    """Selects steps of windows: [S, T, C, ...] at the index [S, K, C] gives [S, K, C, ...]."""
-    if field.ndim > index.ndim:
-        index = index.unsqueeze(-1).expand(*index.shape, field.shape[-1])
-    return field.gather(1, index)
+def _joined(one: _Expectation, later: _Expectation) -> _Expectation:
+    """Joins expectations of a window's steps, [S, steps, C, ...] each."""
+    mixture = None
+    if one.mixture is not None and later.mixture is not None:
+        mixture = torch.cat([one.mixture, later.mixture], dim=1)
+    mean, stddev, value = (
+        torch.cat([getattr(x, name) for x in (one, later)], dim=1)
+        for name in ("mean", "stddev", "value")
+    )
+    return _Expectation(mean, stddev, value, mixture)
 
 
-def _bootstrap_states(windows: Mapping[str, Tensor], last: Tensor) -> Tensor:
-    """Selects `Targets.state`.
+def _at(field: Tensor, step: Tensor) -> Tensor:
+    """Selects a step of each window: [S, T, C, O] at steps [S, C] gives [S, C, O]."""
+    index = step[:, None, :, None].expand(-1, -1, -1, field.shape[-1])
+    return field.gather(1, index).squeeze(1)
 
-    Args:
-        windows: see `Replay.sample`.
-        last: step of each window whose next state is its bootstrap state, [S, B].
 
-    Returns:
-        States, [S, B, O].
-    """
-    if windows["reward"].shape[1] == 1:
-        over, first, following = (windows[k][:, 0] for k in ("terminated", "first_obs", "next_obs"))
-    else:
-        index = last.unsqueeze(1)
-        over, first, following = (
-            _steps(windows[k], index).squeeze(1) for k in ("terminated", "first_obs", "next_obs")
-        )
+def _first_next_states(windows: Mapping[str, Tensor]) -> Tensor:
+    """Selects `Samples.state`, [S, B, O]."""
+    over, first, following = (windows[k][:, 0] for k in ("terminated", "first_obs", "next_obs"))
     return torch.where(over.bool().unsqueeze(-1), first, following)

@@ -88,8 +88,8 @@ class Hyperparameters(Section):
     """The gradients of policy and critic are each clipped to this 2-norm, per seed. `null`: not."""
 
     action_samples: Annotated[Int, Field(ge=2)] = 20
-    """N: actions sampled from the target policy per state. The critic's target and the E-step use
-    the same samples."""
+    """N: actions sampled from the target policy per state. Targets that bootstrap in that state
+    use the first M of them."""
 
     retrace: bool = False
     """Whether the critic learns from Retrace targets (Munos et al. 2016, arXiv 1606.02647), or the
@@ -100,7 +100,7 @@ class Hyperparameters(Section):
 
     retrace_mc_actions: Count = 8
     """M: actions sampled from the target policy for each expectation in a target of the critic,
-    with `retrace` on or off. The bootstrap state's are the first M of the E-step's."""
+    with `retrace` on or off."""
 
     retrace_lambda: Fraction = 0.95
     """Trace decay of Retrace: lambda in `c_t = lambda * min(1, pi'(a_t|s_t) / b(a_t|s_t))`, with

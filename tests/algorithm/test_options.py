@@ -80,8 +80,8 @@ def trained(folder, seeds=(3, 4, 5), steps=400, resume=None, env_id="Reacher-v5"
         env_id,
         seeds[0],
         torch.device("cpu"),
-        (32,),
-        (32,),
+        (32, 32),
+        (32, 32),
         replay_size=300,
         target_networks_update_period=20,
         extra_seeds=seeds[1:],
@@ -261,7 +261,7 @@ def test_a_snapshot_is_evaluated_with_its_own_normalisation(tmp_path):
     trainer = trained(tmp_path, seeds=(3,), normalize_observations=True)
     step, state = read_policies(tmp_path / "policies.pt")[-1]
     assert step == 400 and {"normalize.shift", "normalize.scale"} <= set(state)
-    sizes = {"policy_layer_sizes": (32,), "critic_layer_sizes": (32,)}
+    sizes = {"policy_layer_sizes": (32, 32), "critic_layer_sizes": (32, 32)}
     spec = processes.run_spec("Reacher-v5", normalize_observations=True, **sizes)
     obs = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
     act = actor(spec, state, False, vector_env("Reacher-v5", 1), [0])
@@ -379,7 +379,7 @@ def test_networks_start_anew_from_streams_of_their_own_and_the_duals_stay():
         assert alike == [count == (0,)] * 2
     assert all(
         not x.any()
-        for state in agent._critic_optimizer._optimizer.state.values()
+        for state in agent._critic_optimizer._steppers["whole"].optimizer.state.values()
         for x in state.values()
     )
 
@@ -394,7 +394,9 @@ def test_moments_are_reset_at_the_copies_and_only_then():
         for agent in (reset, plain):
             agent.update(make_windows(1, key=key))
         steps.append(same(snapshot(reset.critic), snapshot(plain.critic)))
-        time = next(iter(reset._critic_optimizer._optimizer.state.values()))["step"]
+        time = next(iter(reset._critic_optimizer._steppers["whole"].optimizer.state.values()))[
+            "step"
+        ]
         assert float(time) == (key + 1) % 2
     assert steps == [True, True, False, False]
 
