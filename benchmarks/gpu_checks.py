@@ -70,8 +70,10 @@ def as_sampled(fields: Mapping[str, Tensor], device: torch.device) -> dict[str, 
 
 def parameters(agent: MPOAgent) -> Tensor:
     """All P online and target parameters of an agent, [S, P], on the CPU."""
-    flats = [optimizer.flat for optimizer in agent._optimizers]
-    return torch.cat([*flats, agent._flat_target_policy, agent._flat_target_critic], 1).cpu()
+    flats = [optimizer.flat for optimizer in agent.learners.optimizers]
+    return torch.cat(
+        [*flats, agent.learners.flat_target_policy, agent.learners.flat_target_critic], 1
+    ).cpu()
 
 
 def same_noise(agent: MPOAgent) -> None:
@@ -82,20 +84,20 @@ def same_noise(agent: MPOAgent) -> None:
         shape = samples, rows, agent.action_dim
         return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(agent.device)
 
-    agent._draw = draw  # type: ignore[method-assign]
+    agent._update._draw = draw  # type: ignore[method-assign]
 
 
 def learners(agent: MPOAgent) -> list[torch.nn.Module]:
     """The modules that have gradients."""
-    return [agent.policy, agent.critic, agent.temperatures, agent.alphas]
+    return [agent.policy, agent.critic, agent.learners.temperatures, agent.learners.alphas]
 
 
 def take_over(agent: MPOAgent, other: MPOAgent) -> None:
     """Copies another agent's parameters; sets gradients to NaN, so all must be overwritten."""
-    for own, given in zip(agent._optimizers, other._optimizers, strict=True):
+    for own, given in zip(agent.learners.optimizers, other.learners.optimizers, strict=True):
         own.flat.copy_(given.flat)
-    agent._flat_target_policy.copy_(other._flat_target_policy)
-    agent._flat_target_critic.copy_(other._flat_target_critic)
+    agent.learners.flat_target_policy.copy_(other.learners.flat_target_policy)
+    agent.learners.flat_target_critic.copy_(other.learners.flat_target_critic)
     for learner in learners(agent):
         for parameter in learner.parameters():
             parameter.grad.fill_(torch.nan)
@@ -139,7 +141,7 @@ def check_graphs(settings: Mapping[str, Any], device: torch.device) -> Rows:
         agent, made_up = make_agent("HalfCheetah", settings, 2, device, graphs)
         for _ in range(12):
             agent.update(made_up)
-        noise = torch.stack([generator.get_state() for generator in agent._noise])
+        noise = torch.stack([generator.get_state() for generator in agent._update.noise])
         ends.append((parameters(agent), noise))
     equal = all(torch.equal(x, y) for x, y in zip(*ends, strict=True))
     return note(check="graphs = launches", mode=settings, ok=equal)

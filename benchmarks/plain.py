@@ -30,8 +30,8 @@ class PlainLearner:
         self.critic = PlainCritic(agent.critic, 0)
         self._target_policy = copy.deepcopy(self.policy)
         self._target_critic = copy.deepcopy(self.critic)
-        self._temperatures = nn.Parameter(agent.temperatures.raw[0].detach().clone())
-        self._alphas = nn.Parameter(agent.alphas.raw[0].detach().clone())
+        self._temperatures = nn.Parameter(agent.learners.temperatures.raw[0].detach().clone())
+        self._alphas = nn.Parameter(agent.learners.alphas.raw[0].detach().clone())
         groups = (
             (self.policy.parameters(), agent.config.policy_lr),
             (self.critic.parameters(), agent.config.q_lr),

@@ -66,11 +66,11 @@ def watched(stack: Stack) -> Stopwatch:
     watch.watch(stack, "act", "act")
     watch.watch(stack, "add_transition", "store")
     watch.watch(stack.replay, "sample", "sample")
-    watch.watch(stack.agent._targets, "compute", "target pass")
-    watch.watch(stack.agent, "_fit_critic", "critic")
-    watch.watch(stack.agent._critic_optimizer, "step", "critic")
-    watch.watch(stack.agent, "_e_step", "policy")
-    watch.watch(stack.agent, "_m_step", "policy")
+    watch.watch(stack.agent._update.targets, "compute", "target pass")
+    watch.watch(stack.agent._update, "_fit_critic", "critic")
+    watch.watch(stack.agent.learners.critic_optimizer, "step", "critic")
+    watch.watch(stack.agent._update, "_e_step", "policy")
+    watch.watch(stack.agent._update, "_m_step", "policy")
     watch.watch(stack.agent, "update", "update")
     return watch
 

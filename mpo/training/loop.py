@@ -97,7 +97,7 @@ def advance(
     bar = progress(_label(stack), until, min(stack.env_steps, until))
     while stack.env_steps < until and (diverged_too or not recorder.all_diverged):
         if stack.env_steps in training.network_resets:
-            stack.agent.renew_networks(training.network_resets.index(stack.env_steps))
+            stack.agent.learners.renew(training.network_resets.index(stack.env_steps))
         # This order overlaps the work of CPU and GPU. Reading the action waits for the GPU, so the
         # first batch of windows is drawn before it. Later batches reuse the buffers of the first,
         # so each is drawn after the update before it. Environments step last, while the GPU is
@@ -190,7 +190,7 @@ def _log(
     which = range(len(stack.seeds)) if indices is None else indices
     finished = {i: stack.take_finished(i) for i in which}
     agent = stack.agent
-    recorder.log(stack.env_steps, agent.updates, finished, agent.non_finite())
+    recorder.log(stack.env_steps, agent.updates, finished, agent.learners.non_finite())
     returns = [r for episodes in finished.values() for r, _ in episodes]
     if returns and bar is not None:
         text = format_metrics({"return": float(np.mean(returns))})

@@ -69,7 +69,7 @@ def make_agent(seeds: tuple[int, ...] = SEEDS, action_dim: int = D, **settings) 
         for i, seed in enumerate(seeds):
             g = torch.Generator().manual_seed(seed)
             for name in NETWORKS:
-                for parameter in getattr(agent, name).parameters():
+                for parameter in getattr(agent.learners, name).parameters():
                     shape = parameter.shape[1:]
                     parameter[i] += 0.15 * torch.randn(shape, generator=g)
     return agent
@@ -125,11 +125,11 @@ def moved(agent: MPOAgent, before: dict[str, list[Tensor]]) -> set[str]:
 
 
 def parts(agent: MPOAgent) -> dict[str, nn.Module]:
-    return {name: getattr(agent, name) for name in NETWORKS} | {"duals": duals(agent)}
+    return {name: getattr(agent.learners, name) for name in NETWORKS} | {"duals": duals(agent)}
 
 
 def duals(agent: MPOAgent) -> nn.Module:
-    return nn.ModuleList([agent.temperatures, agent.alphas])
+    return nn.ModuleList([agent.learners.temperatures, agent.learners.alphas])
 
 
 def snapshots(agent: MPOAgent) -> dict[str, list[Tensor]]:
@@ -138,8 +138,8 @@ def snapshots(agent: MPOAgent) -> dict[str, list[Tensor]]:
 
 def targets(agent: MPOAgent, windows: Mapping[str, Tensor]) -> Targets:
     """Runs the target pass with the agent's next noise."""
-    noise = [agent._draw(*shape) for shape in agent._targets.noise_shapes(windows)]
-    return agent._targets.compute(windows, noise)
+    noise = [agent._update._draw(*shape) for shape in agent._update.targets.noise_shapes(windows)]
+    return agent._update.targets.compute(windows, noise)
 
 
 # The reference update of one seed
@@ -147,9 +147,12 @@ def targets(agent: MPOAgent, windows: Mapping[str, Tensor]) -> Targets:
 
 def upcoming_noise(agent: MPOAgent, windows: TensorDict) -> list[Tensor]:
     """Returns the next update's noise, [S, samples, states, D] per tensor."""
-    states = [g.get_state() for g in agent._noise]
-    drawn = [agent._draw(*shape).double() for shape in agent._targets.noise_shapes(windows)]
-    for g, state in zip(agent._noise, states, strict=True):
+    states = [g.get_state() for g in agent._update.noise]
+    drawn = [
+        agent._update._draw(*shape).double()
+        for shape in agent._update.targets.noise_shapes(windows)
+    ]
+    for g, state in zip(agent._update.noise, states, strict=True):
         g.set_state(state)
     return drawn
 
@@ -186,8 +189,8 @@ class Window:
     def __init__(self, agent: MPOAgent, windows: TensorDict, s: int, b: int):
         scale = agent.config.policy_init_scale
         self.config = agent.config
-        self.policy = PlainPolicy(copy.deepcopy(agent.target_policy).double(), s, scale)
-        self.critic = PlainCritic(copy.deepcopy(agent.target_critic).double(), s)
+        self.policy = PlainPolicy(copy.deepcopy(agent.learners.target_policy).double(), s, scale)
+        self.critic = PlainCritic(copy.deepcopy(agent.learners.target_critic).double(), s)
         self.fields = {name: windows[name][s, :, b].double() for name in windows.keys()}
         self.ends = self.fields["terminated"], self.fields["truncated"]
         self.steps = len(self.ends[0])
@@ -469,9 +472,9 @@ def test_a_fallback_bound_holds_the_stddev_like_the_mean(mode):
 def test_the_critics_step_moves_the_critic_alone():
     agent = make_agent()
     before = snapshots(agent)
-    agent._fit_critic(targets(agent, make_windows(1)).regression)
+    agent._update._fit_critic(targets(agent, make_windows(1)).regression)
     assert not moved(agent, before)
-    agent._critic_optimizer.step()
+    agent.learners.critic_optimizer.step()
     assert moved(agent, before) == {"critic"}
 
 
@@ -479,10 +482,10 @@ def test_the_policys_step_moves_the_policy_and_the_duals_alone():
     agent = make_agent()
     windows = make_windows(1)
     before = snapshots(agent)
-    found = agent._evaluate(windows, [agent._draw(M, B)])
+    found = agent._update._evaluate(windows, [agent._update._draw(M, B)])
     assert not moved(agent, before)
-    agent._temperature_optimizer.step()
-    agent._m_step(found)
+    agent.learners.temperature_optimizer.step()
+    agent._update._m_step(found)
     assert moved(agent, before) == {"policy", "duals"}
     for start, parameter in zip(before["duals"], duals(agent).parameters(), strict=True):
         assert (start != parameter).all()
@@ -493,7 +496,7 @@ def test_no_gradient_reaches_the_targets(mode):
     agent = make_agent(**MODES[mode])
     agent.update(make_windows(agent.config.window))
     for name in ("target_policy", "target_critic"):
-        for parameter in getattr(agent, name).parameters():
+        for parameter in getattr(agent.learners, name).parameters():
             assert parameter.grad is None and not parameter.requires_grad
     for name in ("policy", "critic", "duals"):
         for label, parameter in parts(agent)[name].named_parameters():
@@ -547,7 +550,10 @@ def test_the_policy_is_improved_where_it_acted(mode):
 @pytest.mark.parametrize("period", [1, 3])
 def test_targets_are_copied_every_period_updates_and_not_between(period):
     agent = make_agent(target_networks_update_period=period)
-    pairs = ((agent.target_policy, agent.policy), (agent.target_critic, agent.critic))
+    pairs = (
+        (agent.learners.target_policy, agent.policy),
+        (agent.learners.target_critic, agent.critic),
+    )
     for update in range(1, 8):
         before = [snapshot(target) for target, _ in pairs]
         agent.update(make_windows(1, key=update))
@@ -562,9 +568,9 @@ def test_a_copy_is_no_alias():
     agent = make_agent(target_networks_update_period=2)
     agent.update(make_windows(1))
     agent.update(make_windows(1))
-    copied = snapshot(agent.target_critic)
+    copied = snapshot(agent.learners.target_critic)
     agent.update(make_windows(1))
-    assert same(snapshot(agent.target_critic), copied)
+    assert same(snapshot(agent.learners.target_critic), copied)
     assert not same(snapshot(agent.critic), copied)
 
 
@@ -595,7 +601,7 @@ def test_an_update_moves_each_seed_by_at_most_the_clipped_norm(mode):
     for name in ("policy", "critic"):
         # The metrics contain the norm before clipping.
         assert (metrics[f"{name}_grad_norm"] > 0.05).all()
-        after = snapshot(getattr(agent, name))
+        after = snapshot(getattr(agent.learners, name))
         for s in range(S):
             step = [(x - y)[s].double() for x, y in zip(after, before[name], strict=True)]
             assert norm_of(step) == pytest.approx(0.05, rel=1e-3)
@@ -705,8 +711,8 @@ def test_duals_start_at_the_configs_natural_values():
     agent = make_agent(**settings, init_log_alpha_stddev=1000.0)
     mean, stddev = 2 * math.log(1 + math.exp(-1)), 2000.0
     for found, start in (
-        (agent.temperatures.value, torch.tensor([3.0, 3.0])),
-        (agent.alphas.value, torch.tensor([[mean] * D, [stddev] * D])),
+        (agent.learners.temperatures.value, torch.tensor([3.0, 3.0])),
+        (agent.learners.alphas.value, torch.tensor([[mean] * D, [stddev] * D])),
     ):
         torch.testing.assert_close(found, start.expand_as(found), rtol=1e-6, atol=2e-8)
         assert found.shape == (S, *start.shape)
@@ -714,7 +720,7 @@ def test_duals_start_at_the_configs_natural_values():
 
 def test_without_a_penalty_there_is_one_temperature():
     agent = make_agent(action_penalty=False)
-    assert agent.temperatures.value.shape == (S, 1)
+    assert agent.learners.temperatures.value.shape == (S, 1)
 
 
 # Acting

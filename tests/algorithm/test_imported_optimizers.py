@@ -392,7 +392,7 @@ def test_an_import_of_adam_learns_what_the_built_in_does():
     for agent in agents:
         for _ in range(3):
             agent.update(windows)
-    ours, theirs = (agent._critic_optimizer.flat for agent in agents)
+    ours, theirs = (agent.learners.critic_optimizer.flat for agent in agents)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 

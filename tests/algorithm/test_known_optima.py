@@ -185,7 +185,7 @@ def test_before_the_first_target_copy_retrace_reaches_as_far_as_its_window(setti
     states = np.eye(length, dtype=np.float32)
     action = np.zeros(1, np.float32)
     with torch.no_grad():
-        mean, stddev = trainer.agent.target_policy(torch.from_numpy(states)[None])
+        mean, stddev = trainer.agent.learners.target_policy(torch.from_numpy(states)[None])
         of_policy = losses.gaussian_log_prob(torch.zeros(1), mean, stddev)[0].numpy()
     for _ in range(episodes):
         for t in range(length):

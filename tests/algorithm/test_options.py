@@ -150,10 +150,10 @@ def test_the_categorical_target_is_the_mixture_moved_by_the_scalar_one(mode):
     agent = make_agent(critic="categorical", **(wide | MODES[mode]))
     windows = make_windows(agent.config.window)
     # Values and corrections are small compared to the atoms' range, so nothing is clipped.
-    for parameter in agent.target_critic.head.parameters():
+    for parameter in agent.learners.target_critic.head.parameters():
         parameter.mul_(0.05)
-    agent.target_critic.double()
-    agent.target_policy.double()
+    agent.learners.target_critic.double()
+    agent.learners.target_policy.double()
     windows = {name: x.double() for name, x in windows.items()}
     batch = targets(agent, windows).regression
     found = batch.distribution
@@ -165,7 +165,7 @@ def test_the_categorical_target_is_the_mixture_moved_by_the_scalar_one(mode):
 def test_the_mixture_is_that_of_the_expectations_samples():
     agent = make_agent(critic="categorical", **ATOMS)
     noise = torch.randn(len(SEEDS), 8, 4, D)
-    found, _, values = agent._targets._evaluate(torch.randn(len(SEEDS), 4, OBS), noise)
+    found, _, values = agent._update.targets._evaluate(torch.randn(len(SEEDS), 4, OBS), noise)
     samples = agent.config.retrace_mc_actions
     assert found.value.allclose(values[:, :samples].mean(1))
     assert (found.mixture * agent.critic.atoms).sum(-1).allclose(found.value, atol=1e-6)
@@ -175,12 +175,15 @@ def test_a_categorical_step_equals_plain_sums():
     """With TD, sample by sample: C51's projection of each, their mean, and its cross-entropy."""
     agent = make_agent(critic="categorical", optimizer="sgd", q_lr=1.0, sgd_momentum=0.0, **ATOMS)
     windows = make_windows(1)
-    states = [generator.get_state() for generator in agent._noise]
-    noise = agent._draw(8, 7).double()
-    for generator, state in zip(agent._noise, states, strict=True):
+    states = [generator.get_state() for generator in agent._update.noise]
+    noise = agent._update._draw(8, 7).double()
+    for generator, state in zip(agent._update.noise, states, strict=True):
         generator.set_state(state)
     before = copy.deepcopy(agent.critic).double()
-    targets = copy.deepcopy(agent.target_critic).double(), copy.deepcopy(agent.target_policy)
+    targets = (
+        copy.deepcopy(agent.learners.target_critic).double(),
+        copy.deepcopy(agent.learners.target_policy),
+    )
     atoms = torch.linspace(-3, 5, 11, dtype=torch.float64)
     metrics = agent.update(windows)
     policy = targets[1].double()
@@ -237,7 +240,12 @@ def test_all_networks_see_the_same_normal_observations_and_change_together():
     obs = np.random.default_rng(1).normal(3, 2, (50, len(SEEDS), OBS)).astype(np.float32)
     for rows in obs:
         agent.act(rows)
-    networks = [agent.policy, agent.critic, agent.target_policy, agent.target_critic]
+    networks = [
+        agent.policy,
+        agent.critic,
+        agent.learners.target_policy,
+        agent.learners.target_critic,
+    ]
     assert len({id(network.normalize) for network in networks}) == 1
     probe = torch.from_numpy(obs[:7].swapaxes(0, 1).copy())
     assert torch.equal(agent.policy(probe)[0], plain.policy(probe)[0])
@@ -275,11 +283,14 @@ def test_a_snapshot_is_evaluated_with_its_own_normalisation(tmp_path):
 def test_polyak_targets_go_a_share_of_the_way_each_update():
     agent = make_agent(target_polyak=0.25, target_networks_update_period=1)
     for _ in range(2):
-        target, critic = snapshot(agent.target_policy), snapshot(agent.target_critic)
+        target, critic = (
+            snapshot(agent.learners.target_policy),
+            snapshot(agent.learners.target_critic),
+        )
         agent.update(make_windows(1))
         for before, network, online in (
-            (target, agent.target_policy, agent.policy),
-            (critic, agent.target_critic, agent.critic),
+            (target, agent.learners.target_policy, agent.policy),
+            (critic, agent.learners.target_critic, agent.critic),
         ):
             for old, new, goal in zip(before, snapshot(network), snapshot(online), strict=True):
                 torch.testing.assert_close(new, 0.75 * old + 0.25 * goal)
@@ -289,7 +300,7 @@ def test_polyak_targets_go_a_share_of_the_way_each_update():
 def test_the_behaviour_policy_acts(behaviour):
     agent = make_agent(behaviour_policy=behaviour)
     obs = np.random.default_rng(0).normal(size=(len(SEEDS), OBS)).astype(np.float32)
-    acting = agent.policy if behaviour == "online" else agent.target_policy
+    acting = agent.policy if behaviour == "online" else agent.learners.target_policy
     mean, stddev = (x.squeeze(1).numpy() for x in acting(torch.from_numpy(obs).unsqueeze(1)))
     noise = copy.deepcopy(agent._act_noise)
     raw, log_prob = agent.act(obs)
@@ -303,15 +314,15 @@ def test_the_behaviour_policy_acts(behaviour):
 def test_a_joint_bound_is_on_the_sum_over_dimensions():
     rates = {"dual_optimizer": "sgd", "lambda_lr": 0.3, "sgd_momentum": 0.0}
     each, joint = (make_agent(per_dimension_kl=per, **rates) for per in (True, False))
-    assert joint.alphas.raw.shape == (len(SEEDS), 2, 1)
-    raw = joint.alphas.raw.clone()
+    assert joint.learners.alphas.raw.shape == (len(SEEDS), 2, 1)
+    raw = joint.learners.alphas.raw.clone()
     apart, together = (agent.update(make_windows(1)) for agent in (each, joint))
     for kind in ("kl_mean_relative", "kl_stddev_relative"):
         torch.testing.assert_close(together[kind], D * apart[kind])
     bounds = torch.tensor([joint.config.mstep_kl_epsilon, joint.config.mstep_kl_epsilon_stddev])
     kl = bounds * torch.stack([together["kl_mean_relative"], together["kl_stddev_relative"]], -1)
     slope = (bounds - kl).unsqueeze(-1) * raw.sigmoid()
-    torch.testing.assert_close(joint.alphas.raw, raw - 0.3 * slope)
+    torch.testing.assert_close(joint.learners.alphas.raw, raw - 0.3 * slope)
     # Equal multipliers constrain both policies equally.
     assert same(snapshot(each.policy), snapshot(joint.policy))
 
@@ -322,14 +333,14 @@ def test_with_one_dimension_the_bounds_are_the_same():
         for agent in (each, joint):
             agent.update(make_windows(1, action_dim=1))
     assert same(snapshot(each.policy), snapshot(joint.policy))
-    assert same(snapshot(each.alphas), snapshot(joint.alphas))
+    assert same(snapshot(each.learners.alphas), snapshot(joint.learners.alphas))
 
 
 def test_a_lion_step_has_the_length_of_the_rate_whatever_the_gradient():
     agent = make_agent(optimizer="lion", q_lr=0.01)
-    before = agent._critic_optimizer.flat.clone()
+    before = agent.learners.critic_optimizer.flat.clone()
     agent.update(make_windows(1))
-    steps = (agent._critic_optimizer.flat - before).abs()
+    steps = (agent.learners.critic_optimizer.flat - before).abs()
     moved = steps[steps > 0]
     assert len(moved) > 1000
     torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=1e-3, atol=1e-6)
@@ -339,7 +350,7 @@ def test_a_lion_step_has_the_length_of_the_rate_whatever_the_gradient():
 def elsewhere(monkeypatch):
     """The meta device; see `tests.compute.test_cuda_graphs`."""
     monkeypatch.setattr(
-        "mpo.algorithm.agent.torch_generator",
+        "mpo.algorithm.update.torch_generator",
         lambda seed, stream, *_: torch_generator(seed, stream),
     )
     monkeypatch.setattr(
@@ -366,20 +377,20 @@ def test_networks_start_anew_from_streams_of_their_own_and_the_duals_stay():
     agent = make_agent(optimizer="sgd")
     agent.update(make_windows(1))
     before = {name: snapshot(module) for name, module in parts(agent).items()}
-    agent.renew_networks(0)
+    agent.learners.renew(0)
     first = {name: snapshot(module) for name, module in parts(agent).items()}
     assert same(first["duals"], before["duals"])
     assert same(first["policy"], first["target_policy"])
     assert same(first["critic"], first["target_critic"])
     for stream, count in (("init", ()), ("renew", (0,)), ("renew", (1,))):
-        drawn = agent._draw_networks(stream, *count)
+        drawn = agent.learners.draw(stream, *count)
         alike = [
             same(snapshot(x), first[n]) for x, n in zip(drawn, ("policy", "critic"), strict=True)
         ]
         assert alike == [count == (0,)] * 2
     assert all(
         not x.any()
-        for state in agent._critic_optimizer._steppers["whole"].optimizer.state.values()
+        for state in agent.learners.critic_optimizer._steppers["whole"].optimizer.state.values()
         for x in state.values()
     )
 
@@ -394,9 +405,9 @@ def test_moments_are_reset_at_the_copies_and_only_then():
         for agent in (reset, plain):
             agent.update(make_windows(1, key=key))
         steps.append(same(snapshot(reset.critic), snapshot(plain.critic)))
-        time = next(iter(reset._critic_optimizer._steppers["whole"].optimizer.state.values()))[
-            "step"
-        ]
+        time = next(
+            iter(reset.learners.critic_optimizer._steppers["whole"].optimizer.state.values())
+        )["step"]
         assert float(time) == (key + 1) % 2
     assert steps == [True, True, False, False]
 
@@ -406,11 +417,11 @@ def test_a_warm_up_counts_updates():
     agent = make_agent(warmup_updates=4, q_lr=0.01)
     windows, lengths = make_windows(1), []
     for _ in range(6):
-        before = agent._critic_optimizer.flat.clone()
+        before = agent.learners.critic_optimizer.flat.clone()
         agent.update(windows)
-        lengths.append(float((agent._critic_optimizer.flat - before).abs().max()))
+        lengths.append(float((agent.learners.critic_optimizer.flat - before).abs().max()))
         with torch.inference_mode():
-            agent._critic_optimizer.reset_()
+            agent.learners.critic_optimizer.reset_()
     assert lengths == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01], rel=1e-2)
 
 
@@ -430,9 +441,9 @@ def test_both_critics_learn_from_the_same_targets(critics):
         critics=critics, q_lr=1.0, optimizer="sgd", sgd_momentum=0.0, max_grad_norm=None
     )
     windows = make_windows(1)
-    states = [g.get_state() for g in agent._noise]
+    states = [g.get_state() for g in agent._update.noise]
     batch = targets(agent, windows).regression
-    for g, state in zip(agent._noise, states, strict=True):
+    for g, state in zip(agent._update.noise, states, strict=True):
         g.set_state(state)
     before = [copy.deepcopy(member) for member in agent.critic.members]
     agent.update(windows)
@@ -456,14 +467,14 @@ def test_steps_are_measured_just_before_and_after_a_copy():
         for place in ("before", "after")
     }
     for key in range(9):
-        before = agent._critic_optimizer.flat.clone()
+        before = agent.learners.critic_optimizer.flat.clone()
         metrics = agent.update(make_windows(1, key=key))
         place = {3: "before", 0: "after"}.get(key % 4)
         assert {name for name in metrics if name in names} == {
             n for n in names if place and place in n
         }
         if place:
-            moved = (agent._critic_optimizer.flat - before).norm(dim=1)
+            moved = (agent.learners.critic_optimizer.flat - before).norm(dim=1)
             torch.testing.assert_close(metrics[f"critic_step_{place}_copy"], moved)
 
 

@@ -41,7 +41,7 @@ def test_the_plain_update_is_the_same_mathematics(steps):
     torch.manual_seed(1)
     made_up = sizes.windows(size, 1, agent.config.window)
     generator = torch.Generator()
-    generator.set_state(agent._noise[0].get_state())
+    generator.set_state(agent._update.noise[0].get_state())
     learner = plain.PlainLearner(
         agent, lambda n, rows: torch.empty(n, rows, 2).normal_(generator=generator)
     )
@@ -168,7 +168,7 @@ def test_the_check_of_a_gpu_finds_what_is_wrong(error, ok, monkeypatch):
 
     def take_over(agent, other):
         given(agent, other)
-        agent._critic_optimizer.flat.mul_(1 + error)
+        agent.learners.critic_optimizer.flat.mul_(1 + error)
 
     monkeypatch.setattr(gpu_checks, "take_over", take_over)
     (found,) = gpu_checks.check_gradients("Pendulum", "Retrace 2", CPU)

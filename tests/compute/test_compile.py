@@ -53,7 +53,8 @@ def test_acting_and_learning_are_traced_whole(mode, elsewhere, monkeypatch):  # 
     """A graph break would be an error (`fullgraph`)."""
     traced = []
     torch.compiler.reset()
-    monkeypatch.setattr("mpo.algorithm.agent.compiled", tracing(traced))
+    for module in ("agent", "update"):
+        monkeypatch.setattr(f"mpo.algorithm.{module}.compiled", tracing(traced))
     sizes = {"policy_layer_sizes": (32, 32), "critic_layer_sizes": (32, 32), "replay_size": 10}
     agent = MPOAgent(OBS, D, Hyperparameters(**sizes, **mode), range(3), elsewhere)
     windows = {name: x.to(elsewhere) for name, x in make_windows(agent.config.window).items()}

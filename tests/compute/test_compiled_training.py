@@ -49,7 +49,7 @@ def test_it_computes_what_the_uncompiled_form_does(mode):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
-        for ours, theirs in zip(made._optimizers, plain._optimizers, strict=True):
+        for ours, theirs in zip(made.learners.optimizers, plain.learners.optimizers, strict=True):
             scale = theirs._gradient.abs().max().item()
             assert scale > 0
             torch.testing.assert_close(ours._gradient, theirs._gradient, rtol=0, atol=1e-4 * scale)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mpo.algorithm import agent as agents
 from mpo.algorithm.agent import MPOAgent
 from mpo.algorithm.optimizers import StackedOptimizer
 from mpo.compute.cuda_graphs import Graphed
@@ -114,7 +115,7 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> Tapes:
         found[getattr(function, "func", function).__name__].append(tape)
         return Graphed(function, device, generators, tape)
 
-    for module in ("algorithm.agent", "replay.storage"):
+    for module in ("algorithm.agent", "algorithm.update", "replay.storage"):
         monkeypatch.setattr(f"mpo.{module}.Graphed", taped)
     return found
 
@@ -130,8 +131,9 @@ def graphed_replay(obs_dim: int, capacity: int, seeds: Sequence[int]) -> Replay:
 def graphed_trainer(**settings) -> MPOTrainer:
     """Makes a trainer that treats the CPU as a GPU."""
     trainer = plain_trainer(**settings)
-    trainer.agent._graphs = True
-    trainer.agent._heads = trainer.agent._graphed(trainer.agent._policy_heads)
+    agent = trainer.agent
+    agent._update._graphs = True
+    agent._heads = agents.Graphed(agent._policy_heads, CPU)
     trainer.stack.replay = graphed_replay(3, 100, trainer.seeds)
     return trainer
 
@@ -179,7 +181,7 @@ def test_a_training_by_graphs_is_the_same_training(tmp_path: Path, tapes, settin
     (acting,), (learning,) = tapes["_policy_heads"], tapes["_learn"]
     assert (acting.captures, acting.repetitions) == (1, 60 - WARM_UP)
     assert (learning.captures, learning.repetitions) == (1, updates - WARM_UP)
-    assert acting.generators == [] and learning.generators == trainer.agent._noise
+    assert acting.generators == [] and learning.generators == trainer.agent._update.noise
     assert sum(tape.captures for tape in tapes["_write_and_read"]) >= 1
     for seed in (3, 4):
         tables = [
@@ -206,7 +208,7 @@ def test_an_imported_optimizer_steps_between_captured_parts(tmp_path, tapes, def
     trainer = graphed_trainer(**own)
     steps: list[str] = []
     for kind in ("policy", "critic"):
-        optimizer = getattr(trainer.agent, f"_{kind}_optimizer")
+        optimizer = getattr(trainer.agent.learners, f"{kind}_optimizer")
         assert not optimizer.capturable
         _note_steps(optimizer, kind, steps, tapes)
     trainer.train(60, 20, 8, str(tmp_path / "graphs"), m_steps, 30, 15)
@@ -214,7 +216,7 @@ def test_an_imported_optimizer_steps_between_captured_parts(tmp_path, tapes, def
     updates = 40 // settings.get("policy_update_period", 1)
     gradients = tapes["_gradients"][0]
     assert (gradients.captures, gradients.repetitions) == (1, updates - WARM_UP)
-    assert gradients.generators == trainer.agent._noise
+    assert gradients.generators == trainer.agent._update.noise
     # Once the inputs come from the other part's graph, they are elsewhere: captured anew.
     (fit,) = [tape for tape in tapes["_fit_and_step_alphas"] if tape.captures]
     assert fit.captures <= 2 and fit.repetitions >= updates * m_steps - 2 * WARM_UP
@@ -284,7 +286,7 @@ def test_a_state_that_is_loaded_is_learnt_from_in_a_graph_of_its_own(tapes):
             each.update(windows)
     assert [tape.captures for tape in tapes["_policy_heads"]] == [0]
     assert [tape.captures for tape in tapes["_learn"]] == [1, 1]
-    assert torch.equal(agent._critic_optimizer.flat, other._critic_optimizer.flat)
+    assert torch.equal(agent.learners.critic_optimizer.flat, other.learners.critic_optimizer.flat)
 
 
 class Trace(TorchDispatchMode):
@@ -333,7 +335,7 @@ def test_each_update_is_the_same_operations_and_waits_for_nothing(mode, optimize
     traces = []
     for update in range(WARM_UP + 4):
         with torch.inference_mode(), Trace() as trace:
-            agent._learn(windows, m_steps)
+            agent._update._learn(windows, m_steps)
         if update >= WARM_UP:
             traces.append(trace.operations)
     assert len(traces[0]) > 100
@@ -363,7 +365,7 @@ def test_hyperparameters_that_a_gpu_repeats_are_constants():
 def elsewhere(monkeypatch):
     """The meta device: mixing it with another device, or reading a value, is an error."""
     monkeypatch.setattr(
-        "mpo.algorithm.agent.torch_generator",
+        "mpo.algorithm.update.torch_generator",
         lambda seed, stream, *_: torch_generator(seed, stream),
     )
     # Fused optimizers do not support the meta device.
@@ -379,8 +381,8 @@ def test_learning_and_acting_happen_on_the_device_alone(mode, elsewhere):
     metrics = agent.update(windows, 2)
     assert len(metrics) > 10 and all(x.is_meta for x in metrics.values())
     assert agent._heads({"obs": torch.zeros(3, OBS)})["heads"].is_meta
-    assert all(x.is_meta for x in agent.non_finite().values())
-    agent._move_targets(0.5)
+    assert all(x.is_meta for x in agent.learners.non_finite().values())
+    agent.learners.move_targets(0.5)
     with pytest.raises(RuntimeError, match="device|meta"):
         agent.update(dict(make_windows(agent.config.window).items()))
 
@@ -389,9 +391,9 @@ def test_an_imported_optimizer_leaves_its_parts_on_the_device(elsewhere):
     sizes = {"policy_layer_sizes": (32, 32), "critic_layer_sizes": (32, 32), "replay_size": 10}
     config = Hyperparameters(**sizes, optimizer="mine", optimizer_definition=NADAM)
     agent = MPOAgent(OBS, D, config, range(3), elsewhere)
-    agent._graphs = True
+    agent._update._graphs = True
     # Without a GPU nothing can be captured; the parts are called as they are.
-    agent._graphed = lambda function, generators=(): function
+    agent._update._graphed = lambda function, generators=(): function
     windows = {name: x.to(elsewhere) for name, x in make_windows(agent.config.window).items()}
     metrics = agent.update(windows, 2)
     assert len(metrics) > 10 and all(x.is_meta for x in metrics.values())

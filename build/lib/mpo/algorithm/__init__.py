@@ -1,0 +1,1 @@
+"""What is learnt: MPO's losses, targets, networks and optimizers."""

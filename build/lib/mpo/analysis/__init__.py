@@ -1,0 +1,1 @@
+"""Statistics of a study: tables of runs, normalised scores, intervals, effects."""

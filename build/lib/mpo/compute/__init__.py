@@ -1,0 +1,1 @@
+"""How fast it runs: matrix products, compiled code, CUDA graphs, kernels and memory."""

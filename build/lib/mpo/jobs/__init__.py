@@ -1,0 +1,1 @@
+"""The jobs of the workflow's rules: one module per verb, plus heartbeats and GPU slots."""

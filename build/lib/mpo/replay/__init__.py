@@ -1,0 +1,1 @@
+"""The replay: transitions, windows drawn from them, and their storage on the device."""

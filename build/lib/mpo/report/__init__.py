@@ -1,0 +1,1 @@
+"""Figures, the summary page, HTML pages and tables for papers."""

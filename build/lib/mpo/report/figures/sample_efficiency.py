@@ -1,0 +1,96 @@
+"""Sample efficiency: each arm's interquartile mean against environment steps and against time."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from mpo.analysis.tables import read
+from mpo.report.figures import style
+from mpo.study.plan import Study
+
+_MARKED = 6  # markers per curve
+_SHARE = "Fraction of the training budget"
+_NOTHING = "No environment has a reference score and a run of every arm."
+
+
+def draw(study: Study, tables: Path) -> Figure:
+    """One line per arm with a pointwise 95 % band, against progress and against time."""
+    looks = style.looks(study)
+    found = read(tables, "sample_efficiency")
+    if found.empty:
+        return style.nothing(_NOTHING)
+    figure, (progress, time) = plt.subplots(1, 2, figsize=(7.0, 2.5), sharey=True)
+    if _one_budget(found):
+        _curves(progress, found, "env_step", looks)
+        style.count_steps(progress)
+        progress.set_xlabel(style.STEPS)
+    else:
+        _curves(progress, found, "share", looks)
+        progress.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        progress.set_xlabel(_SHARE)
+    unit, seconds = _unit(found["wall_s"].max())
+    _curves(time, found.assign(time=found["wall_s"] / seconds), "time", looks)
+    time.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    time.set_xlabel(f"Training time ({unit})")
+    progress.set_ylabel("IQM of normalised scores")
+    sns.despine(figure)
+    figure.tight_layout()
+    style.legend_below(figure, style.arms_key(looks))
+    return figure
+
+
+def caption(study: Study, tables: Path) -> str:
+    """Describes the figure: scores, runs, axes and bands."""
+    found = read(tables, "sample_efficiency")
+    if found.empty:
+        return f"Sample efficiency: {_NOTHING[0].lower()}{_NOTHING[1:]}"
+    environments = style.plural(int(found["environments"].max()), "environment")
+    runs = style.plural(int(found["n"].min()), "run")
+    budget = "" if _one_budget(found) else ", whose budgets differ"
+    bands = (
+        " Bands: pointwise 95 % stratified bootstrap intervals, "
+        f"{int(found['replicates'].max())} resamples of the seeds."
+    )
+    few = (found["n"] / found["environments"]).min() < style.EXPLORATORY
+    return (
+        "Interquartile mean (IQM) of the normalised score during training (0: random policy, 1: "
+        f"reference) over {environments}{budget} (at least {runs} per "
+        f"arm{', exploratory' if few else ''}), against training progress and against mean "
+        f"wall-clock time.{bands if found['lo'].notna().any() else ''} The points are the "
+        "snapshots of the environment with the fewest; curves of other environments are "
+        "interpolated linearly. A diverged run keeps its last score, and its clock stops."
+    )
+
+
+def _one_budget(found: pd.DataFrame) -> bool:
+    return bool(found["env_step"].notna().all())
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    """A readable unit for a duration, and its length in seconds."""
+    return ("s", 1.0) if seconds < 300 else ("min", 60.0) if seconds < 18_000 else ("h", 3600.0)
+
+
+def _curves(axes: Axes, found: pd.DataFrame, x: str, looks: dict[str, style.Look]) -> None:
+    """Draws one panel, with column `x` on its x axis."""
+    arms = dict(list(found.groupby("arm")))
+    for index, (arm, look) in enumerate(looks.items()):
+        curve = arms[arm]
+        along = curve[x].astype(float)
+        spacing = max(1, len(curve) // _MARKED)
+        axes.fill_between(along, curve["lo"], curve["hi"], color=look.color, alpha=0.15, lw=0)
+        axes.plot(
+            along,
+            curve["estimate"],
+            color=look.color,
+            linestyle=look.linestyle,
+            marker=look.marker,
+            markersize=3.5,
+            markevery=(index % spacing, spacing),
+        )
+    axes.set_xlim(left=0)

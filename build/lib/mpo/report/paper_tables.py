@@ -1,0 +1,254 @@
+"""The main tables of a study for a paper, in LaTeX and Markdown.
+
+Each table has a function that returns a `Table` of text cells; both formats are written from it. A
+cell with an interval reads `estimate [lo, hi]`.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mpo.analysis.baselines import comparable, in_words
+from mpo.analysis.contrasts import POOLED, SUM
+from mpo.analysis.intervals import EXPLORATORY, MINUS, t_interval
+from mpo.analysis.tables import CONFIDENCE, read
+from mpo.report.typeset import NONE, Table, latex, markdown
+from mpo.study.files import TYPESET, replacing
+from mpo.study.plan import Study
+from mpo.study.status import FINISHED
+
+_MISSING = "missing"
+"""Text of a cell without a finished run."""
+
+_METRICS = {
+    "iqm": "IQM",
+    "mean": "Mean",
+    "median": "Median",
+    "optimality_gap": "Optimality gap",
+}
+
+
+def write(study: Study, tables: Path, outputs: Path) -> None:
+    """Writes NAME.tex, to be included in a paper, and NAME.md for each name in `TYPESET`.
+
+    A .tex file contains one table environment, or one per page if the table is longer. It needs the
+    package booktabs. Its label is tab:STUDY-NAME.
+
+    Args:
+        study: the study's plan.
+        tables: the directory of its tables.
+        outputs: the directory to write to.
+    """
+    for name, make in zip(TYPESET, (final_scores, aggregates, effects, costs), strict=True):
+        table = make(study, tables)
+        forms = {"tex": latex(table, f"tab:{study.study}-{name}"), "md": markdown(table)}
+        for suffix, text in forms.items():
+            with replacing(outputs / f"{name}.{suffix}") as path:
+                path.write_text(text, encoding="utf-8")
+
+
+def final_scores(study: Study, tables: Path) -> Table:
+    """The final return of each arm in each environment: mean and Student-t interval.
+
+    Rows with published returns follow, those `nearest` to the study's budgets.
+    """
+    scores = read(tables, "scores").query("policy == 'mode'")
+    seeds = scores.loc[scores["n"] > 0, "n"]
+    cells = [_final(row, seeds.max()) for row in scores.to_dict("records")]
+    frame = _wide(scores.assign(cell=cells), ["arm"], "env", "cell")
+    finals = read(tables, "finals").groupby("env", sort=False)
+    marked = pd.DataFrame({env: _best(rows) for env, rows in finals}).reindex_like(frame)
+    differing = f", {seeds.max()} unless stated in the cell" if seeds.nunique() > 1 else ""
+    notes = [
+        f"Return of the mean-action policy: mean over {_seeds(seeds)}{differing}, each the average "
+        f"of {_counted(scores['episodes'], 'evaluation episode')}. Brackets: 95 % Student-t "
+        "interval, given two or more seeds."
+    ]
+    if scores["diverged"].any():
+        notes.append("div.: diverged runs, counted with their last finite policy.")
+    if (scores["n"] == 0).any():
+        notes.append(f"{_MISSING.capitalize()}: no run has finished.")
+    if len(frame) > 1 and seeds.max() > 1:
+        rule = (
+            "an arm that beats every other arm in that environment: the t intervals of its paired "
+            "differences (same seed) are all above zero, simultaneously at 95 % (Bonferroni over "
+            "the other arms)"
+        )
+        notes.append(f"Bold: {rule}{'' if marked.any(axis=None) else '; there is none'}.")
+    published = _published(comparable(read(tables, "baselines"), study), study)
+    if len(published):
+        notes.append("Published: results of other authors; sources are in tables/baselines.")
+        frame = pd.concat([frame, published.reindex(columns=frame.columns)]).fillna(NONE)
+        marked = marked.reindex(frame.index, fill_value=False)
+    caption = f"Final return after the whole budget, study {study.study}."
+    return Table(frame, marked, caption, " ".join(notes))
+
+
+def aggregates(study: Study, tables: Path) -> Table:
+    """The aggregate scores of each arm over all environments, with bootstrap intervals.
+
+    No cell is bold: the intervals are of single arms, which cannot establish a difference.
+    """
+    found, finals = read(tables, "aggregates"), read(tables, "finals")
+    caption = f"Normalised final scores over all environments, study {study.study}."
+    frame = pd.DataFrame(index=pd.Index(finals["arm"].unique(), name="arm"), columns=[*_METRICS])
+    note = "No environment has a reference score and a finished run of every arm."
+    if not found.empty:
+        frame = _wide(found.assign(cell=_cells(found)), ["arm"], "metric", "cell").loc[frame.index]
+        scored = finals.dropna(subset="score").groupby(["env", "arm"]).size()
+        warning = ": with so few seeds these intervals are too narrow"
+        note = (
+            "Score: 0 for a random policy, 1 for the reference. IQM: interquartile mean of the "
+            "runs. Median: over the environments' means. Optimality gap: how far the runs fall "
+            "short of 1; lower is better. Brackets: 95 % stratified bootstrap interval of "
+            f"{_counted(found['replicates'], 'replicate')}, given two or more seeds. Over "
+            f"{_counted(found['environments'], 'environment')} and {_counted(found['n'], 'run')} "
+            f"per arm; {_seeds(scored, warning)} per environment."
+        )
+    frame = frame.fillna(NONE).rename(columns=_METRICS)
+    return Table(frame, _nothing(frame), caption, note)
+
+
+def effects(study: Study, tables: Path) -> Table:
+    """The effect of each factor level over its baseline, per environment and pooled."""
+    found = read(tables, "effects")
+    sign = np.where(found["against"] == SUM, ", beyond ", f" {MINUS} ")
+    found = found.assign(
+        effect=found["level"] + sign + found["against"],
+        environment=found["env"],
+        cell=_cells(found),
+        sure=(found["lo"] > 0) | (found["hi"] < 0),
+    )
+    rows, units = ["effect", "environment"], ["return", "score"]
+    caption = f"Effects of the factors on the final return, study {study.study}."
+    if found.empty:
+        frame = pd.DataFrame(columns=[*rows, *units, "n", "r"], dtype=str).set_index(rows)
+        note = "No factor is varied, or no pair is complete."
+        return Table(frame, _nothing(frame), caption, note)
+    both = found.groupby(rows, sort=False)[["n", "correlation"]].first()
+    frame = _wide(found, rows, "unit", "cell").reindex(columns=units, fill_value=NONE)
+    frame = frame.fillna(NONE)
+    frame["n"] = both["n"].astype(str)
+    frame["r"] = both["correlation"].map(lambda r: NONE if math.isnan(r) else _digits(r, 2))
+    sure = _wide(found, rows, "unit", "sure").reindex(columns=frame.columns).eq(True)
+    single = found[found["env"] != POOLED]
+    note = (
+        "Mean difference between two levels of a factor, with the same environment, seed and "
+        f"other factors, over {_seeds(single['n'])}. Brackets: 95 % Student-t interval, given two "
+        "or more seeds. Score: in units of the reference's return minus a random policy's. Pooled: "
+        "equal weight for every environment, Welch's t interval; n is the sum. r: correlation of "
+        "the two sides over seeds; near 0, pairing gains nothing. Bold: the 95 % interval excludes "
+        "zero, without correction for multiple tests"
+        f"{'' if sure.any(axis=None) else '; there is none'}."
+    )
+    return Table(frame, sure, caption, note)
+
+
+def costs(study: Study, tables: Path) -> Table:
+    """The time and memory that runs took, for each environment and arm."""
+    runs = read(tables, "runs").rename(columns={"env": "environment"})
+    runs["finished"] = runs["status"].isin(FINISHED)
+    groups = runs.groupby(["environment", "arm"], sort=False)
+    planned, finished = groups.size(), groups["finished"].sum()
+    numbers = {
+        "training, s": groups["wall_s"].mean(),
+        "updates/s": groups["updates_per_s"].mean(),
+        "evaluation, s": groups["eval_s"].mean(),
+        "memory, MB": groups["max_rss_mb"].max(),
+        "CPU, h": groups["cpu_s"].sum(min_count=1) / 3600,
+    }
+    frame = pd.DataFrame({name: column.map(_number) for name, column in numbers.items()})
+    pairs = zip(finished, planned, strict=True)
+    frame.insert(0, "runs", [f"{n}" if n == of else f"{n} of {of}" for n, of in pairs])
+    hours = (runs["wall_s"].sum() + runs["eval_s"].sum()) / 3600
+    note = (
+        "Means over the finished runs; seeds trained in one process share its time equally. "
+        "Memory: largest peak of any process. CPU: sum over the trainings. Three significant "
+        f"digits. In all {_number(hours)} hours of training and evaluation, if run one by one."
+    )
+    return Table(frame, _nothing(frame), f"Costs of the runs, study {study.study}.", note)
+
+
+def _final(row: Mapping[Hashable, Any], seeds: int) -> str:
+    """A cell of the final scores; notes if it has not `seeds` runs, or if runs diverged."""
+    if row["n"] == 0:
+        return _MISSING
+    apart = [f"n = {row['n']}"] if row["n"] != seeds else []
+    apart += [f"{row['diverged']} div."] if row["diverged"] else []
+    return _number(row["mean"], row["lo"], row["hi"]) + (f" ({', '.join(apart)})" if apart else "")
+
+
+def _published(baselines: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """One row per algorithm, one column per environment with a baseline."""
+    budgets = {run.spec.env_name: run.total_steps for run in study.runs}
+    cells = [
+        in_words(row)
+        + ("" if row["steps"] == budgets[row["env"]] else f" (after {row['steps']} steps)")
+        for row in baselines.to_dict("records")
+    ]
+    found = baselines.assign(cell=cells, arm=baselines["algorithm"] + ", published")
+    return _wide(found, ["arm"], "env", "cell")
+
+
+def _best(finals: pd.DataFrame) -> pd.Series:
+    """Whether each arm beats all others in an environment, by simultaneous paired t intervals."""
+    returns = finals.pivot(index="seed", columns="arm", values="return")
+    best = {}
+    for arm in returns:
+        others = [other for other in returns if other != arm]
+        confidence = 1 - (1 - CONFIDENCE) / max(1, len(others))
+        pairs = [(returns[arm] - returns[other]).dropna() for other in others]
+        above = (len(d) > 1 and t_interval(d, confidence).lo > 0 for d in pairs)
+        best[arm] = bool(pairs) and all(above)
+    return pd.Series(best)
+
+
+def _wide(long: pd.DataFrame, rows: Sequence[str], column: str, value: str) -> pd.DataFrame:
+    """Pivots to wide form, keeping rows and columns in their order of appearance."""
+    return long.set_index([*rows, column])[value].unstack(sort=False).rename_axis(columns=None)
+
+
+def _nothing(frame: pd.DataFrame) -> pd.DataFrame:
+    """A mask that marks no cell."""
+    return pd.DataFrame(False, frame.index, frame.columns)
+
+
+def _cells(found: pd.DataFrame) -> list[str]:
+    return [_number(*row) for row in found[["estimate", "lo", "hi"]].to_numpy()]
+
+
+def _number(value: float, lo: float = math.nan, hi: float = math.nan) -> str:
+    """Formats a value and its bounds, rounded to the second digit of the interval's half-width.
+
+    The value has at most six significant digits, or three if it has no interval.
+    """
+    if math.isnan(value):
+        return NONE
+    if math.isnan(lo):
+        return _digits(value, _decimals(abs(value) / 10))
+    decimals = _decimals(max((hi - lo) / 2, abs(value) / 10_000))
+    return "{} [{}, {}]".format(*(_digits(x, decimals) for x in (value, lo, hi)))
+
+
+def _decimals(x: float) -> int:
+    """Decimal places down to the second significant digit of x; negative if x is 100 or more."""
+    return 1 - int(f"{x:.1e}".partition("e")[2])
+
+
+def _digits(x: float, decimals: int) -> str:
+    return f"{round(x, decimals):z.{max(decimals, 0)}f}".replace("-", MINUS)
+
+
+def _counted(n: pd.Series, noun: str) -> str:
+    """A count or range of counts with its noun, e.g. "1 seed" or "2 to 3 seeds"."""
+    low, high = int(n.min()), int(n.max())
+    return f"{'' if low == high else f'{low} to '}{high} {noun}{'' if high == 1 else 's'}"
+
+
+def _seeds(n: pd.Series, warning: str = "") -> str:
+    few = f" (exploratory{warning})" if n.min() < EXPLORATORY else ""
+    return f"n = {_counted(n, 'seed')}{few}"

@@ -1,0 +1,264 @@
+"""Writes a study's `summary.md`: plan, answers, tables, figures, costs and provenance."""
+
+import math
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mpo.analysis.baselines import in_words
+from mpo.analysis.contrasts import POOLED, SUM
+from mpo.analysis.intervals import EXPLORATORY, MINUS
+from mpo.analysis.tables import flat, read
+from mpo.provenance import commit, packages
+from mpo.report import figures as drawings
+from mpo.report import paper_tables
+from mpo.report.figures.style import plural
+from mpo.report.typeset import inline, markdown
+from mpo.study.files import replacing
+from mpo.study.plan import Study
+from mpo.study.status import FINISHED
+
+_ORIGIN = {
+    "git_sha": "commit",
+    "git_dirty": "uncommitted changes",
+    "algorithm_version": "algorithm version",
+    "device_name": "device",
+    "cpu": "CPU",
+    "blas": "BLAS",
+    "host": "host",
+    "threads": "threads per run",
+    "compiled": "compiled by torch",
+    "python": "Python",
+    "torch": "torch",
+    "gymnasium": "gymnasium",
+    "mujoco": "mujoco",
+    "dm_control": "dm_control",
+    "numpy": "numpy",
+}
+"""Provenance columns of `runs`, with their labels."""
+
+_ANALYSIS = ("numpy", "pandas", "scipy", "matplotlib", "seaborn")
+_NAMED = 10
+_DETECTED = 0.1
+
+
+def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> None:
+    """Writes the summary.
+
+    Args:
+        study: the study's plan.
+        tables: the directory of its tables.
+        figures: PNG files, named like their figures; linked relative to `output`.
+        output: the Markdown file.
+    """
+    runs = read(tables, "runs")
+    parts = [
+        f"# Study `{study.study}`",
+        _plan(study),
+        *_missing(runs),
+        *_unlike(runs),
+        *_mixed(runs),
+        *_no_scale(read(tables, "references")),
+        *_other_scale(study, runs, read(tables, "references")),
+        "## Answers",
+        _answers(read(tables, "effects"), read(tables, "power"), read(tables, "references")),
+        markdown(paper_tables.effects(study, tables)).rstrip(),
+        "## Final scores",
+        markdown(paper_tables.final_scores(study, tables)).rstrip(),
+        markdown(paper_tables.aggregates(study, tables)).rstrip(),
+        *_published(read(tables, "baselines")),
+        "## Figures",
+        *(_figure(study, tables, path, output.parent) for path in figures),
+        "## Cost",
+        markdown(paper_tables.costs(study, tables)).rstrip(),
+        "## Provenance",
+        _provenance(runs),
+    ]
+    text = "\n\n".join(parts) + "\n"
+    with replacing(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _plan(study: Study) -> str:
+    budgets = {run.spec.env_name: run.total_steps for run in study.runs}
+    axes = [
+        f"- {name}: {', '.join(str(flat(value)).lower() for value in values)}"
+        for name, values in study.axis_values.items()
+    ]
+    return "\n".join(
+        [
+            f"{len(study.runs)} runs: every combination of",
+            "",
+            "- environment (budget in environment steps): "
+            + ", ".join(f"{env} ({steps})" for env, steps in budgets.items()),
+            *axes,
+            f"- seed: {', '.join(map(str, study.seeds))}",
+        ]
+    )
+
+
+def _missing(runs: pd.DataFrame) -> list[str]:
+    """Warnings at the top of the page: runs that are missing, and runs that diverged."""
+    notes = []
+    missing = runs[~runs["status"].isin(FINISHED)]
+    if len(missing):
+        names = ", ".join(f"{r.run_id} ({r.status})" for r in missing.head(_NAMED).itertuples())
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        notes.append(f"**{plural(len(missing), 'run')} of {len(runs)} missing: {names}{more}.**")
+    diverged = runs[runs["status"] == "diverged"]
+    if len(diverged):
+        notes.append(
+            f"{plural(len(diverged), 'run')} diverged (scored by the last finite policy): "
+            + "; ".join(
+                f"{r.run_id}, {inline(r.error)}" for r in diverged.head(_NAMED).itertuples()
+            )
+            + (f"; and {len(diverged) - _NAMED} more." if len(diverged) > _NAMED else ".")
+        )
+    return notes
+
+
+def _answers(effects: pd.DataFrame, power: pd.DataFrame, references: pd.DataFrame) -> str:
+    """Sentences on the pooled effects of the study's factors."""
+    unknown = references.loc[references["reference"].isna(), "env"].tolist()
+    names = ", ".join(unknown)
+    notes = [f"Not pooled, since they have no reference score: {names}."] if unknown else []
+    if effects.empty:
+        return "\n".join(["No factor is varied.", *notes])
+    pooled = effects[effects["env"] == POOLED]
+    lines = [f"- {_sentence(row, power)}" for row in pooled.to_dict("records")]
+    lines = lines or ["No effect can be pooled: no environment has a score for every arm."]
+    return "\n\n".join(["\n".join(lines), *notes])
+
+
+def _sentence(row: Mapping[Hashable, Any], power: pd.DataFrame) -> str:
+    """A sentence on a pooled effect: size, interval, data, verdict and the seeds needed."""
+    seeds = row["n"] / row["environments"]
+    words = plural(int(seeds), "seed") if seeds == int(seeds) else f"{seeds:.1f} seeds"
+    pool = f"pooled over {plural(int(row['environments']), 'environment')}, {words} each"
+    sign = ", beyond" if row["against"] == SUM else f" {MINUS}"
+    start = f"**{row['level']}{sign} {row['against']}**: {row['estimate']:+.2f}"
+    if math.isnan(row["lo"]):
+        return f"{start} in normalised score, {pool}: no interval, so no conclusion."
+    verdict = "lower" if row["hi"] < 0 else "higher" if row["lo"] > 0 else "no effect shown"
+    exploratory = " (exploratory)" if seeds < EXPLORATORY else ""
+    same = (power["level"] == row["level"]) & (power["env"] == POOLED)
+    needed = power.loc[same & (power["effect"] == _DETECTED), "seeds"].dropna()
+    more = (
+        f" Detecting an effect of {_DETECTED} with 80 % power would need {needed.iloc[0]:.0f} seeds"
+        " per environment."
+        if len(needed)
+        else ""
+    )
+    return (
+        f"{start} [{row['lo']:.2f}, {row['hi']:.2f}] in normalised score, {pool}{exploratory}: "
+        f"{verdict}.{more}"
+    )
+
+
+def _published(baselines: pd.DataFrame) -> list[str]:
+    """The section on published returns in the study's environments; empty without any."""
+    if baselines.empty:
+        return []
+    table = pd.DataFrame(
+        {
+            "environment": baselines["env"],
+            "algorithm": baselines["algorithm"],
+            "steps": baselines["steps"],
+            "return": [in_words(row) for row in baselines.to_dict("records")],
+            "runs": baselines["n"].map("{:g}".format, na_action="ignore").fillna(""),
+            "source": baselines["source"],
+        }
+    )
+    return [
+        "## Published returns",
+        table.map(inline).to_markdown(index=False, disable_numparse=True),
+    ]
+
+
+def _figure(study: Study, tables: Path, path: Path, page: Path) -> str:
+    link = os.path.relpath(path, page)
+    return f"![{path.stem}]({link})\n\n{inline(drawings.caption(path.stem, study, tables))}"
+
+
+def _provenance(runs: pd.DataFrame) -> str:
+    lines = [
+        f"Trained from {runs['started'].dropna().min()} to {runs['finished'].dropna().max()}.",
+        "",
+    ]
+    lines += [f"- {words}: {', '.join(found)}" for words, found in _origins(runs).items()]
+    versions = ", ".join(f"{name} {version}" for name, version in packages(_ANALYSIS).items())
+    return "\n".join([*lines, f"- this page and its figures: commit {commit()}, {versions}"])
+
+
+def _unlike(runs: pd.DataFrame) -> list[str]:
+    """A warning at the top of the page if runs differ in code, packages or hardware."""
+    differing = [
+        f"{words} ({', '.join(found)})" for words, found in _origins(runs).items() if len(found) > 1
+    ]
+    warning = f"**The runs differ in: {'; '.join(differing)}.**"
+    return [warning] if differing else []
+
+
+def _versions(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the `version` of their environment, one row for each if a run has several."""
+    known = runs.dropna(subset="environment_version")
+    versions = known["environment_version"].astype(str).str.split("+")
+    return known.assign(version=versions).explode("version")
+
+
+def _other_scale(study: Study, runs: pd.DataFrame, references: pd.DataFrame) -> list[str]:
+    """Warnings at the top of the page: random returns of another version of the environment."""
+    if "environment_version" not in references:  # tables of an older version
+        return []
+    known = _versions(runs)
+    slugs = {environment.name: environment.slug for environment in study.environments}
+    notes = []
+    for env, version in references[["env", "environment_version"]].dropna().itertuples(index=False):
+        own = set(known.loc[known["env"] == env, "version"])
+        if own and version not in own:
+            path = f"results/{study.study}/random/{slugs[env]}.json"
+            notes.append(
+                f"**The random return in {env} is of another version of the environment than its "
+                f"runs.** Their scores are not comparable. Delete `{path}` to measure it again; if "
+                "the runs are of the older version, delete and train them."
+            )
+    return notes
+
+
+def _no_scale(references: pd.DataFrame) -> list[str]:
+    """Warnings at the top of the page: environments that failed with random actions."""
+    if "error" not in references:  # tables of an older version
+        return []
+    return [
+        f"**No scores in {env}: its random return could not be measured.** {inline(error)}"
+        for env, error in references[["env", "error"]].dropna().itertuples(index=False)
+    ]
+
+
+def _mixed(runs: pd.DataFrame) -> list[str]:
+    """Warnings at the top of the page: cells that used another version of their environment."""
+    known = _versions(runs)
+    known = known.assign(cell=known["run_id"].str.rsplit("/", n=1).str[0])
+    notes = []
+    for env, own in known.groupby("env", sort=False):
+        versions = own["version"].value_counts()
+        unusual = own.loc[own["version"] != versions.index[0], "cell"]
+        cells = own[own["cell"].isin(unusual)].groupby("cell", sort=False)["seed"]
+        if len(versions) > 1:
+            names = "; ".join(
+                f"{cell}, seeds {', '.join(map(str, sorted({*seeds})))}" for cell, seeds in cells
+            )
+            text = f"{len(versions)} versions of the environment: {names}"
+            notes.append(f"**The runs in {env} mix {text}.** Their returns are not comparable.")
+    return notes
+
+
+def _origins(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """All distinct values of each provenance column, by its label."""
+    return {
+        words: [inline(value) for value in runs[column].dropna().unique()]
+        for column, words in _ORIGIN.items()
+    }

@@ -1,0 +1,70 @@
+"""Names of a study's files, and how files are written: completely or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+METRICS, POLICIES, RUN = "train.parquet", "policies.pt", "run.json"
+"""Files that training writes to the run's directory."""
+
+EVALUATIONS, EVALUATION_COST = "evals.parquet", "evals.json"
+"""Files that evaluation adds to it."""
+
+TABLES = ("runs", "evals", "train", "curves", "scores")
+"""The tables that `collect` makes from the runs."""
+
+ANSWERS = (
+    *("finals", "references", "aggregates", "profiles", "improvements", "effects"),
+    *("differences", "efficiency", "power", "baselines", "sample_efficiency"),
+)
+"""The tables that `statistics` makes from those."""
+
+KEPT = tuple(name for name in (*TABLES, *ANSWERS) if name not in ("evals", "train", "profiles"))
+"""The tables that are small enough to be kept with the code, see `make reference`."""
+
+TYPESET = ("final_scores", "aggregates", "effects", "costs")
+"""Tables that are also written as LaTeX and Markdown."""
+
+TABLE_CHECKSUMS = ".checksums.json"
+"""The record of the tables' checksums, beside them."""
+
+PAGES = (
+    *("runs", "scores", "effects", "power", "aggregates", "improvements"),
+    *("efficiency", "references", "baselines"),
+)
+"""Tables that are also written as HTML pages."""
+
+TABLED = (RUN, METRICS, EVALUATIONS, EVALUATION_COST)
+"""Files of a run that the study's tables are built from."""
+
+DAMAGE = "damaged.json"
+"""The runs of a study whose files `collect` could not use."""
+
+RUN_FILES = (*TABLED, POLICIES)
+"""All files of a finished run."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder, which replaces `path` on success only.
+
+    Both the file and the replacement are flushed to disk, so they survive a power cut.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

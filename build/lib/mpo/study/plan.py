@@ -1,0 +1,430 @@
+"""A study: reads the config and plans the runs, each with its spec and its place on disk.
+
+Neither torch nor gymnasium is imported here: every Snakemake job parses the study again.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from mpo.study.config import (
+    ConfigError,
+    Evaluation,
+    Execution,
+    Extras,
+    Schedule,
+    Section,
+    Seed,
+    Statistics,
+    Tables,
+    Verification,
+    check_keys,
+    explain,
+)
+from mpo.study.hyperparameters import Training, training_value
+from mpo.study.optimizers import ARM_KEYS, BUILT_IN, Definition, choices, definition
+from mpo.study.paths import Place
+from mpo.study.specs import (
+    CellSpec,
+    EnvironmentSpec,
+    EvaluationSpec,
+    RandomSpec,
+    RunSpec,
+    path_text,
+)
+
+CORE_AXES = ("retrace", "optimizer")
+"""Axes that every study has; always named in a variant, other axes only off their base value."""
+
+DEFINITION = "optimizer_definition"
+"""The key of `training` that a config cannot set: `optimizers` says what an arm's optimizer is."""
+
+SETTABLE = tuple(key for key in Training.model_fields if key != DEFINITION)
+"""The keys of `training` that a config can set."""
+
+_OWN_KEYS = tuple(key for key in SETTABLE if key not in CORE_AXES)
+"""Those that an optimizer, a bundle or an environment can have values of its own for."""
+
+BUNDLE = "bundle"
+"""The axis of the bundles, if a study has any."""
+
+MAX_SEGMENT = 200
+"""Characters of a study's, environment's or variant's name in paths. File systems allow 255 bytes,
+and cluster schedulers put more into the name of a job's folder."""
+
+REFERENCE = "reference"
+"""The folder in `results/` that keeps the results that come with the project."""
+
+
+class Environment(EnvironmentSpec):
+    """An environment, and the keys of `schedule` and `training` that it overrides."""
+
+    overrides: dict[str, Any] = {}
+    """Keys of `schedule` and `training` with their values in this environment. In the config they
+    are written beside the id."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            return {"id": data}
+        if isinstance(data, Mapping):
+            own = [*EnvironmentSpec.model_fields]
+            check_keys(data, [*own, *Schedule.model_fields, *SETTABLE])
+            overrides = {key: value for key, value in data.items() if key not in own}
+            return {key: data[key] for key in own if key in data} | {"overrides": overrides}
+        return data
+
+
+class Bundle(Section):
+    """A named set of values of `training`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+    """Its name in paths, tables and figures."""
+
+    overrides: dict[str, Any] = {}
+    """Keys of `training` with their values. In the config they are written beside the name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        check_keys(data, ["name", *_OWN_KEYS])
+        overrides = {key: value for key, value in data.items() if key != "name"}
+        return {key: data[key] for key in ("name",) if key in data} | {"overrides": overrides}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One environment and one arm: its runs differ in their seeds only."""
+
+    env_slug: str
+    variant: str
+    """The arm as one path segment."""
+    arm: dict[str, Any]
+    """The value of every axis, in the order of the axes."""
+    spec: CellSpec
+    total_steps: int
+    """Environment steps per seed."""
+
+    @property
+    def cell_id(self) -> str:
+        """`environment/variant`: unique in the study."""
+        return f"{self.env_slug}/{self.variant}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Place):
+    """One planned run: its place on disk, its arm and its spec."""
+
+    arm: dict[str, Any]
+    spec: RunSpec
+
+
+class Study(Section):
+    """A study: environments x axes x seeds, and how each run is trained, evaluated and analysed.
+
+    The description of a section is its class's docstring.
+    """
+
+    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    """Name of the study, in letters, digits, `-` and `_`. Results are written to results/NAME/.
+    `reference` is taken: results/reference/ keeps the results that come with the project."""
+
+    environments: Annotated[tuple[Environment, ...], Field(min_length=1)]
+    """Environments to train in. An entry is an id, or a mapping of `id` and the keys of `schedule`
+    and `training` that differ in this environment, as in `{id: Hopper-v5, gamma: 0.995}`. An axis
+    cannot be overridden, nor a key that `optimizers` sets for an optimizer in use. `kwargs` and
+    `wrappers` make another environment of an id, as in `{id: Hopper-v5, kwargs:
+    {terminate_when_unhealthy: false}, wrappers: [my_module:MyWrapper]}`."""
+
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    """Seeds of the runs. Each is the only source of randomness of its run. Adding one trains that
+    seed only."""
+
+    axes: dict[str, list[Any]] = {}
+    """Factors of the comparison: any key of `training`, with the list of values to compare. Every
+    combination of values is an arm, trained in every environment with every seed. An axis wins over
+    `optimizers` and `training`. `retrace` and `optimizer` are always axes: if not given here, with
+    the one value of `training`."""
+
+    schedule: Schedule
+    training: Training
+    optimizers: dict[str, dict[str, Any]] = {}
+    """Values that apply with one optimizer only, so that each can be tuned: name of the optimizer,
+    then any keys of `training` but `retrace` and `optimizer`. They win over `training`. An entry
+    with another name than a built-in's also says what it is, by `class` and `settings`, as in
+    `{nadam: {class: torch.optim.NAdam, settings: {betas: [0.9, 0.99]}, policy_lr: 1.0e-3}}`, or by
+    `matrices` and `rest`, each with its `class`. `axes.optimizer` can then name it."""
+
+    bundles: tuple[Bundle, ...] = ()
+    """Named sets of values, compared as the values of an axis `bundle`: a name, and any keys of
+    `training` but axes. They win over `optimizers` and `training`. So `[{name: base}, {name: norms,
+    layer_norm: all}, {name: pink, action_noise: pink}]` measures what each change does alone, for
+    tables compare every bundle with the first."""
+
+    evaluation: Evaluation = Evaluation()
+    statistics: Statistics = Statistics()
+    tables: Tables = Tables()
+    verification: Verification = Verification()
+    extras: Extras = Extras()
+    execution: Execution = Execution()
+    allow_missing: bool = False
+    """Whether to make the tables without the runs that failed or are damaged. They then show the
+    number of runs per cell. An environment that fails with random actions has no scores then."""
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any]) -> "Study":
+        """Reads a study from a parsed YAML or JSON mapping.
+
+        Raises:
+            ConfigError: the study cannot be planned; the message has one line per problem.
+        """
+        try:
+            study = cls.model_validate(config)
+            _ = study.runs
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from None
+        return study
+
+    @field_validator("study")
+    @classmethod
+    def _free_name(cls, value: str) -> str:
+        _refuse_long("the study's name", value)
+        if value.casefold() == REFERENCE:  # one folder, where file systems ignore case
+            raise ValueError(
+                f"results/{REFERENCE}/ keeps the results that come with the project; choose "
+                "another name"
+            )
+        return value
+
+    @field_validator("environments")
+    @classmethod
+    def _unique_environments(cls, value: tuple[Environment, ...]) -> tuple[Environment, ...]:
+        for environment in value:
+            _refuse_long("an environment's name", environment.slug)
+        _refuse_duplicates("environment", [environment.slug for environment in value])
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _unique_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        _refuse_duplicates("seed", value)
+        return value
+
+    @field_validator("training")
+    @classmethod
+    def _no_definition(cls, value: Training) -> Training:
+        if value.optimizer_definition is not None:
+            raise ValueError(
+                f"{DEFINITION} cannot be set here, `optimizers` says it; received "
+                f"{value.optimizer_definition.model_dump()}"
+            )
+        return value
+
+    @field_validator("optimizers")
+    @classmethod
+    def _optimizer_keys(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for overrides in value.values():
+            check_keys({k: v for k, v in overrides.items() if k not in ARM_KEYS}, _OWN_KEYS)
+        return value
+
+    @field_validator("bundles")
+    @classmethod
+    def _unique_bundles(cls, value: tuple[Bundle, ...]) -> tuple[Bundle, ...]:
+        _refuse_duplicates("bundle", [bundle.name for bundle in value])
+        return value
+
+    @field_validator("axes")
+    @classmethod
+    def _axis_keys(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        check_keys(value, SETTABLE)
+        for name, values in value.items():
+            if not values:
+                raise ValueError(f"axis {name!r} has no values")
+        return value
+
+    @cached_property
+    def axis_values(self) -> dict[str, list[Any]]:
+        """Every axis with its values, converted to the types of the schema.
+
+        Core axes come first. The others are sorted, because paths contain them and the order of
+        keys in a config has no meaning.
+        """
+        self._refuse_unknown_optimizers("training", [self.training.optimizer])
+        self._refuse_unknown_optimizers("axes", self.axes.get("optimizer", []))
+        raw = {name: [getattr(self.training, name)] for name in CORE_AXES}
+        raw |= dict(sorted(self.axes.items()))
+        values = {}
+        for name, items in raw.items():
+            values[name] = [training_value("axes", name, item) for item in items]
+            _refuse_duplicates(f"value of axes.{name}", values[name])
+        return values | ({BUNDLE: [each.name for each in self.bundles]} if self.bundles else {})
+
+    @cached_property
+    def definitions(self) -> dict[str, Definition]:
+        """What the optimizers of the study's arms are, of those that are no built-ins."""
+        found = {
+            arm: definition(f"optimizers.{arm}", arm, overrides)
+            for arm, overrides in self.optimizers.items()
+        }
+        used = self.axis_values["optimizer"]
+        return {arm: what for arm, what in found.items() if what is not None and arm in used}
+
+    def _refuse_unknown_optimizers(self, place: str, names: Sequence[Any]) -> None:
+        own = [arm for arm in self.optimizers if arm not in BUILT_IN]
+        for name in names:
+            if name not in (*BUILT_IN, *own):
+                raise ConfigError(
+                    f"{place}.optimizer: expected {choices(*own)}, received {name!r}; `optimizers` "
+                    "can define more"
+                )
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """Every planned run, in the order environment, axis values, seed."""
+        return tuple(
+            Run(
+                study=self.study,
+                env_slug=cell.env_slug,
+                variant=cell.variant,
+                seed=seed,
+                total_steps=cell.total_steps,
+                arm=cell.arm,
+                spec=cell.spec.of_seed(seed),
+            )
+            for cell in self.cells
+            for seed in self.seeds
+        )
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every environment with every arm, in the order environment, axis values."""
+        arms = [
+            dict(zip(self.axis_values, values, strict=True))
+            for values in itertools.product(*self.axis_values.values())
+        ]
+        return tuple(itertools.starmap(self._cell, itertools.product(self.environments, arms)))
+
+    @property
+    def evaluation_spec(self) -> EvaluationSpec:
+        """The identity of every evaluation of the study."""
+        return EvaluationSpec(**self.evaluation.model_dump())
+
+    def random_spec(self, environment: Environment) -> RandomSpec:
+        """Returns the identity of the random policy's measurement in an environment."""
+        return RandomSpec(
+            env_id=environment.id,
+            env_kwargs=environment.kwargs,
+            env_wrappers=environment.wrappers,
+            episodes=self.statistics.random_episodes,
+            max_episode_steps=self.evaluation.max_episode_steps,
+        )
+
+    def _cell(self, environment: Environment, arm: dict[str, Any]) -> Cell:
+        """Plans one environment and arm.
+
+        A value comes from the axis, else from the bundle, else from the environment or the
+        optimizer, else from `training`.
+        """
+        base = self._base(environment, arm["optimizer"])
+        named = (*CORE_AXES, BUNDLE)
+        shown = [name for name in arm if name in named or arm[name] != base[name]]
+        variant = "_".join(f"{name}-{path_text(arm[name])}" for name in shown)
+        where = f"{environment.name}/{variant}"
+        _refuse_long(f"the values of the axes {', '.join(shown)}", variant)
+        axes = {name: value for name, value in arm.items() if name != BUNDLE}
+        values = base | self._bundle(environment, arm) | axes | self._optimizer(arm["optimizer"])
+        training = _build(Training, values, where)
+        timing = {k: v for k, v in environment.overrides.items() if k in Schedule.model_fields}
+        schedule = _build(Schedule, self.schedule.model_dump() | timing, where)
+        if schedule.total_steps < training.update_after:
+            raise ConfigError(
+                f"{where}: total_steps must be at least update_after, received "
+                f"{schedule.total_steps} < {training.update_after}"
+            )
+        return Cell(
+            env_slug=environment.slug,
+            variant=variant,
+            arm=arm,
+            spec=CellSpec(
+                env_id=environment.id,
+                env_kwargs=environment.kwargs,
+                env_wrappers=environment.wrappers,
+                training=training,
+                snapshot_interval=schedule.snapshot_interval,
+                log_interval=schedule.log_interval,
+            ),
+            total_steps=schedule.total_steps,
+        )
+
+    def _optimizer(self, arm: str) -> dict[str, Any]:
+        """Returns the training values that name an arm's optimizer and say what it is."""
+        what = self.definitions.get(arm)
+        if what is None or what.alias:
+            return {"optimizer": what.alias if what else arm}
+        return {"optimizer": arm, DEFINITION: what}
+
+    def _bundle(self, environment: Environment, arm: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the training values of an arm's bundle, if the study has bundles."""
+        if not self.bundles:
+            return {}
+        where = f"bundles ({arm[BUNDLE]})"
+        found = {each.name: each.overrides for each in self.bundles}[arm[BUNDLE]]
+        for key, value in found.items():
+            for place, others in (
+                ("an axis", self.axis_values),
+                (f"set by environments ({environment.name})", environment.overrides),
+            ):
+                if key in others:
+                    raise ConfigError(f"{where}.{key}: also {place}, received {value!r}")
+        return {key: training_value(where, key, value) for key, value in found.items()}
+
+    def _base(self, environment: Environment, optimizer: str) -> dict[str, Any]:
+        """Returns an environment's and an optimizer's training values, before those of the axes."""
+        base = self.training.model_dump()
+        given = self.optimizers.get(optimizer, {})
+        by_optimizer = {key: value for key, value in given.items() if key not in ARM_KEYS}
+        for key, value in by_optimizer.items():
+            base[key] = training_value(f"optimizers.{optimizer}", key, value)
+        for key, value in environment.overrides.items():
+            where = f"environments ({environment.name})"
+            if key in self.axis_values:
+                raise ConfigError(
+                    f"{where}.{key}: an axis cannot be overridden, received {value!r}; "
+                    f"axes.{key} has the values {self.axis_values[key]}"
+                )
+            if key in by_optimizer:
+                raise ConfigError(
+                    f"{where}.{key}: also set by optimizers.{optimizer}, received {value!r} and "
+                    f"{by_optimizer[key]!r}; keep one of them"
+                )
+            if key in SETTABLE:
+                base[key] = training_value(where, key, value)
+        return base
+
+
+def _build(section: type[Section], values: dict[str, Any], where: str) -> Any:
+    try:
+        return section(**values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error)}") from None
+
+
+def _refuse_long(what: str, segment: str) -> None:
+    if len(segment) > MAX_SEGMENT:
+        raise ConfigError(
+            f"{what} may have at most {MAX_SEGMENT} characters in paths, received {len(segment)}: "
+            f"{segment[:60]}..."
+        )
+
+
+def _refuse_duplicates(what: str, values: Sequence[Any]) -> None:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ConfigError(f"duplicate {what} {value!r}")

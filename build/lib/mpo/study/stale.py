@@ -1,0 +1,62 @@
+"""Finished files of another plan: found by content, whatever Snakemake remembers of them.
+
+Snakemake compares params with its own records in `.snakemake/`. These are lost when results are
+copied from a cluster or a checkout is cleaned, and `--rerun-triggers mtime` ignores them.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mpo.study.files import EVALUATION_COST, RUN
+from mpo.study.plan import Run, Study
+
+
+def stale_files(study: Study, plan: str, runs: Iterable[Run], root: Path) -> list[Path]:
+    """Returns the files below `root` that were made from another plan than this one.
+
+    Args:
+        study: what is planned.
+        plan: the text that study.json should hold.
+        runs: the runs that are wanted.
+        root: the directory that contains `results/`.
+
+    Returns:
+        Paths relative to `root`: study.json, a run's run.json or evals.json, a random return. A
+        file that is missing, cannot be read or does not tell its spec is not among them.
+    """
+    folder = Path("results", study.study)
+    found = (
+        [folder / "study.json"] if _text(root / folder / "study.json") not in (None, plan) else []
+    )
+    evaluation = study.evaluation_spec.model_dump(mode="json")
+    for run in runs:
+        expected = {RUN: run.spec.model_dump(mode="json"), EVALUATION_COST: evaluation}
+        found += [
+            run.directory / name
+            for name, spec in expected.items()
+            if _spec(root / run.directory / name) not in (None, spec)
+        ]
+    for environment in study.environments:
+        path = folder / "random" / f"{environment.slug}.json"
+        spec = study.random_spec(environment).model_dump(mode="json")
+        if _spec(root / path) not in (None, spec):
+            found.append(path)
+    return found
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, UnicodeError):
+        return None
+
+
+def _spec(path: Path) -> Any:
+    """Returns the spec that a record tells of, or None."""
+    try:
+        record = json.loads(_text(path) or "null")
+    except json.JSONDecodeError:
+        return None
+    return record.get("spec") if isinstance(record, dict) else None

@@ -1,0 +1,297 @@
+"""The status of each run of a study, read from its files, during and after the workflow.
+
+A run is planned, running, ok, diverged (also a result), failed, timeout (the scheduler stopped it,
+or its environment hung), or damaged (a file cannot be read, or is not the one that its job wrote).
+Jobs may run on other machines that share the file system.
+"""
+
+import json
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+from tabulate import tabulate
+
+from mpo.study.checksums import (
+    Damaged,
+    check_size,
+    read_evaluation,
+    read_object,
+    read_record,
+    reading,
+)
+from mpo.study.files import DAMAGE, EVALUATIONS, METRICS, POLICIES, RUN, RUN_FILES, replacing
+from mpo.study.plan import Run, Study
+
+STATUSES = ("planned", "running", "ok", "diverged", "failed", "timeout", "damaged")
+
+FINISHED = ("ok", "diverged")
+"""Statuses of runs with results."""
+
+UNFINISHED = ("failed", "timeout")
+"""Statuses of runs that ended without results. They are tried again, unless the study allows
+missing runs."""
+
+_TROUBLED = ("diverged", *UNFINISHED, "damaged")
+
+_SILENCE_S = 120.0
+"""Seconds without a heartbeat after which a job counts as dead; network file systems may show a
+new heartbeat late."""
+
+_LOG_LINES = 20
+"""Number of log lines that `failures` shows per run."""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The status of one run."""
+
+    run: Run
+    status: str
+    """One of `STATUSES`."""
+    error: str | None = None
+    """What went wrong, in one or a few lines."""
+    phase: str | None = None
+    """The job that reported last: train or evaluate."""
+    count: int = 0
+    """Progress: environment steps in training, episodes in evaluation."""
+    total: int = 0
+    """The value of `count` at the end."""
+    per_s: float = 0.0
+    """Progress per second."""
+    age_s: float | None = None
+    """Seconds since the last heartbeat."""
+
+
+def run_status(run: Run, root: Path) -> RunStatus:
+    """Returns a run's status; `root` is the directory that contains `results/`.
+
+    It reads the records of a finished run and the sizes of its files, but not the files.
+    """
+    try:
+        return _finished(run, root) or _reported(run, root)
+    except (Damaged, OSError) as error:
+        return RunStatus(run, "damaged", str(error))
+
+
+def given_up(run: Run, root: Path) -> bool:
+    """Returns whether a run has ended without results and is not running again."""
+    if all((root / run.directory / name).exists() for name in RUN_FILES):
+        return False
+    return run_status(run, root).status in UNFINISHED
+
+
+def write_damage(study: Study, root: Path, errors: Mapping[str, str]) -> None:
+    """Notes the runs whose files `collect` could not use, which `run_status` may not see.
+
+    Args:
+        study: the study.
+        root: the directory that contains `results/`.
+        errors: what is wrong, by run id; empty to delete the note.
+    """
+    path = root / _note(study)
+    if errors:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(errors, indent=1) + "\n", encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def noted_damage(study: Study, root: Path) -> dict[str, str]:
+    """Returns what `write_damage` noted, by run id, of runs whose files are still the same."""
+    note = root / _note(study)
+    try:
+        errors, noted = read_object(note), note.stat().st_mtime_ns
+    except (Damaged, OSError):
+        return {}
+    return {
+        run.run_id: str(errors[run.run_id])
+        for run in study.runs
+        if run.run_id in errors and _last_change(root / run.directory) <= noted
+    }
+
+
+def overview(study: Study, root: Path) -> str:
+    """Returns the study's status as text.
+
+    One table counts the statuses in each cell. Two more list the running runs with their progress,
+    and the diverged, failed, timed-out and damaged runs with the reason.
+    """
+    statuses = _statuses(study, root)
+    parts = [_headline(study, statuses), _cells(statuses)]
+    running = [s for s in statuses if s.status == "running"]
+    if running:
+        rows = [
+            {
+                "running": s.run.run_id,
+                "phase": s.phase,
+                "done": f"{s.count}/{s.total}",
+                "1/s": f"{s.per_s:.1f}",
+                "ETA": _eta(s),
+                "heartbeat": f"{s.age_s:.0f} s ago",
+            }
+            for s in running
+        ]
+        parts.append(tabulate(rows, headers="keys"))
+    troubled = [s for s in statuses if s.status in _TROUBLED]
+    if troubled:
+        rows = [
+            {"in trouble": s.run.run_id, "status": s.status, "why": _last_line(s.error)}
+            for s in troubled
+        ]
+        parts.append(tabulate(rows, headers="keys"))
+    return "\n\n".join(parts)
+
+
+def failures(study: Study, root: Path) -> str:
+    """Returns a Markdown page on the diverged, failed, timed-out and damaged runs.
+
+    Each is shown with its error and the last lines of its log.
+    """
+    statuses = _statuses(study, root)
+    parts = [f"# Failures of study `{study.study}`", _headline(study, statuses)]
+    if any(s.status in UNFINISHED for s in statuses):
+        parts.append(
+            "The same `snakemake` command retries failed runs from their last checkpoint. Set "
+            "`allow_missing: true` in the config, or pass `--config allow_missing=true`, to build "
+            "the tables without them."
+        )
+    for s in statuses:
+        if s.status not in _TROUBLED:
+            continue
+        parts += [f"## {s.run.run_id}: {s.status}", _fenced(str(s.error).splitlines())]
+        log = s.run.log(s.phase or "train")
+        if lines := _end_of(root / log):
+            parts += [f"Last lines of `{log}`:", _fenced(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _note(study: Study) -> Path:
+    return Path("results", study.study, DAMAGE)
+
+
+def _statuses(study: Study, root: Path) -> list[RunStatus]:
+    """The status of each run; `collect` may have found more damage than sizes show."""
+    noted = noted_damage(study, root)
+    found = [run_status(run, root) for run in study.runs]
+    return [
+        replace(s, status="damaged", error=noted[s.run.run_id])
+        if s.status in FINISHED and s.run.run_id in noted
+        else s
+        for s in found
+    ]
+
+
+def _last_change(directory: Path) -> int:
+    """When a file of a run was last written, in nanoseconds; lost files do not count."""
+    paths = [directory / name for name in RUN_FILES]
+    return max((path.stat().st_mtime_ns for path in paths if path.exists()), default=0)
+
+
+def _finished(run: Run, root: Path) -> RunStatus | None:
+    """The status of a run with results; None if it has none."""
+    directory = root / run.directory
+    if not (directory / RUN).exists():
+        return None
+    record = read_record(directory / RUN)
+    if not all((directory / name).exists() for name in RUN_FILES):
+        return None
+    for name in (METRICS, POLICIES):
+        check_size(directory / name, record)
+    check_size(directory / EVALUATIONS, read_evaluation(directory, record))
+    if record.get("status") not in FINISHED:
+        raise Damaged(directory / RUN, "it is not the record of a training")
+    return RunStatus(run, record["status"], record.get("error"))
+
+
+def _reported(run: Run, root: Path) -> RunStatus:
+    """The status of a run without results, as its jobs reported it."""
+    path = root / run.status_file
+    with reading(path):
+        try:
+            said = read_object(path)
+        except FileNotFoundError:
+            return RunStatus(run, "planned")
+        if said["identity"] != run.spec.identity:
+            return RunStatus(run, "planned")
+        age = time.time() - said["heartbeat"]
+        status, error = said["status"], said["error"]
+        if status == "running" and not _alive(said, age):
+            status = "failed"
+            error = (
+                f"the job on {said['host']} ended without reporting an error, last heartbeat "
+                f"{age:.0f} s ago; it may have been killed"
+            )
+        if status == "ok":
+            status = "planned"  # trained but not yet evaluated
+        return RunStatus(
+            run,
+            STATUSES[STATUSES.index(status)],
+            None if error is None else str(error),
+            phase=str(said["phase"]),
+            count=int(said["count"]),
+            total=int(said["total"]),
+            per_s=float(said["per_s"]),
+            age_s=age,
+        )
+
+
+def _fenced(lines: list[str]) -> str:
+    """Lines as a block of code, whatever backticks they hold."""
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([fence, *lines, fence])
+
+
+def _end_of(log: Path) -> list[str]:
+    """The last lines of a log; none if it cannot be read."""
+    try:
+        return log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+    except OSError:
+        return []
+
+
+def _alive(said: dict[str, Any], age_s: float) -> bool:
+    if age_s > _SILENCE_S:
+        return False
+    if said["host"] != socket.gethostname():
+        return True
+    try:
+        return psutil.Process(said["pid"]).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _headline(study: Study, statuses: list[RunStatus]) -> str:
+    counts = Counter(s.status for s in statuses)
+    words = ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
+    runs = "1 run" if len(statuses) == 1 else f"{len(statuses)} runs"
+    return f"{runs} of study {study.study}: {words}."
+
+
+def _cells(statuses: list[RunStatus]) -> str:
+    cells: dict[tuple[str, str], Counter[str]] = {}
+    for s in statuses:
+        cells.setdefault((s.run.spec.env_name, s.run.variant), Counter())[s.status] += 1
+    rows = [
+        {"environment": env, "variant": variant, **{n: counts[n] or "" for n in STATUSES}}
+        for (env, variant), counts in cells.items()
+    ]
+    return tabulate(rows, headers="keys")
+
+
+def _eta(s: RunStatus) -> str:
+    if s.per_s <= 0:
+        return ""
+    return str(timedelta(seconds=round((s.total - s.count) / s.per_s)))
+
+
+def _last_line(error: str | None) -> str:
+    return error.splitlines()[-1] if error else ""

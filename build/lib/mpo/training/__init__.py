@@ -1,0 +1,1 @@
+"""One training process: stacked seeds, training loop, recorded files, checkpoints."""
