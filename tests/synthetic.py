@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mpo.analysis import answers, baselines, tables
+from mpo.analysis import answers, baselines, collect, tables
 from mpo.study.plan import Run, Study
 
 PROVENANCE = {
@@ -138,7 +138,7 @@ def write_scale(study: Study, root: Path) -> tuple[Path, list[Path]]:
 def write_tables(study: Study, root: Path, published: Path | None = None) -> Path:
     """Writes all tables of a study, with baselines from a csv if given; returns their folder."""
     folder = root / "tables"
-    tables.write(tables.collect(study, root), folder)
+    tables.write(collect.collect(study, root), folder)
     found = answers.compute(study, folder, *write_scale(study, root / "scale"))
     tables.write(found | {"baselines": baselines.read(study, published)}, folder)
     return folder

@@ -584,8 +584,8 @@ def test_two_m_steps_are_two_policy_steps_and_one_of_critic_and_temperatures():
     twice.update(windows, 2)
     assert same(snapshot(once.critic), snapshot(twice.critic))
     assert not same(snapshot(once.policy), snapshot(twice.policy))
-    assert torch.equal(once.temperatures.value, twice.temperatures.value)
-    assert (once.alphas.value != twice.alphas.value).all()
+    assert torch.equal(once.learners.temperatures.value, twice.learners.temperatures.value)
+    assert (once.learners.alphas.value != twice.learners.alphas.value).all()
     assert twice.updates == 1
 
 
@@ -687,8 +687,8 @@ def test_initial_networks_of_a_seed_do_not_depend_on_its_neighbours():
         for name, module in parts(alone).items():
             for label, parameter in module.named_parameters():
                 assert torch.equal(parameter[0], parts(stack)[name].get_parameter(label)[i])
-    assert same(snapshot(stack.policy), snapshot(stack.target_policy))
-    assert same(snapshot(stack.critic), snapshot(stack.target_critic))
+    assert same(snapshot(stack.policy), snapshot(stack.learners.target_policy))
+    assert same(snapshot(stack.critic), snapshot(stack.learners.target_critic))
 
 
 def test_acting_and_updating_draw_from_unlike_streams():

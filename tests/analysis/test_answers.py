@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpo.analysis import answers, baselines, contrasts, references, tables
+from mpo.analysis import answers, baselines, collect, contrasts, references, tables
 from mpo.analysis.aggregates import iqm
 from mpo.analysis.intervals import t_interval
 from mpo.report import summary
@@ -16,7 +16,7 @@ def compute(study, root):
 
 
 def again(study, root):
-    tables.write(tables.collect(study, root), root / "tables")
+    tables.write(collect.collect(study, root), root / "tables")
     scale = synthetic.write_scale(study, root / "scale")
     return answers.compute(study, root / "tables", *scale)
 
@@ -192,7 +192,7 @@ def test_the_clock_of_a_diverged_run_stands_still(tmp_path):
 def test_without_a_reference_returns_are_compared_and_nothing_is_pooled(tmp_path):
     study = synthetic.plan(environments=1)
     synthetic.write_runs(study, tmp_path)
-    tables.write(tables.collect(study, tmp_path), tmp_path / "tables")
+    tables.write(collect.collect(study, tmp_path), tmp_path / "tables")
     table, random = synthetic.write_scale(study, tmp_path / "scale")
     table.write_text("env,reference,what,source\n")
     found = answers.compute(study, tmp_path / "tables", table, random)
@@ -257,7 +257,7 @@ def test_an_environment_without_any_run_needs_no_random_return(tmp_path):
     synthetic.write_runs(study, tmp_path)
     whole = again(study, tmp_path)
     lost = synthetic.lose(study, tmp_path, range(12, 24))
-    tables.write(tables.collect(lost, tmp_path), tmp_path / "tables")
+    tables.write(collect.collect(lost, tmp_path), tmp_path / "tables")
     table, random = synthetic.write_scale(study, tmp_path / "scale")
     found = answers.compute(lost, tmp_path / "tables", table, [random[0], random[2]])
     row = found["references"].iloc[1]

@@ -5,7 +5,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from mpo.analysis import tables
+from mpo.analysis import collect, tables
 from mpo.analysis.intervals import t_interval
 from mpo.study.checksums import Damaged
 from tests import synthetic
@@ -24,7 +24,7 @@ def study(tmp_path):
 
 
 def test_every_table_is_tidy_and_in_the_studys_order(study, tmp_path):
-    found = tables.collect(study, tmp_path)
+    found = collect.collect(study, tmp_path)
     assert list(found["runs"]["run_id"]) == [run.run_id for run in study.runs]
     for name in ("evals", "train"):
         assert list(found[name]["run_id"].unique()) == [run.run_id for run in study.runs]
@@ -48,21 +48,21 @@ def test_a_seed_is_one_unit(study, tmp_path):
             return evals
 
         rewrite(path, change)
-    score = tables.collect(study, tmp_path)["scores"].query("policy == 'mode'").iloc[0]
+    score = collect.collect(study, tmp_path)["scores"].query("policy == 'mode'").iloc[0]
     expected = t_interval([10.0, 20.0, 33.0])  # over the seeds, not over the twelve episodes
     assert (score["n"], score["mean"], score["lo"], score["hi"]) == pytest.approx(expected)
     assert (score["min"], score["max"]) == (10.0, 33.0)
 
 
 def test_the_order_of_rows_in_a_run_does_not_matter(study, tmp_path):
-    before = tables.collect(study, tmp_path)["scores"]
+    before = collect.collect(study, tmp_path)["scores"]
     path = tmp_path / study.runs[0].directory / "evals.parquet"
     rewrite(path, lambda evals: evals.sample(frac=1, random_state=0))
-    pd.testing.assert_frame_equal(tables.collect(study, tmp_path)["scores"], before)
+    pd.testing.assert_frame_equal(collect.collect(study, tmp_path)["scores"], before)
 
 
 def test_a_column_that_a_run_lacks_is_empty(study, tmp_path):
-    train = tables.collect(study, tmp_path)["train"]
+    train = collect.collect(study, tmp_path)["train"]
     on = train["run_id"].str.contains("retrace-on")
     assert train.loc[on, "trace_coefficient"].notna().all()
     assert train.loc[~on, "trace_coefficient"].isna().all()
@@ -72,7 +72,7 @@ def test_the_critics_error_is_a_column_and_missing_where_no_critic_was_kept(stud
     for run in study.runs[:2]:
         (tmp_path / run.directory / "evals.json").write_text(json.dumps({"eval_s": 12.5}))
     names = ["q_bias", "q_spread", "q_return", "q_states", "q_bootstrap"]
-    runs = tables.collect(study, tmp_path)["runs"]
+    runs = collect.collect(study, tmp_path)["runs"]
     assert {*runs[names].dtypes} == {np.dtype(float)}
     assert runs.loc[:1, names].isna().all(axis=None) and runs.loc[2:, names].notna().all(axis=None)
     record = json.loads((tmp_path / study.runs[2].directory / "evals.json").read_text())
@@ -85,17 +85,17 @@ def test_the_critics_error_is_a_column_and_missing_where_no_critic_was_kept(stud
 def test_missing_runs_are_refused_by_name(study, tmp_path):
     for run in study.runs[:12]:
         (tmp_path / run.directory / "evals.parquet").unlink()
-    with pytest.raises(tables.MissingRuns) as caught:
-        tables.collect(study, tmp_path)
+    with pytest.raises(collect.MissingRuns) as caught:
+        collect.collect(study, tmp_path)
     message = str(caught.value)
     assert message.startswith("12 planned runs lack files")
     assert f"{study.runs[0].run_id} (planned): evals.parquet" in message and "and 2 more" in message
 
 
 def test_missing_runs_that_are_allowed_are_counted_in_every_cell(study, tmp_path):
-    whole = tables.collect(study, tmp_path)
+    whole = collect.collect(study, tmp_path)
     allowed = synthetic.lose(study, tmp_path, [0, 3, 4, 5])
-    found = tables.collect(allowed, tmp_path)
+    found = collect.collect(allowed, tmp_path)
     assert list(found["runs"]["status"][:6]) == ["failed", "ok", "ok"] + ["failed"] * 3
     assert found["runs"]["error"][0] == "RuntimeError: no luck"
     for name in ("scores", "curves"):
@@ -112,15 +112,15 @@ def test_missing_runs_that_are_allowed_are_counted_in_every_cell(study, tmp_path
 
 
 def test_a_study_without_any_run_is_refused_also_where_missing_ones_are_allowed(study, tmp_path):
-    with pytest.raises(tables.MissingRuns, match="24 planned runs lack files"):
-        tables.collect(synthetic.lose(study, tmp_path, range(24)), tmp_path)
+    with pytest.raises(collect.MissingRuns, match="24 planned runs lack files"):
+        collect.collect(synthetic.lose(study, tmp_path, range(24)), tmp_path)
 
 
 def test_diverged_runs_count_and_are_counted(study, tmp_path):
     path = tmp_path / study.runs[1].directory / "run.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"status": "diverged", "error": "q_mean is inf at step 3"}))
-    found = tables.collect(study, tmp_path)
+    found = collect.collect(study, tmp_path)
     assert (found["scores"]["n"] == 3).all()
     assert (
         found["scores"].groupby(["env", "arm"], sort=False)["diverged"].max().tolist()
@@ -134,8 +134,8 @@ def test_results_of_another_spec_are_refused(study, tmp_path):
     record = json.loads(path.read_text())
     record["spec"]["training"]["gamma"] = 0.5
     path.write_text(json.dumps(record))
-    with pytest.raises(tables.DamagedRuns, match=f"{study.runs[1].run_id}: .*another spec"):
-        tables.collect(study, tmp_path)
+    with pytest.raises(collect.DamagedRuns, match=f"{study.runs[1].run_id}: .*another spec"):
+        collect.collect(study, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_results_of_another_spec_are_refused(study, tmp_path):
 )
 def test_uneven_evaluations_are_refused(study, tmp_path, change, message):
     rewrite(tmp_path / study.runs[2].directory / "evals.parquet", change)
-    with pytest.raises(tables.DamagedRuns, match=message):
-        tables.collect(study, tmp_path)
+    with pytest.raises(collect.DamagedRuns, match=message):
+        collect.collect(study, tmp_path)
 
 
 def allowed(study):
@@ -170,18 +170,18 @@ def spoil(study, root):
 def test_damaged_files_are_refused_all_at_once(study, tmp_path):
     spoiled = spoil(study, tmp_path)
     (tmp_path / study.runs[0].directory / "run.json").write_text("{")
-    with pytest.raises(tables.DamagedRuns, match="the files of 4 of 24 runs cannot") as caught:
-        tables.collect(study, tmp_path)
+    with pytest.raises(collect.DamagedRuns, match="the files of 4 of 24 runs cannot") as caught:
+        collect.collect(study, tmp_path)
     for path in (*spoiled, tmp_path / study.runs[0].directory / "run.json"):
         assert f"{path}: " in str(caught.value)
     assert list(caught.value.errors) == [study.runs[i].run_id for i in (0, 1, 2, 7)]
 
 
 def test_a_damaged_run_does_not_hold_up_the_others(study, tmp_path):
-    whole = tables.collect(study, tmp_path)
+    whole = collect.collect(study, tmp_path)
     spoiled = spoil(study, tmp_path)
     before = [path.read_bytes() for path in spoiled]
-    found = tables.collect(allowed(study), tmp_path)
+    found = collect.collect(allowed(study), tmp_path)
     runs = found["runs"]
     assert list(runs.index[runs["status"] == "damaged"]) == [0, 1, 2, 7]
     for index, path in zip((0, 1, 2, 7), spoiled, strict=True):
@@ -198,12 +198,12 @@ def test_a_damaged_run_does_not_hold_up_the_others(study, tmp_path):
 def test_a_study_of_damaged_runs_only_is_refused(study, tmp_path):
     for run in study.runs:
         (tmp_path / run.directory / "evals.parquet").write_bytes(b"")
-    with pytest.raises(tables.DamagedRuns, match="the files of 24 of 24 runs cannot"):
-        tables.collect(allowed(study), tmp_path)
+    with pytest.raises(collect.DamagedRuns, match="the files of 24 of 24 runs cannot"):
+        collect.collect(allowed(study), tmp_path)
 
 
 def test_tables_read_back_with_units_and_equal_bytes(study, tmp_path):
-    found = tables.collect(study, tmp_path)
+    found = collect.collect(study, tmp_path)
     for name in ("a", "b"):
         tables.write(found, tmp_path / name)
     for name, table in found.items():
@@ -217,11 +217,11 @@ def test_tables_read_back_with_units_and_equal_bytes(study, tmp_path):
 
 
 def test_seeds_of_one_process_have_a_share_of_its_clocks_each(study, tmp_path):
-    before = tables.collect(study, tmp_path)
+    before = collect.collect(study, tmp_path)
     run = study.runs[1]
     record = tmp_path / run.directory / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"stacked": 4.0}))
-    after = tables.collect(study, tmp_path)
+    after = collect.collect(study, tmp_path)
     for name, clocks in (("runs", ["wall_s", "cpu_s"]), ("train", ["wall_s"])):
         own = after[name]["run_id"] == run.run_id
         assert own.any() and not own.all()
@@ -242,7 +242,7 @@ def test_a_further_axis_is_a_column_and_part_of_the_label(tmp_path):
     axes = {"retrace": [True], "optimizer": ["adam"], "policy_layer_sizes": [[64], [32, 32]]}
     study = synthetic.plan(environments=1, axes=axes)
     synthetic.write_runs(study, tmp_path)
-    found = tables.collect(study, tmp_path)
+    found = collect.collect(study, tmp_path)
     assert list(found["runs"]["policy_layer_sizes"].unique()) == ["64", "32x32"]
     assert list(found["scores"]["arm"].unique()) == [
         "policy layer sizes 64",

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import versions
-from mpo.analysis import tables
+from mpo.analysis import collect, tables
 from mpo.analysis.intervals import t_interval
 from tests import synthetic
 
@@ -12,7 +12,7 @@ def finished(tmp_path):
     """Two copies of one finished study."""
     study = synthetic.plan()
     synthetic.write_runs(study, tmp_path)
-    found = tables.collect(study, tmp_path)
+    found = collect.collect(study, tmp_path)
     for name in ("old", "new"):
         tables.write(found, tmp_path / name / "tables")
     return study, tmp_path / "old", tmp_path / "new"

@@ -18,7 +18,7 @@ import yaml
 from rocrate.rocrate import ROCrate
 
 from mpo.__main__ import main
-from mpo.analysis import tables
+from mpo.analysis import collect, tables
 from mpo.jobs.archive import crate
 from mpo.jobs.archive.check import METADATA, check
 from mpo.jobs.archive.contents import contents
@@ -67,7 +67,7 @@ def analyse(study, root):
     home = root / HOME
     config = CONFIG | {"allow_missing": study.allow_missing}
     write(root / PLAN, canonical_json(config).encode())
-    tables.write(tables.collect(study, root), home / "tables")
+    tables.write(collect.collect(study, root), home / "tables")
     tables.write({name: pd.DataFrame({"a": [1.0]}) for name in ANSWERS}, home / "tables")
     for environment in study.environments:
         found = sealed({"env_id": environment.name, "mean": 1.0, "episodes": 2})

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from mpo.__main__ import main
-from mpo.analysis import tables
+from mpo.analysis import collect
 from mpo.jobs.merge import merge
 from mpo.study.checksums import sealed
 from mpo.study.config import JobFailed
@@ -42,7 +42,7 @@ def test_each_run_is_taken_once_and_the_tables_are_those_of_one_machine(machines
     assert found.taken == sorted(run.run_id + "/step10000" for run in study.runs[3:])
     assert found.present == [study.runs[2].run_id + "/step10000"]
     assert (a / study.runs[2].directory / "run.json").stat().st_mtime_ns == mine
-    whole, merged = (tables.collect(study, root) for root in (tmp_path / "all", a))
+    whole, merged = (collect.collect(study, root) for root in (tmp_path / "all", a))
     for name, frame in whole.items():
         assert frame.equals(merged[name]), name
     assert merge([folder(study, b)], folder(study, a)).taken == []
