@@ -2,12 +2,14 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mpo.analysis import collect, tables
 from mpo.analysis.intervals import t_interval
 from mpo.study.checksums import Damaged
+from mpo.study.files import TABLE_CHECKSUMS
 from tests import synthetic
 
 
@@ -230,6 +232,22 @@ def test_seeds_of_one_process_have_a_share_of_its_clocks_each(study, tmp_path):
     assert after["runs"]["updates_per_s"][1] == pytest.approx(
         4 * before["runs"]["updates_per_s"][1]
     )
+
+
+def test_a_table_whose_checksum_was_deleted_is_refused(study, tmp_path):
+    tables.write(collect.collect(study, tmp_path), tmp_path / "tables")
+    (tmp_path / "tables" / TABLE_CHECKSUMS).unlink()
+    with pytest.raises(Damaged, match=r"runs.parquet: its checksum is unknown: \.checksums.json"):
+        tables.read(tmp_path / "tables", "runs")
+
+
+def test_a_table_of_an_older_version_is_read_unchecked(study, tmp_path):
+    found = collect.collect(study, tmp_path)["runs"]
+    path = tmp_path / "runs.parquet"
+    table = pa.Table.from_pandas(found, preserve_index=False)
+    version = {"schema_version": str(tables.SCHEMA_VERSION)}
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, **version}), path)
+    pd.testing.assert_frame_equal(tables.read(tmp_path, "runs"), found)
 
 
 def test_a_table_of_another_schema_is_refused(tmp_path):

@@ -30,7 +30,7 @@ def study(tmp_path_factory):
     [
         ("typeset --out typeset", "typeset/final_scores.md"),
         ("summary --figures learning_curves.png --out summary.md", "summary.md"),
-        ("figure --name diagnostics --out f.svg --caption f.rst", "f.rst"),
+        ("figure --name critic --out f.svg --caption f.rst", "f.rst"),
     ],
 )
 def test_a_locale_without_a_minus_sign_does(study, verb, made):

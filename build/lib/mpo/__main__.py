@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     _add_options_of_runs(sub)
     _add_options_of_studies(sub)
+    _add_options_of_reports(sub)
     return parser
 
 
@@ -173,6 +174,11 @@ def _add_options_of_studies(sub: _Parsers) -> None:
     options("--allow-missing", action="store_true", help=text)
     options("--out", type=arguments.new_file(), required=True, help="JSON file")
 
+    text = "a study.json; default: every results/*/study.json"
+    sub["status"].add_argument("--study", type=arguments.existing_file, help=text)
+
+
+def _add_options_of_reports(sub: _Parsers) -> None:
     options = sub["statistics"].add_argument
     options("--references", type=Path, required=True, help="CSV of reference returns")
     options("--baselines", type=Path, nargs="?", help="CSV of published returns, optional")
@@ -182,8 +188,6 @@ def _add_options_of_studies(sub: _Parsers) -> None:
     for name in (*readers, "archive"):
         text = "study.json of the study"
         sub[name].add_argument("--study", type=arguments.existing_file, required=True, help=text)
-    text = "a study.json; default: every results/*/study.json"
-    sub["status"].add_argument("--study", type=arguments.existing_file, help=text)
     for name in ("statistics", "typeset", "figure", "summary", "pages"):
         text = "directory of the tables"
         sub[name].add_argument("--tables", type=arguments.existing_folder, required=True, help=text)

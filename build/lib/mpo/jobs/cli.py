@@ -174,13 +174,13 @@ def random(args: Namespace) -> None:
 
 def collect(args: Namespace) -> None:
     """Collects all runs of a study in tables."""
-    from mpo.analysis import tables
+    from mpo.analysis import collect, tables
     from mpo.study.status import write_damage
 
     study, root = _study(args.study), _root(args.study)
     try:
-        found = tables.collect(study, root)
-    except tables.DamagedRuns as error:
+        found = collect.collect(study, root)
+    except collect.DamagedRuns as error:
         write_damage(study, root, error.errors)
         raise
     damaged = found["runs"].query("status == 'damaged'")

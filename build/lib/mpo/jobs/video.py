@@ -15,32 +15,23 @@ import av
 import gymnasium as gym
 import numpy as np
 import pyarrow.parquet as pq
-from av.container import OutputContainer
-from av.video.frame import PictureType
 
 from mpo.environments import fingerprint
 from mpo.environments.envs import RENDERERS, make_env
 from mpo.environments.rollouts import MAX_PARALLEL, SideBySide
+from mpo.jobs.camera import CODECS, Camera
 from mpo.jobs.evaluate import actor, play
 from mpo.seeding import FIRST_FINAL_SEED
 from mpo.study.checksums import intact, read_evaluation, read_run, reading
 from mpo.study.config import ConfigError, JobFailed
 from mpo.study.files import EVALUATION_COST, EVALUATIONS, POLICIES, RUN, replacing
+from mpo.study.specs import EnvironmentSpec
 from mpo.training.artifacts import read_policies
 
 logger = logging.getLogger(__name__)
 
 MAX_FRAMES = 2000
 """Longest video; the episode itself is always played to its end."""
-
-_CODECS = {".gif": ("gif", "pal8"), ".mp4": ("libx264", "yuv420p")}
-"""Encoder and pixel format for each file suffix."""
-
-_GIF_MAX_RATE = 50
-"""Frames per second; viewers show GIF frames of 0.01 s or less for 0.1 s instead."""
-
-_PALETTE_FRAMES = 50
-"""Number of first frames that determine a GIF's colours; all these are held in memory."""
 
 _PROBE = """
 import mujoco
@@ -90,19 +81,13 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
 
     renderer = _choose_renderer()
     with _rendering(spec.env_name, renderer):
-        fingerprint.refuse_change(
-            run.get("environment"),
-            fingerprint.present(spec.environment),
-            f"the training in {run_directory}",
-            f"Delete {run_directory} to train again, or film it with that version",
-        )
-        env = make_env(spec.environment, render_mode="rgb_array")
+        env = _environment(run_directory, run, spec.environment)
     seeds = [FIRST_FINAL_SEED + episode]
     with closing(SideBySide([env])) as envs, replacing(output) as temporary:
         policy = actor(spec, state, False, envs, seeds)
         rate = _frame_rate(env, spec.env_id)
         with av.open(temporary, "w", format=output.suffix.removeprefix(".")) as container:
-            camera = _Camera(container, *_CODECS[output.suffix], rate)
+            camera = Camera(container, output.suffix, rate)
 
             def shoot() -> None:
                 if camera.frames < MAX_FRAMES:
@@ -129,14 +114,27 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
 
 def _refuse(run_directory: Path, output: Path, episode: int) -> None:
     """Checks the arguments of `record`; raises its `ConfigError`."""
-    if output.suffix not in _CODECS:
-        choices = ", ".join(_CODECS)
+    if output.suffix not in CODECS:
+        choices = ", ".join(CODECS)
         raise ConfigError(f"{output}: unknown suffix {output.suffix!r}; choose from {choices}")
     if episode < 0:
         raise ConfigError(f"episode: expected 0 or more, received {episode}")
     missing = [name for name in (RUN, POLICIES) if not (run_directory / name).exists()]
     if missing:
         raise ConfigError(f"{run_directory} is not a trained run: it lacks {', '.join(missing)}")
+
+
+def _environment(
+    run_directory: Path, run: Mapping[str, Any], environment: EnvironmentSpec
+) -> gym.Env:
+    """Makes the environment; it must be what it was when the run was trained."""
+    fingerprint.refuse_change(
+        run.get("environment"),
+        fingerprint.present(environment),
+        f"the training in {run_directory}",
+        f"Delete {run_directory} to train again, or film it with that version",
+    )
+    return make_env(environment, render_mode="rgb_array")
 
 
 class _Scored(NamedTuple):
@@ -231,70 +229,3 @@ def _frame_rate(env: gym.Env, env_id: str) -> Fraction:
     shimmy = env_id.startswith("dm_control/")
     rate = 1 / env.get_wrapper_attr("dt") if shimmy else env.metadata.get("render_fps") or 30
     return Fraction(rate).limit_denominator(1000)
-
-
-class _Camera:
-    """Encodes images one by one."""
-
-    def __init__(self, container: OutputContainer, codec: str, pixels: str, rate: Fraction) -> None:
-        self.frames = 0
-        self._container, self._codec, self._pixels, self._rate = container, codec, pixels, rate
-
-    def write(self, image: np.ndarray) -> None:
-        """Adds an image [height, width, 3]; all images must have the same size."""
-        if self.frames == 0:
-            self._start(image.shape[1], image.shape[0])
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        frame.pts, frame.duration, frame.time_base = self.frames, 1, 1 / self._rate
-        self._graph.vpush(frame)
-        self._encode()
-        self.frames += 1
-
-    def finish(self) -> None:
-        """Writes the frames that are still buffered."""
-        self._graph.vpush(None)
-        self._encode()
-        self._container.mux(self._stream.encode())
-
-    def _start(self, width: int, height: int) -> None:
-        rate = min(self._rate, Fraction(_GIF_MAX_RATE)) if self._codec == "gif" else self._rate
-        stream = self._container.add_stream(self._codec, rate=rate)
-        assert isinstance(stream, av.VideoStream)
-        self._stream = stream
-        # 4:2:0 subsampling needs an even width and height.
-        self._stream.width, self._stream.height = width + width % 2, height + height % 2
-        self._stream.pix_fmt = self._pixels
-        self._graph = graph = av.filter.Graph()
-        source = graph.add_buffer(
-            width=width,
-            height=height,
-            format=av.VideoFormat("rgb24"),
-            time_base=1 / self._rate,
-        )
-        padded = graph.add("pad", "ceil(iw/2)*2:ceil(ih/2)*2")
-        if self._codec == "gif":
-            thinned, split = graph.add("fps", str(rate)), graph.add("split")
-            first = graph.add("trim", f"end_frame={_PALETTE_FRAMES}")
-            palette = graph.add("palettegen")
-            # Bayer dithering does not change between frames, so still areas take no space.
-            last = graph.add("paletteuse", "dither=bayer:bayer_scale=5")
-            graph.link_nodes(source, padded, thinned, split)
-            split.link_to(last, 0, 0)
-            split.link_to(first, 1, 0)
-            first.link_to(palette)
-            palette.link_to(last, 0, 1)
-        else:
-            last = graph.add("format", self._pixels)
-            graph.link_nodes(source, padded, last)
-        graph.link_nodes(last, graph.add("buffersink"))
-        graph.configure()
-
-    def _encode(self) -> None:
-        while True:
-            try:
-                frame = self._graph.vpull()
-            except (BlockingIOError, EOFError):
-                return
-            # Let the encoder choose the key frames, instead of the filter.
-            frame.pict_type = PictureType.NONE
-            self._container.mux(self._stream.encode(frame))

@@ -55,12 +55,8 @@ class Stack:
             ConfigError: the environment or the optimizer cannot be used, or `compile_on_cpu` with
                 several seeds.
         """
-        if compile_on_cpu and len(seeds) > 1 and device.type == "cpu":
-            # Compiled code rounds the elements left over after vectorisation differently. Which
-            # ones these are depends on the position in memory, and so on the stack.
-            raise ConfigError(
-                f"compile_on_cpu: needs one seed per trainer, received {len(seeds)} seeds"
-            )
+        if compile_on_cpu and device.type == "cpu":
+            _refuse_several(seeds)
         # Denormal numbers are many times slower on a CPU and carry no information here.
         torch.set_flush_denormal(True)
         keep_freed()
@@ -79,29 +75,33 @@ class Stack:
         self.optimizer = of_classes(imported) if imported else None
         """What an imported optimizer is made of; recorded like the environment."""
         self.obs_dim, self.action_dim = dimensions(envs[0].observation_space, envs[0].action_space)
-        limit = envs[0].spec.max_episode_steps if envs[0].spec else None
+        episode_steps = envs[0].spec.max_episode_steps if envs[0].spec else None
         self.agent = MPOAgent(
             self.obs_dim,
             self.action_dim,
             config,
             self.seeds,
             device,
-            episode_steps=limit,
+            episode_steps=episode_steps,
             **self._execution,
         )
-        self.replay = Replay(
-            self.obs_dim,
-            self.action_dim,
-            config.replay_size,
-            [torch_generator(seed, "sample") for seed in self.seeds],
-            device,
-            cuda_graphs=cuda_graphs,
-        )
+        self.replay = self._make_replay()
         self.streams = [EpisodeStream(env, s) for env, s in zip(envs, self.seeds, strict=True)]
         self.env_steps = 0
         self.refused_transitions = [0] * len(self.seeds)
         """Number of transitions rejected for a non-finite value, per seed."""
         self._offsets: dict[int, torch.Tensor] = {}
+
+    def _make_replay(self) -> Replay:
+        generators = [torch_generator(seed, "sample") for seed in self.seeds]
+        return Replay(
+            self.obs_dim,
+            self.action_dim,
+            self.config.replay_size,
+            generators,
+            self.device,
+            cuda_graphs=self._execution["cuda_graphs"],
+        )
 
     def of_some(self, seeds: Sequence[int]) -> Stack:
         """Makes a new stack with some of the seeds, at step 0."""
@@ -239,3 +239,15 @@ class Stack:
     def newest_transitions(self, index: int, count: int) -> dict[str, torch.Tensor]:
         """Calls `Replay.newest` for one seed."""
         return self.replay.newest(index, count)
+
+
+def _refuse_several(seeds: Sequence[int]) -> None:
+    """Raises `ConfigError` unless there is one seed.
+
+    Compiled code rounds the elements left over after vectorisation differently. Which ones these
+    are depends on the position in memory, and so on the stack.
+    """
+    if len(seeds) > 1:
+        raise ConfigError(
+            f"compile_on_cpu: needs one seed per trainer, received {len(seeds)} seeds"
+        )
