@@ -21,11 +21,7 @@ from mpo.study.plan import Study
 logger = logging.getLogger(__name__)
 
 _COLUMNS = ["env", "reference", "what", "source"]
-_DM_CONTROL = {
-    "reference": 1000.0,
-    "what": "the largest return there is: dm_control's tasks reward 0 to 1 a step for 1000 steps",
-    "source": "arXiv 1801.00690",
-}
+_DM_CONTROL_STEPS = 1000
 
 _UNKNOWN = {"reference": None, "what": None, "source": None}
 _UNMEASURED = {
@@ -71,8 +67,7 @@ def read(
         chance = measured.get(name, _UNMEASURED)
         known: Mapping[Any, Any] = _UNKNOWN
         if chance["random_episodes"]:
-            plain = name.startswith("dm_control/")
-            known = references.get(name, _DM_CONTROL if plain else _UNKNOWN)
+            known = references.get(name) or _built_in(name, study.evaluation.max_episode_steps)
         if known["reference"] is not None and known["reference"] <= chance["random"]:
             raise ConfigError(
                 f"{table}: the reference of {name} must be above the random return "
@@ -80,6 +75,19 @@ def read(
             )
         rows.append({"env": name, **chance, **{key: known[key] for key in _COLUMNS[1:]}})
     return pd.DataFrame(rows).astype({"reference": float})
+
+
+def _built_in(name: str, limit: int | None) -> Mapping[str, Any]:
+    """The reference of an environment that the table lacks; `limit` is of evaluation's episodes."""
+    if not name.startswith("dm_control/"):
+        return _UNKNOWN
+    steps = min(_DM_CONTROL_STEPS, limit or _DM_CONTROL_STEPS)
+    return {
+        "reference": float(steps),
+        "what": "the largest return there is: dm_control's tasks reward 0 to 1 a step for "
+        f"{steps} steps",
+        "source": "arXiv 1801.00690",
+    }
 
 
 def scores(finals: pd.DataFrame, scale: pd.DataFrame) -> pd.Series:

@@ -39,6 +39,17 @@ def test_a_variant_has_a_reference_only_under_its_own_name(tmp_path, rows, expec
     assert found.iloc[1] == 400.0 if own else found.isna().iloc[1]
 
 
+def test_a_limit_of_evaluation_lowers_the_largest_return_there_is(tmp_path):
+    name = "dm_control/reacher-easy-v0"
+    config = changed("evaluation.max_episode_steps", 250)
+    study = Study.parse(config | {"environments": [name]})
+    (tmp_path / "references.csv").write_text("env,reference,what,source\n")
+    (tmp_path / "r.json").write_text(json.dumps({"env_id": name, "mean": 5.0, "episodes": 2}))
+    found = references.read(study, tmp_path / "references.csv", [tmp_path / "r.json"])
+    assert found["reference"].tolist() == [250.0]
+    assert found["what"].iloc[0].endswith("for 250 steps")
+
+
 def test_a_random_return_tells_its_environments_version_or_the_log_says_that_it_does_not(
     tmp_path, caplog
 ):

@@ -243,6 +243,26 @@ def test_bad_input_ends_before_any_job_and_writes_nothing(tmp_path, config, mess
     assert not (folder / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "cell"),
+    [
+        (b"", "empty"),
+        (b"- a\n", "a list"),
+        (b"word\n", "a single word"),
+        (b"a: [1\n", "open bracket"),
+        ("study: caf\u00e9\n".encode("latin-1"), "not text in UTF-8"),
+    ],
+)
+def test_the_docs_explain_what_snakemake_says_of_files_that_are_no_config(tmp_path, content, cell):
+    folder = project(tmp_path)
+    (folder / "bad.yaml").write_bytes(content)
+    done = dry_run(folder, "-n", "--cores", "1", "--configfile", "bad.yaml")
+    rows = (ROOT / "docs/changing-a-study.md").read_text().splitlines()
+    (row,) = [row for row in rows if row.startswith("|") and cell in row]
+    assert done.returncode == 1 and row.split("`")[1] in done.stdout + done.stderr
+    assert not (folder / "results").exists()
+
+
 def test_every_study_of_the_config_folder_can_be_planned(tmp_path):
     """Each message appears once, whatever the environments do to logging."""
     project(tmp_path)

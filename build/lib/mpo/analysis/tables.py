@@ -49,6 +49,9 @@ UNITS = {
     **dict.fromkeys(("mean", "lo", "hi", "min", "max"), "undiscounted sum of rewards"),
 }
 
+_SEALED = "has_checksum"
+"""Metadata of a table whose checksum is recorded beside it; older versions recorded none."""
+
 EVALUATION = ["run_id", "phase", "policy", "env_step"]
 """What tells evaluations apart."""
 
@@ -97,7 +100,7 @@ def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
     for name, frame in tables.items():
         table = pa.Table.from_pandas(frame, preserve_index=False)
         units = {column: UNITS[column] for column in frame.columns if column in UNITS}
-        metadata = {"schema_version": str(SCHEMA_VERSION), "commit": origin}
+        metadata = {"schema_version": str(SCHEMA_VERSION), "commit": origin, _SEALED: "yes"}
         metadata["units"] = json.dumps(units)
         described = table.replace_schema_metadata({**table.schema.metadata, **metadata})
         with replacing(directory / f"{name}.parquet") as path:
@@ -118,9 +121,12 @@ def read(directory: Path, name: str) -> pd.DataFrame:
         FileNotFoundError: there is none.
         Damaged: it cannot be read, is not the one that was written, or has another schema version.
     """
-    path = intact(directory / f"{name}.parquet", _checksums(directory))
+    checksums = _checksums(directory)
+    path = intact(directory / f"{name}.parquet", checksums)
     with reading(path):
         table = pq.ParquetFile(path).read()
+        if not checksums and _SEALED.encode() in (table.schema.metadata or {}):
+            raise Damaged(path, f"its checksum is unknown: {TABLE_CHECKSUMS} beside it is missing")
         version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
         if version != str(SCHEMA_VERSION):
             text = f"expected schema_version {SCHEMA_VERSION}, received {version}"
