@@ -11,12 +11,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import checkpoint, replay, scale, startup, step, study, update
+from benchmarks import checkpoint, levers, replay, scale, startup, step, study, update
 from benchmarks.findings import Finding, machine, write
 from mpo.compute.malloc import keep_freed
 
 PARTS: dict[str, Callable[[], Iterable[Finding]]] = {
     "update": update.measure,
+    "levers": levers.measure,
     "replay": replay.measure,
     "checkpoint": checkpoint.measure,
     "startup": startup.measure,

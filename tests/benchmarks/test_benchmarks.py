@@ -14,6 +14,7 @@ from benchmarks import (
     checkpoint,
     findings,
     gpu_checks,
+    levers,
     plain,
     replay,
     scale,
@@ -83,6 +84,22 @@ def test_a_training_step_is_the_sum_of_its_parts():
     assert learning < seconds["update"]
     whole = seconds["update"] + sum(seconds[name] for name in ("environment", "act", "store"))
     assert whole + seconds["sample"] < seconds["whole"]
+
+
+def test_diagnostics_can_be_taken_out_and_change_nothing_that_is_learnt():
+    size = sizes.SIZES["Pendulum"]
+    agents, windows = [make_agent(size, 3) for _ in range(2)], sizes.windows(size, 1, 3)
+    seen = [set(), set()]
+    with levers._removable_diagnostics() as removed:
+        for _ in range(2):
+            torch.manual_seed(0)
+            metrics = [agents[0].update(windows), removed(lambda: agents[1].update(windows))]
+            seen = [before | set(now) for before, now in zip(seen, metrics, strict=True)]
+    gone = seen[0] - seen[1]
+    assert {"trace_length_old", "critic_step_after_copy"} < gone and len(gone) == 8
+    assert metrics[0]["critic_rank"].all() and not metrics[1]["critic_rank"].any()
+    ours, theirs = (agent.learners.critic_optimizer.flat for agent in agents)
+    assert torch.equal(ours, theirs)
 
 
 def test_the_replay_that_is_measured_is_full_and_holds_observations_once():

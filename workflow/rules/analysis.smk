@@ -34,7 +34,7 @@ rule collect:
     resources:
         **small_job(),
     params:
-        code=lambda wildcards: code_of("mpo.analysis.tables"),
+        code=lambda wildcards: code_of("mpo.analysis.collect"),
         tables=subpath(output[0], parent=True),
     shell:
         "python -m mpo collect --study {input.study:q} --out {params.tables:q} {resources.options}"
