@@ -91,8 +91,14 @@ def trained(folder, seeds=(3, 4, 5), steps=400, resume=None, env_id="Reacher-v5"
     return trainer
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(
+    ("option", "mode"),
+    [
+        pytest.param(option, mode, marks=() if mode == "td" else pytest.mark.slow)
+        for option in OPTIONS
+        for mode in MODES
+    ],
+)
 def test_an_option_changes_what_is_learnt_and_no_seed_feels_its_neighbours(tmp_path, option, mode):
     settings = MODES[mode] | OPTIONS[option]
     trained(tmp_path / "stack", **settings)
