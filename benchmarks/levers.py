@@ -32,6 +32,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "warmup_updates": {"warmup_updates": 10**9},
     "action_noise pink": {"action_noise": "pink"},
     "normalize_observations": {"normalize_observations": True},
+    "observation_bound squash": {"normalize_observations": True, "observation_bound": "squash"},
     "policy_update_period 2": {"policy_update_period": 2},
     "n_step 3": {"n_step": 3, "regressed": "first"},
     "n_step 3, all pairs": {"n_step": 3},

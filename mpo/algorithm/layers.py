@@ -29,6 +29,8 @@ _NORM_EPSILON = 1e-5
 """LayerNorm's epsilon, as in torch."""
 _MOST_STDDEVS = 10.0
 """Normalised observations are clipped to plus or minus this."""
+_SQUASHED_STDDEVS = 3.0
+"""The bound that squashed observations approach."""
 
 
 def _parameter(start: Tensor) -> nn.Parameter:
@@ -222,14 +224,24 @@ class Torso(Module):
 
 
 class Normalizer(Module):
-    """Centres, scales and clips each seed's observations."""
+    """Centres, scales and bounds each seed's observations."""
 
-    def __init__(self, seeds: int, obs_dim: int) -> None:
-        """Starts as the identity, up to the clipping."""
+    def __init__(self, seeds: int, obs_dim: int, squash: bool = False) -> None:
+        """Starts as the identity, up to the bound.
+
+        Args:
+            seeds: S.
+            obs_dim: O.
+            squash: whether the bound is smooth, instead of clipping.
+        """
         super().__init__()
+        self._squash = squash
         self.shift = nn.Buffer(torch.zeros(seeds, 1, obs_dim))
         self.scale = nn.Buffer(torch.ones(seeds, 1, obs_dim))
 
     def forward(self, obs: Tensor) -> Tensor:
         """Normalises observations: [S, B, O] -> [S, B, O]."""
-        return ((obs - self.shift) * self.scale).clamp_(-_MOST_STDDEVS, _MOST_STDDEVS)
+        found = (obs - self.shift) * self.scale
+        if self._squash:
+            return found * (1 + (found / _SQUASHED_STDDEVS).square()).rsqrt()
+        return found.clamp_(-_MOST_STDDEVS, _MOST_STDDEVS)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mpo.algorithm.duals import Duals, softplus
 from mpo.algorithm.layers import Normalizer
-from mpo.algorithm.networks import GaussianPolicy, QNetwork, make_critic
+from mpo.algorithm.networks import GaussianPolicy, QNetwork, make_critic, make_normalizer
 from mpo.algorithm.optimizers import Settings, StackedOptimizer, flatten_
 from mpo.seeding import torch_generator
 from mpo.study.hyperparameters import Hyperparameters
@@ -49,9 +49,7 @@ class Learners:
 
     def _make_networks(self) -> None:
         """Draws policy and critic, and copies them as targets."""
-        normalizer = None
-        if self._config.normalize_observations:
-            normalizer = Normalizer(len(self._seeds), self.obs_dim)
+        normalizer = make_normalizer(self._config, len(self._seeds), self.obs_dim)
         self.normalizer = normalizer
         self.policy, self.critic = self.draw("init", normalizer=normalizer)
         # The four networks share one normaliser, which is not trained and changes for all at once.

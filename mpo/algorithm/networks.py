@@ -318,3 +318,10 @@ def make_critic(
     if config.critics == "one":
         return one()
     return CriticPair([one(), one()], minimum=config.critics == "minimum")
+
+
+def make_normalizer(config: Hyperparameters, seeds: int, obs_dim: int) -> Normalizer | None:
+    """Makes the normaliser that the config names; None if observations are used as they are."""
+    if not config.normalize_observations:
+        return None
+    return Normalizer(seeds, obs_dim, squash=config.observation_bound == "squash")

@@ -14,8 +14,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from mpo.algorithm.layers import Normalizer
-from mpo.algorithm.networks import GaussianPolicy
+from mpo.algorithm.networks import GaussianPolicy, make_normalizer
 from mpo.environments.envs import dimensions
 from mpo.environments.guard import EnvironmentFailed
 from mpo.environments.rollouts import (
@@ -234,7 +233,7 @@ def load_policy(
         training.policy_layer_sizes,
         training.policy_init_scale,
         [torch.Generator()],
-        Normalizer(1, obs_dim) if training.normalize_observations else None,
+        make_normalizer(training, 1, obs_dim),
         training.layer_norm == "all",
     )
     network.load_state_dict(state)

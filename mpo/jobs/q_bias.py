@@ -21,8 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mpo.algorithm.layers import Normalizer
-from mpo.algorithm.networks import GaussianPolicy, QNetwork, make_critic
+from mpo.algorithm.networks import GaussianPolicy, QNetwork, make_critic, make_normalizer
 from mpo.environments.rollouts import Step
 from mpo.jobs.evaluate import load_policy
 from mpo.seeding import FIRST_FINAL_SEED, value_generator
@@ -126,7 +125,7 @@ def load_critic(
         obs_dim: O.
         action_dim: D.
     """
-    normalizer = Normalizer(1, obs_dim) if config.normalize_observations else None
+    normalizer = make_normalizer(config, 1, obs_dim)
     network = make_critic(obs_dim, action_dim, config, [torch.Generator()], normalizer)
     network.load_state_dict(state)
     return network

@@ -153,8 +153,15 @@ class Hyperparameters(Section):
 
     normalize_observations: bool = False
     """Whether observations are centred and scaled by the mean and standard deviation of all
-    observations acted on so far, then clipped to [-10, 10]. All networks take over new statistics
-    at once, every `target_networks_update_period` updates."""
+    observations acted on so far, then bounded, see `observation_bound`. All networks take over new
+    statistics at once, every `target_networks_update_period` updates."""
+
+    observation_bound: Annotated[
+        Literal["clip", "squash"], Field(exclude_if=lambda value: value == "clip")
+    ] = "clip"
+    """How normalised observations z are bounded: `clip`, to [-10, 10], or `squash`, z / sqrt(1 +
+    (z / 3)^2), which is bounded by 3, close to z near 0, and still tells large values apart, such
+    as an angle that grows without bound. Unused without `normalize_observations`."""
 
     critic: CriticName = "scalar"
     """What the critic learns. `scalar`: action values; `categorical`: a distribution of the return

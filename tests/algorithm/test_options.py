@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mpo.algorithm.agent import MPOAgent
+from mpo.algorithm.layers import Normalizer
 from mpo.algorithm.running_moments import RunningMoments
 from mpo.environments.rollouts import vector_env
 from mpo.jobs.evaluate import actor
@@ -56,6 +57,7 @@ LEVERS = {
     "pink": {"action_noise": "pink"},
     "critic alone": {"policy_update_period": 2},
     "no clipping": {"max_grad_norm": None},
+    "squashed": {"normalize_observations": True, "observation_bound": "squash"},
 }
 ALL = {
     key: value
@@ -271,13 +273,25 @@ def test_all_networks_see_the_same_normal_observations_and_change_together():
     assert spread.abs().max() <= 10
 
 
-def test_a_snapshot_is_evaluated_with_its_own_normalisation(tmp_path):
-    trainer = trained(tmp_path, seeds=(3,), normalize_observations=True)
+def test_squashed_observations_are_bounded_and_stay_apart():
+    squashed, clipped = Normalizer(1, 1, squash=True), Normalizer(1, 1)
+    obs = torch.tensor([-1e6, -40.0, -20.0, -0.01, 0.0, 0.01, 20.0, 40.0, 1e6]).view(1, -1, 1)
+    found = squashed(obs).flatten()
+    assert found.abs().max() <= 3 and (found[1:7].diff() > 0).all()
+    torch.testing.assert_close(found[3:6], obs.flatten()[3:6], rtol=1e-4, atol=0)
+    torch.testing.assert_close(found, -found.flip(0))
+    assert clipped(obs).flatten()[6] == clipped(obs).flatten()[7] == 10
+
+
+@pytest.mark.parametrize("bound", ["clip", "squash"])
+def test_a_snapshot_is_evaluated_with_its_own_normalisation(tmp_path, bound):
+    normal = {"normalize_observations": True, "observation_bound": bound}
+    trainer = trained(tmp_path, seeds=(3,), **normal)
     step, state = read_policies(tmp_path / "policies.pt")[-1]
     assert step == 400 and {"normalize.shift", "normalize.scale"} <= set(state)
     sizes = {"policy_layer_sizes": (32, 32), "critic_layer_sizes": (32, 32)}
-    spec = processes.run_spec("Reacher-v5", normalize_observations=True, **sizes)
-    obs = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
+    spec = processes.run_spec("Reacher-v5", **normal, **sizes)
+    obs = np.random.default_rng(0).normal(0, 30, size=(4, 10)).astype(np.float32)
     act = actor(spec, state, False, vector_env("Reacher-v5", 1), [0])
     np.testing.assert_allclose(act(obs), trainer.agent.mode(obs), rtol=1e-6)
     assert state["normalize.shift"].abs().max() > 0.01
