@@ -27,6 +27,8 @@ MODES = {
         "regressed": "all",
         "layer_norm": "all",
         "critics": "mean",
+        "normalize_observations": True,
+        "observation_bound": "squash",
         "policy_update_period": 2,
     },
 }
