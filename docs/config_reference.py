@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
+from mpo.study.cells import CORE_AXES, DEFINITION, SETTABLE
 from mpo.study.config import MAX_COUNT, Schedule
 from mpo.study.optimizers import ARM, BUILT_IN
-from mpo.study.plan import CORE_AXES, DEFINITION, SETTABLE, Study
+from mpo.study.plan import Study
 from mpo.study.specs import ENVIRONMENT_ID
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +77,7 @@ def json_schema() -> dict[str, Any]:
     """
     study = _draft(Study.model_json_schema())
     keys, sections = study["properties"], study["$defs"]
+    keys["tuning"] = keys["tuning"]["anyOf"][0]  # null is the same as leaving it out
     for node in keys.values():
         if "$ref" in node:
             node["description"] = _target(sections, node)["description"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mpo.jobs import arguments, cli
-from mpo.report.figures import FIGURES
+from mpo.report.figures import FIGURES, TUNING_FIGURES
 from mpo.study.config import MAX_EPISODES, ConfigError, JobFailed
 from mpo.study.files import RUN
 from mpo.study.paths import Place
@@ -27,6 +27,7 @@ _VERBS = (
     cli.random,
     cli.collect,
     cli.statistics,
+    cli.choose,
     cli.typeset,
     cli.figure,
     cli.summary,
@@ -179,28 +180,42 @@ def _add_options_of_studies(sub: _Parsers) -> None:
 
 
 def _add_options_of_reports(sub: _Parsers) -> None:
-    options = sub["statistics"].add_argument
-    options("--references", type=Path, required=True, help="CSV of reference returns")
-    options("--baselines", type=Path, nargs="?", help="CSV of published returns, optional")
-    options("--random", type=Path, nargs="+", required=True, help="JSON files of `mpo random`")
+    for name in ("statistics", "choose"):
+        options = sub[name].add_argument
+        options("--references", type=Path, required=True, help="CSV of reference returns")
+        options("--random", type=Path, nargs="+", required=True, help="JSON files of `mpo random`")
+    text = "CSV of published returns, optional"
+    sub["statistics"].add_argument("--baselines", type=Path, nargs="?", help=text)
+    sub["choose"].add_argument("--out", type=arguments.new_file(), required=True, help="JSON file")
 
-    readers = ("collect", "statistics", "typeset", "figure", "summary", "pages", "failures")
+    readers = (
+        "collect",
+        "statistics",
+        "choose",
+        "typeset",
+        "figure",
+        "summary",
+        "pages",
+        "failures",
+    )
     for name in (*readers, "archive"):
         text = "study.json of the study"
         sub[name].add_argument("--study", type=arguments.existing_file, required=True, help=text)
-    for name in ("statistics", "typeset", "figure", "summary", "pages"):
+    for name in ("statistics", "choose", "typeset", "figure", "summary", "pages"):
         text = "directory of the tables"
         sub[name].add_argument("--tables", type=arguments.existing_folder, required=True, help=text)
     text = "directory of the tables"
     sub["collect"].add_argument("--out", type=arguments.new_folder, required=True, help=text)
     sub["typeset"].add_argument("--out", type=arguments.new_folder, required=True, help="directory")
     options = sub["figure"].add_argument
-    options("--name", choices=tuple(FIGURES), required=True, help="name of the figure")
+    options("--name", choices=(*FIGURES, *TUNING_FIGURES), required=True, help="name of the figure")
     image = arguments.new_file(".pdf", ".svg", ".png")
     options("--out", type=image, nargs="+", required=True, help="image files")
     options("--caption", type=arguments.new_file(), required=True, help="text file")
     options = sub["summary"].add_argument
-    picture = arguments.picture_of(FIGURES)
+    picture = arguments.picture_of((*FIGURES, *TUNING_FIGURES))
+    text = "directory of the tables of the tuning stage, if arms were tuned"
+    options("--tuning", type=arguments.existing_folder, nargs="?", help=text)
     options("--figures", type=picture, nargs="+", required=True, help="PNG files")
     for name in ("summary", "failures"):
         options = sub[name].add_argument

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from mpo.analysis import answers, baselines, collect, tables
-from mpo.study.plan import Run, Study
+from mpo.study.cells import Run
+from mpo.study.plan import Study
 
 PROVENANCE = {
     "algorithm_version": 1,

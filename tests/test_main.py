@@ -122,7 +122,11 @@ def place(seed, steps):
             "a file, received nothing at 'no'",
         ),
         *(
-            ((*SUMMARY, name), "--figures", f"expected FIGURE.png, .*costs, received '{name}'$")
+            (
+                (*SUMMARY, name),
+                "--figures",
+                f"expected FIGURE.png, .*costs.*, received '{name}'$",
+            )
             for name in ("picture.png", "costs.txt", "costs", "tables")
         ),
         (

@@ -13,10 +13,11 @@ import pyarrow as pa
 from mpo.analysis.intervals import Interval, t_interval
 from mpo.analysis.runs import CLOCKS, DamagedRun, RunFiles, read_run
 from mpo.analysis.tables import CONFIDENCE, EVALUATION, arm_label, flat, seed_means
+from mpo.study.cells import Run
 from mpo.study.checksums import Damaged
 from mpo.study.config import JobFailed
 from mpo.study.files import EVALUATIONS, TABLED
-from mpo.study.plan import Run, Study
+from mpo.study.plan import Study
 from mpo.study.status import run_status
 
 logger = logging.getLogger(__name__)

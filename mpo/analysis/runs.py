@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mpo.study.cells import Run
 from mpo.study.checksums import OWN, Damaged, intact, read_evaluation, read_record, reading
 from mpo.study.config import canonical_json
 from mpo.study.files import EVALUATIONS, METRICS, POLICIES, RUN
-from mpo.study.plan import Run
 
 CLOCKS = ("wall_s", "cpu_s")
 """Times that the seeds of one process share."""

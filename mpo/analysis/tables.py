@@ -17,10 +17,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mpo.provenance import commit
+from mpo.study.cells import CORE_AXES
 from mpo.study.checksums import Damaged, intact, read_record, reading, sealed
 from mpo.study.config import JobFailed
 from mpo.study.files import TABLE_CHECKSUMS, replacing
-from mpo.study.plan import CORE_AXES, Study
+from mpo.study.plan import Study
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from mpo.study import checksums
 from mpo.study.config import ConfigError
+from mpo.study.files import CHOICE, replacing
 from mpo.study.plan import Study
 from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec
+from mpo.study.tuning import read_choice
 from mpo.training.signals import stopped_at_once
 
 if TYPE_CHECKING:
@@ -198,6 +200,21 @@ def statistics(args: Namespace) -> None:
     tables.write(found | {"baselines": published}, args.tables)
 
 
+def choose(args: Namespace) -> None:
+    """Compares the candidates of a tuning stage, and chooses one for each arm."""
+    from mpo.analysis import references, tables, tuning
+
+    study = _study_of_tables(args)
+    if study.stage != "tuning":
+        raise ConfigError(f"--study: expected the study of a tuning stage, received {args.study}")
+    scale = references.read(study, args.references, args.random)
+    found, record = tuning.compute(study, args.tables, scale)
+    tables.write(found, args.tables)
+    with replacing(args.out) as temporary:
+        text = json.dumps(checksums.sealed(record), indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
 def typeset(args: Namespace) -> None:
     """Writes the main tables as LaTeX and Markdown."""
     from mpo.report import paper_tables
@@ -219,7 +236,7 @@ def summary(args: Namespace) -> None:
     """Writes the summary of a study, with its figures and tables."""
     from mpo.report import summary as report
 
-    report.write(_study_of_tables(args), args.tables, args.figures, args.out)
+    report.write(_study_of_tables(args), args.tables, args.figures, args.out, args.tuning)
 
 
 def pages(args: Namespace) -> None:
@@ -286,7 +303,6 @@ def status(args: Namespace) -> None:
 def failures(args: Namespace) -> None:
     """Writes a page about the runs that diverged or failed."""
     from mpo.study import status
-    from mpo.study.files import replacing
 
     study = _study(args.study)
     text = status.failures(study, _root(args.study))
@@ -312,7 +328,8 @@ def _study(path: Path) -> Study:
     own = path.name == "study.json"
     try:
         with checksums.reading(path):
-            study = Study.parse(json.loads(path.read_text(encoding="utf-8")))
+            config = json.loads(path.read_text(encoding="utf-8"))
+            study = Study.parse(config, read_choice(path.with_name(CHOICE)))
     except checksums.Damaged as error:
         if own:
             raise

@@ -14,7 +14,7 @@ from mpo.analysis.intervals import EXPLORATORY, MINUS
 from mpo.analysis.tables import flat, read
 from mpo.provenance import commit, packages
 from mpo.report import figures as drawings
-from mpo.report import paper_tables
+from mpo.report import paper_tables, tuning
 from mpo.report.figures.style import plural
 from mpo.report.typeset import inline, markdown
 from mpo.study.files import replacing
@@ -45,7 +45,13 @@ _NAMED = 10
 _DETECTED = 0.1
 
 
-def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> None:
+def write(
+    study: Study,
+    tables: Path,
+    figures: Sequence[Path],
+    output: Path,
+    tuning_tables: Path | None = None,
+) -> None:
     """Writes the summary.
 
     Args:
@@ -53,6 +59,7 @@ def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> 
         tables: the directory of its tables.
         figures: PNG files, named like their figures; linked relative to `output`.
         output: the Markdown file.
+        tuning_tables: the directory of the tables of the tuning stage, if arms were tuned.
     """
     runs = read(tables, "runs")
     parts = [
@@ -64,14 +71,18 @@ def write(study: Study, tables: Path, figures: Sequence[Path], output: Path) -> 
         *_no_scale(read(tables, "references")),
         *_other_scale(study, runs, read(tables, "references")),
         "## Answers",
-        _answers(read(tables, "effects"), read(tables, "power"), read(tables, "references")),
+        _answers(study, tables),
         markdown(paper_tables.effects(study, tables)).rstrip(),
+        *(tuning.section(study, tuning_tables) if tuning_tables else []),
         "## Final scores",
         markdown(paper_tables.final_scores(study, tables)).rstrip(),
         markdown(paper_tables.aggregates(study, tables)).rstrip(),
         *_published(read(tables, "baselines")),
         "## Figures",
-        *(_figure(study, tables, path, output.parent) for path in figures),
+        *(
+            _figure(study, _source(path, tables, tuning_tables), path, output.parent)
+            for path in figures
+        ),
         "## Cost",
         markdown(paper_tables.costs(study, tables)).rstrip(),
         "## Provenance",
@@ -120,26 +131,28 @@ def _missing(runs: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _answers(effects: pd.DataFrame, power: pd.DataFrame, references: pd.DataFrame) -> str:
+def _answers(study: Study, tables: Path) -> str:
     """Sentences on the pooled effects of the study's factors."""
+    effects, power, references = (read(tables, n) for n in ("effects", "power", "references"))
     unknown = references.loc[references["reference"].isna(), "env"].tolist()
     names = ", ".join(unknown)
     notes = [f"Not pooled, since they have no reference score: {names}."] if unknown else []
     if effects.empty:
         return "\n".join(["No factor is varied.", *notes])
     pooled = effects[effects["env"] == POOLED]
-    lines = [f"- {_sentence(row, power)}" for row in pooled.to_dict("records")]
+    lines = [f"- {_sentence(study, row, power)}" for row in pooled.to_dict("records")]
     lines = lines or ["No effect can be pooled: no environment has a score for every arm."]
     return "\n\n".join(["\n".join(lines), *notes])
 
 
-def _sentence(row: Mapping[Hashable, Any], power: pd.DataFrame) -> str:
+def _sentence(study: Study, row: Mapping[Hashable, Any], power: pd.DataFrame) -> str:
     """A sentence on a pooled effect: size, interval, data, verdict and the seeds needed."""
     seeds = row["n"] / row["environments"]
     words = plural(int(seeds), "seed") if seeds == int(seeds) else f"{seeds:.1f} seeds"
     pool = f"pooled over {plural(int(row['environments']), 'environment')}, {words} each"
     sign = ", beyond" if row["against"] == SUM else f" {MINUS}"
-    start = f"**{row['level']}{sign} {row['against']}**: {row['estimate']:+.2f}"
+    settings = tuning.how_tuned(study, str(row["factor"]))
+    start = f"**{row['level']}{sign} {row['against']}{settings}**: {row['estimate']:+.2f}"
     if math.isnan(row["lo"]):
         return f"{start} in normalised score, {pool}: no interval, so no conclusion."
     verdict = "lower" if row["hi"] < 0 else "higher" if row["lo"] > 0 else "no effect shown"
@@ -176,6 +189,12 @@ def _published(baselines: pd.DataFrame) -> list[str]:
         "## Published returns",
         table.map(inline).to_markdown(index=False, disable_numparse=True),
     ]
+
+
+def _source(figure: Path, tables: Path, tuning_tables: Path | None) -> Path:
+    """The directory of the tables that a figure is drawn from."""
+    of_tuning = figure.stem in drawings.TUNING_FIGURES and tuning_tables
+    return of_tuning or tables
 
 
 def _figure(study: Study, tables: Path, path: Path, page: Path) -> str:

@@ -20,6 +20,12 @@ ANSWERS = (
 )
 """The tables that `statistics` makes from those."""
 
+TUNED = ("candidates", "choices", "best_of")
+"""The tables that the stage of tuning adds to its own."""
+
+CHOICE = "chosen.json"
+"""What tuning has chosen for the arms of a study."""
+
 KEPT = tuple(name for name in (*TABLES, *ANSWERS) if name not in ("evals", "train", "profiles"))
 """The tables that are small enough to be kept with the code, see `make reference`."""
 

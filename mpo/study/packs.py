@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from mpo.study.cells import Run
 from mpo.study.checksums import Damaged, read_object
 from mpo.study.files import METRICS, POLICIES, RUN
-from mpo.study.plan import Run, Study
+from mpo.study.plan import Study
 from mpo.study.status import given_up
 
 

@@ -5,12 +5,22 @@ Neither torch nor gymnasium is imported here: every Snakemake job parses the stu
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
+from mpo.study.cells import (
+    BUNDLE,
+    CORE_AXES,
+    DEFINITION,
+    OWN_KEYS,
+    SETTABLE,
+    Bundle,
+    Cell,
+    Environment,
+    Run,
+)
 from mpo.study.config import (
     ConfigError,
     Evaluation,
@@ -27,30 +37,8 @@ from mpo.study.config import (
 )
 from mpo.study.hyperparameters import Training, training_value
 from mpo.study.optimizers import ARM_KEYS, BUILT_IN, Definition, choices, definition
-from mpo.study.paths import Place
-from mpo.study.specs import (
-    CellSpec,
-    EnvironmentSpec,
-    EvaluationSpec,
-    RandomSpec,
-    RunSpec,
-    path_text,
-)
-
-CORE_AXES = ("retrace", "optimizer")
-"""Axes that every study has; always named in a variant, other axes only off their base value."""
-
-DEFINITION = "optimizer_definition"
-"""The key of `training` that a config cannot set: `optimizers` says what an arm's optimizer is."""
-
-SETTABLE = tuple(key for key in Training.model_fields if key != DEFINITION)
-"""The keys of `training` that a config can set."""
-
-_OWN_KEYS = tuple(key for key in SETTABLE if key not in CORE_AXES)
-"""Those that an optimizer, a bundle or an environment can have values of its own for."""
-
-BUNDLE = "bundle"
-"""The axis of the bundles, if a study has any."""
+from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec, path_text
+from mpo.study.tuning import SUFFIX, Choice, Tuning, arms, key_of
 
 MAX_SEGMENT = 200
 """Characters of a study's, environment's or variant's name in paths. File systems allow 255 bytes,
@@ -58,72 +46,6 @@ and cluster schedulers put more into the name of a job's folder."""
 
 REFERENCE = "reference"
 """The folder in `results/` that keeps the results that come with the project."""
-
-
-class Environment(EnvironmentSpec):
-    """An environment, and the keys of `schedule` and `training` that it overrides."""
-
-    overrides: dict[str, Any] = {}
-    """Keys of `schedule` and `training` with their values in this environment. In the config they
-    are written beside the id."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        if isinstance(data, str):
-            return {"id": data}
-        if isinstance(data, Mapping):
-            own = [*EnvironmentSpec.model_fields]
-            check_keys(data, [*own, *Schedule.model_fields, *SETTABLE])
-            overrides = {key: value for key, value in data.items() if key not in own}
-            return {key: data[key] for key in own if key in data} | {"overrides": overrides}
-        return data
-
-
-class Bundle(Section):
-    """A named set of values of `training`."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
-    """Its name in paths, tables and figures."""
-
-    overrides: dict[str, Any] = {}
-    """Keys of `training` with their values. In the config they are written beside the name."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        check_keys(data, ["name", *_OWN_KEYS])
-        overrides = {key: value for key, value in data.items() if key != "name"}
-        return {key: data[key] for key in ("name",) if key in data} | {"overrides": overrides}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One environment and one arm: its runs differ in their seeds only."""
-
-    env_slug: str
-    variant: str
-    """The arm as one path segment."""
-    arm: dict[str, Any]
-    """The value of every axis, in the order of the axes."""
-    spec: CellSpec
-    total_steps: int
-    """Environment steps per seed."""
-
-    @property
-    def cell_id(self) -> str:
-        """`environment/variant`: unique in the study."""
-        return f"{self.env_slug}/{self.variant}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run(Place):
-    """One planned run: its place on disk, its arm and its spec."""
-
-    arm: dict[str, Any]
-    spec: RunSpec
 
 
 class Study(Section):
@@ -168,6 +90,11 @@ class Study(Section):
     layer_norm: all}, {name: pink, action_noise: pink}]` measures what each change does alone, for
     tables compare every bundle with the first."""
 
+    tuning: Tuning | None = None
+    stage: Literal["reported", "tuning"] = "reported"
+    """Which runs are planned: the reported ones, or the candidates of `tuning`. The pipeline sets
+    it in the study of that stage."""
+
     evaluation: Evaluation = Evaluation()
     statistics: Statistics = Statistics()
     tables: Tables = Tables()
@@ -178,15 +105,23 @@ class Study(Section):
     """Whether to make the tables without the runs that failed or are damaged. They then show the
     number of runs per cell. An environment that fails with random actions has no scores then."""
 
+    _choice: Choice | None = PrivateAttr(None)
+
     @classmethod
-    def parse(cls, config: Mapping[str, Any]) -> "Study":
+    def parse(cls, config: Mapping[str, Any], choice: Choice | None = None) -> "Study":
         """Reads a study from a parsed YAML or JSON mapping.
+
+        Args:
+            config: the mapping.
+            choice: what tuning has chosen, if it has. Without it, tuned arms are planned with one
+                of their candidates: their paths are right, their specs are not; see `is_settled`.
 
         Raises:
             ConfigError: the study cannot be planned; the message has one line per problem.
         """
         try:
             study = cls.model_validate(config)
+            study._choice = choice
             _ = study.runs
         except ValidationError as error:
             raise ConfigError(explain(error)) from None
@@ -231,7 +166,7 @@ class Study(Section):
     @classmethod
     def _optimizer_keys(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for overrides in value.values():
-            check_keys({k: v for k, v in overrides.items() if k not in ARM_KEYS}, _OWN_KEYS)
+            check_keys({k: v for k, v in overrides.items() if k not in ARM_KEYS}, OWN_KEYS)
         return value
 
     @field_validator("bundles")
@@ -249,13 +184,25 @@ class Study(Section):
                 raise ValueError(f"axis {name!r} has no values")
         return value
 
-    @cached_property
+    @property
     def axis_values(self) -> dict[str, list[Any]]:
         """Every axis with its values, converted to the types of the schema.
 
         Core axes come first. The others are sorted, because paths contain them and the order of
-        keys in a config has no meaning.
+        keys in a config has no meaning. In the stage of tuning, the tuned keys are the last axes;
+        not every combination with them is an arm.
         """
+        if self.stage != "tuning" or self.tuned is None:
+            return self._axis_values
+        tried = [c for arm in self._tuned_arms for c in self.tuned.candidates(arm)]
+        candidates = {
+            key: list(dict.fromkeys(c[key] for c in tried if key in c)) for key in self.tuned.keys
+        }
+        return self._axis_values | candidates
+
+    @cached_property
+    def _axis_values(self) -> dict[str, list[Any]]:
+        """The values of the axes themselves."""
         self._refuse_unknown_optimizers("training", [self.training.optimizer])
         self._refuse_unknown_optimizers("axes", self.axes.get("optimizer", []))
         raw = {name: [getattr(self.training, name)] for name in CORE_AXES}
@@ -265,6 +212,49 @@ class Study(Section):
             values[name] = [training_value("axes", name, item) for item in items]
             _refuse_duplicates(f"value of axes.{name}", values[name])
         return values | ({BUNDLE: [each.name for each in self.bundles]} if self.bundles else {})
+
+    @cached_property
+    def tuned(self) -> Tuning | None:
+        """How the arms are tuned, checked and converted to the types of the schema."""
+        if self.tuning is None:
+            return None
+        reported = () if self.stage == "tuning" else self.seeds
+        return self.tuning.checked(self._axis_values, reported)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the specs of all runs are known: nothing waits for a choice of tuning."""
+        if self.tuned is None or self.stage == "tuning":
+            return True
+        wanted = {(e.slug, key_of(arm)) for e in self.environments for arm in self._tuned_arms}
+        return self._choice is not None and wanted <= {*self._choice}
+
+    @property
+    def _tuned_arms(self) -> list[dict[str, Any]]:
+        return arms(self.tuned, self._axis_values) if self.tuned else []
+
+    def tuning_stage(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns the config of the study that tunes this one's arms, if they are tuned.
+
+        Args:
+            config: this study's config.
+        """
+        if self.tuned is None or self.stage == "tuning":
+            return None
+        environments = []
+        for environment, given in zip(self.environments, config["environments"], strict=True):
+            own = given if isinstance(given, Mapping) else {"id": given}
+            schedule = self._schedule(environment)
+            count = int(schedule.total_steps * self.tuned.budget) // schedule.snapshot_interval
+            steps = max(1, count) * schedule.snapshot_interval
+            environments.append({**own, "total_steps": steps})
+        found = {**config, "study": self.study + SUFFIX, "stage": "tuning"}
+        found |= {"environments": environments, "seeds": list(self.tuned.seeds)}
+        given = config.get("axes", {})
+        found["axes"] = {axis: given[axis] for axis in self.tuned.axes if axis in given}
+        if BUNDLE not in self.tuned.axes:
+            found.pop("bundles", None)
+        return found
 
     @cached_property
     def definitions(self) -> dict[str, Definition]:
@@ -305,11 +295,35 @@ class Study(Section):
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """Every environment with every arm, in the order environment, axis values."""
-        arms = [
-            dict(zip(self.axis_values, values, strict=True))
-            for values in itertools.product(*self.axis_values.values())
-        ]
+        names, values = [*self._axis_values], self._axis_values.values()
+        arms = [dict(zip(names, each, strict=True)) for each in itertools.product(*values)]
+        if self.tuned is not None and self.stage == "tuning":
+            arms = [arm | candidate for arm in arms for candidate in self._candidates(arm)]
         return tuple(itertools.starmap(self._cell, itertools.product(self.environments, arms)))
+
+    def _candidates(self, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Returns the candidates of the tuned arm that an arm belongs to."""
+        assert self.tuned is not None
+        return self.tuned.candidates({axis: arm[axis] for axis in self.tuned.axes})
+
+    def _tuned_settings(self, environment: Environment, arm: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the training values of a candidate, or those that were chosen for an arm."""
+        if self.tuned is None:
+            return {}
+        if self.stage == "tuning":
+            return self.tuned.settings({key: arm[key] for key in self.tuned.keys if key in arm})
+        own = {axis: arm[axis] for axis in self.tuned.axes}
+        found = (self._choice or {}).get((environment.slug, key_of(own)))
+        if found is None:
+            candidates = self.tuned.candidates(own)
+            found = self.tuned.settings(candidates[len(candidates) // 2])
+        for key in found:
+            if key in environment.overrides:
+                raise ConfigError(
+                    f"tuning: {key} is also set by environments ({environment.name}), received "
+                    f"{environment.overrides[key]!r}"
+                )
+        return {key: training_value("chosen", key, value) for key, value in found.items()}
 
     @property
     def evaluation_spec(self) -> EvaluationSpec:
@@ -333,16 +347,17 @@ class Study(Section):
         optimizer, else from `training`.
         """
         base = self._base(environment, arm["optimizer"])
-        named = (*CORE_AXES, BUNDLE)
+        keys = self.tuned.keys if self.tuned else ()
+        named = (*CORE_AXES, BUNDLE, *(keys if self.stage == "tuning" else ()))
         shown = [name for name in arm if name in named or arm[name] != base[name]]
         variant = "_".join(f"{name}-{path_text(arm[name])}" for name in shown)
         where = f"{environment.name}/{variant}"
         _refuse_long(f"the values of the axes {', '.join(shown)}", variant)
         axes = {name: value for name, value in arm.items() if name != BUNDLE}
         values = base | self._bundle(environment, arm) | axes | self._optimizer(arm["optimizer"])
+        values |= self._tuned_settings(environment, arm)
         training = _build(Training, values, where)
-        timing = {k: v for k, v in environment.overrides.items() if k in Schedule.model_fields}
-        schedule = _build(Schedule, self.schedule.model_dump() | timing, where)
+        schedule = self._schedule(environment)
         if schedule.total_steps < training.update_after:
             raise ConfigError(
                 f"{where}: total_steps must be at least update_after, received "
@@ -362,6 +377,13 @@ class Study(Section):
             ),
             total_steps=schedule.total_steps,
         )
+
+    def _schedule(self, environment: Environment) -> Schedule:
+        """Returns an environment's schedule."""
+        own = {k: v for k, v in environment.overrides.items() if k in Schedule.model_fields}
+        values = self.schedule.model_dump() | own
+        found: Schedule = _build(Schedule, values, environment.name)
+        return found
 
     def _optimizer(self, arm: str) -> dict[str, Any]:
         """Returns the training values that name an arm's optimizer and say what it is."""

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mpo.study.cells import Run
 from mpo.study.files import EVALUATION_COST, RUN
-from mpo.study.plan import Run, Study
+from mpo.study.plan import Study
 
 
 def stale_files(study: Study, plan: str, runs: Iterable[Run], root: Path) -> list[Path]:
@@ -31,7 +32,8 @@ def stale_files(study: Study, plan: str, runs: Iterable[Run], root: Path) -> lis
         [folder / "study.json"] if _text(root / folder / "study.json") not in (None, plan) else []
     )
     evaluation = study.evaluation_spec.model_dump(mode="json")
-    for run in runs:
+    # Of tuned arms without a choice yet, nobody knows the spec.
+    for run in runs if study.is_settled else ():
         expected = {RUN: run.spec.model_dump(mode="json"), EVALUATION_COST: evaluation}
         found += [
             run.directory / name

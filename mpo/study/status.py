@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 from tabulate import tabulate
 
+from mpo.study.cells import Run
 from mpo.study.checksums import (
     Damaged,
     check_size,
@@ -28,7 +29,7 @@ from mpo.study.checksums import (
     reading,
 )
 from mpo.study.files import DAMAGE, EVALUATIONS, METRICS, POLICIES, RUN, RUN_FILES, replacing
-from mpo.study.plan import Run, Study
+from mpo.study.plan import Study
 
 STATUSES = ("planned", "running", "ok", "diverged", "failed", "timeout", "damaged")
 

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from mpo.study.cells import DEFINITION
 from mpo.study.config import ConfigError
 from mpo.study.hyperparameters import Training
 from mpo.study.optimizers import Definition
-from mpo.study.plan import DEFINITION, Study
+from mpo.study.plan import Study
 from mpo.study.specs import CellSpec, RunSpec
 from tests.study.test_plan import DEFAULT, SMALL, changed
 

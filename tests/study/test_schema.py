@@ -11,8 +11,9 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from docs.config_reference import COMMAND, REFERENCE, SCHEMA, json_schema, reference
+from mpo.study.cells import SETTABLE
 from mpo.study.optimizers import Definition
-from mpo.study.plan import SETTABLE, Study
+from mpo.study.plan import Study
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "config.yaml", *sorted((ROOT / "config").rglob("*.yaml"))]

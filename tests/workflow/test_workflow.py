@@ -70,7 +70,8 @@ def test_figures_and_summary_are_there(finished):
         assert "<svg" in (figures / f"{name}.svg").read_text()
     summary = (finished / "results/tiny/summary.md").read_text()
     assert re.search(
-        r"\*\*sgd − adam\*\*: [+-]\d.*, pooled over 2 environments, 2 seeds each", summary
+        r"\*\*sgd − adam, at the settings given\*\*: [+-]\d.*, pooled over 2 environments, 2 seeds",
+        summary,
     )
     assert "figures/learning_curves.png" in summary and "Reacher-v5" in summary
     assert "exploratory" in summary

@@ -13,7 +13,7 @@ rule study:
     priority: 1
     localrule: True
     params:
-        config=PLAN,
+        config=PLAN[STUDY.study],
     shell:
         "printf '%s\\n' {params.config:q} > {output:q} 2> {log:q}"
 
@@ -21,12 +21,9 @@ rule study:
 rule collect:
     input:
         study=f"{STUDY_DIR}/study.json",
+        choice=[CHOSEN] if TUNING else [],
         # A function: every job parses this file, and only this rule needs the list.
-        runs=lambda wildcards: [
-            f"{directory}/{name}"
-            for directory in (run.directory for run in WANTED)
-            for name in TABLED
-        ],
+        runs=lambda wildcards: files_of(STUDY),
     output:
         [f"{STUDY_DIR}/tables/{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")],
     log:
@@ -62,7 +59,9 @@ rule statistics:
         references=user_table(STUDY, "references"),
         baselines=user_table(STUDY, "baselines"),
         # Of an environment without any run nothing is asked: it may not even work.
-        random=expand(rules.random.output, env=dict.fromkeys(run.env_slug for run in WANTED)),
+        random=expand(
+            rules.random.output, env=dict.fromkeys(run.env_slug for run in WANTED[STUDY.study])
+        ),
     output:
         [f"{STUDY_DIR}/tables/{name}.{kind}" for name in ANSWERS for kind in ("parquet", "csv")],
     log:
@@ -103,7 +102,11 @@ rule summary:
         study=f"{STUDY_DIR}/study.json",
         tables=rules.collect.output,
         answers=rules.statistics.output,
-        figures=[f"{STUDY_DIR}/figures/{name}.png" for name in FIGURES],
+        figures=[
+            *[f"{STUDY_DIR}/figures/{name}.png" for name in FIGURES],
+            *([f"{TUNING_DIR}/figures/{name}.png" for name in TUNING_FIGURES] if TUNING else []),
+        ],
+        choices=[f"{TUNING_DIR}/tables/{TUNED[0]}.parquet"] if TUNING else [],
     output:
         f"{STUDY_DIR}/summary.md",
     log:
@@ -113,8 +116,9 @@ rule summary:
     params:
         code=lambda wildcards: code_of("mpo.report.summary", *FIGURES.values()),
         tables=lambda wildcards, input: Path(input.tables[0]).parent,
+        tuning=f" --tuning {TUNING_DIR}/tables" if TUNING else "",
     shell:
-        "python -m mpo summary --study {input.study:q} --tables {params.tables:q}"
+        "python -m mpo summary --study {input.study:q} --tables {params.tables:q}{params.tuning}"
         " --figures {input.figures:q} --out {output:q} {resources.options} --log {log:q}"
 
 

@@ -1,6 +1,6 @@
-# Requires: `config`. Produces: STUDY, the IDENTITIES of its cells, the runs WANTED in its tables, the
-# PLAN that study.json holds, the resources of a `job`, the digest `code_of` modules, and all checks of
-# the config.
+# Requires: `config`. Produces: STUDY and, if its arms are tuned, TUNING, the study of that stage; for
+# both, by name, the runs WANTED in its tables and the PLAN that its study.json holds; the resources of a
+# `job`, the digest `code_of` modules, and all checks of the config.
 import functools
 import gc
 import hashlib
@@ -17,11 +17,12 @@ from snakemake.utils import update_config
 import mpo
 from mpo.study import config_files, user_tables
 from mpo.study.config import ConfigError, canonical_json
-from mpo.report.figures import FIGURES
-from mpo.study.files import ANSWERS, PAGES, TABLED, TABLES, TYPESET
+from mpo.report.figures import FIGURES, TUNING_FIGURES
+from mpo.study.files import ANSWERS, CHOICE, PAGES, TABLED, TABLES, TUNED, TYPESET
 from mpo.study.packs import packs
 from mpo.study.status import given_up, noted_damage
 from mpo.study.plan import Study
+from mpo.study.tuning import read_choice
 
 # As a module in another workflow, this one must leave the other's settings and rules alone.
 MODULE = workflow.modifier.parent_modifier is not None
@@ -57,7 +58,8 @@ def user_table(study, name):
 def parse_study():
     """The validated study. The process that the user started also tries what it imports."""
     try:
-        study = Study.parse(CONFIG)
+        name = CONFIG.get("study")
+        study = Study.parse(CONFIG, read_choice(Path(f"results/{name}/{CHOICE}")))
         if workflow.is_main_process:
             user_tables.references(Path(user_table(study, "references")))
             user_tables.baselines(Path(user_table(study, "baselines")))
@@ -78,14 +80,48 @@ def parse_study():
     return study
 
 
+def parse_tuning():
+    """The study of the stage of tuning and its config; None without tuning."""
+    try:
+        found = STUDY.tuning_stage(CONFIG)
+        return found and Study.parse(found), found
+    except ConfigError as error:
+        raise WorkflowError(f"the config cannot be used:\nin the stage of tuning: {error}")
+
+
 CONFIG = merged_config()
 STUDY = parse_study()
-IDENTITIES = {cell.cell_id: cell.spec.identity for cell in STUDY.cells}
-WANTED = [run for run in STUDY.runs if not (STUDY.allow_missing and given_up(run, Path()))]
+TUNING, TUNING_CONFIG = parse_tuning()
 STUDY_DIR = f"results/{STUDY.study}"
-
+TUNING_DIR = f"results/{TUNING.study}" if TUNING else None
+CHOSEN = f"{STUDY_DIR}/{CHOICE}"
+STUDIES = {study.study: study for study in filter(None, (TUNING, STUDY))}
+WANTED = {
+    name: [run for run in study.runs if not (study.allow_missing and given_up(run, Path()))]
+    for name, study in STUDIES.items()
+}
 # How runs execute changes no result, so the section is left out.
-PLAN = canonical_json({key: CONFIG[key] for key in CONFIG if key != "execution"})
+PLAN = {
+    config["study"]: canonical_json({key: config[key] for key in config if key != "execution"})
+    for config in filter(None, (TUNING_CONFIG, CONFIG))
+}
+
+
+@functools.cache
+def identities(name, choice):
+    """The identity of each cell of a study; `choice` is the text of what tuning has chosen so far."""
+    study = STUDIES[name]
+    if choice is not None and study.tuning and study.stage == "reported":
+        study = Study.parse(CONFIG, read_choice(Path(CHOSEN)))
+    return {cell.cell_id: cell.spec.identity for cell in study.cells}
+
+
+def identity(wildcards):
+    """What a training depends on. It is asked for after tuning has chosen, if it has to."""
+    choice = Path(CHOSEN)
+    text = choice.read_text() if TUNING and choice.is_file() else None
+    return identities(wildcards.study, text)[wildcards.cell]
+
 
 if not MODULE:
     config.update(CONFIG)  # for the report
@@ -138,14 +174,29 @@ def job(mem_mb, minutes, options=""):
 small_job = functools.partial(job, 2000, 60)
 
 
+def chosen(wildcards):
+    """What a reported run waits for, if arms are tuned. That it was written again trains nothing."""
+    if TUNING is None or wildcards.study == TUNING.study:
+        return []
+    return ancient(checkpoints.choose.get().output.choice)
+
+
+def files_of(study):
+    """The files of a study's runs that its tables are made from."""
+    directories = (run.directory for run in WANTED[study.study])
+    return [f"{directory}/{name}" for directory in directories for name in TABLED]
+
+
 def report_failures():
     """Writes failures.md, where a study has been started."""
-    study, page = f"{STUDY_DIR}/study.json", f"{STUDY_DIR}/failures.md"
-    if Path(study).exists():
-        shell("python -m mpo failures --study {study:q} --out {page:q}")
+    for name in STUDIES:
+        study, page = f"results/{name}/study.json", f"results/{name}/failures.md"
+        if Path(study).exists():
+            shell("python -m mpo failures --study {study:q} --out {page:q}")
 
 
 wildcard_constraints:
+    study="|".join(map(re.escape, STUDIES)),
     cell="[^/]+/[^/]+",
     seed="[0-9]+",
     steps="[0-9]+",

@@ -1,4 +1,4 @@
-# Requires: STUDY, the runs WANTED. Produces: TRAINING_RULES, one for each pack of seeds beside `train`.
+# Requires: STUDIES, the runs WANTED. Produces: TRAINING_RULES, one for each pack of seeds beside `train`.
 ANY_CELL = "[^/]+/[^/]+"
 
 
@@ -10,13 +10,15 @@ def training_rules():
     """
     rules = {"train": (["{seed}"], "{steps}", ANY_CELL)}
     if workflow.is_main_process:
-        cells_of_budget = Counter(cell.total_steps for cell in STUDY.cells)
-        for pack, cells in packs(STUDY, WANTED, Path()).items():
-            name = f"train_{'_'.join(map(str, pack.seeds))}_to_{pack.total_steps}"
-            # Most packs are of all cells. A pattern that names each would take seconds to compile.
-            some = len(cells) < cells_of_budget[pack.total_steps]
-            pattern = "|".join(map(re.escape, cells)) if some else ANY_CELL
-            rules[name] = pack.seeds, pack.total_steps, pattern
+        # No two studies share a seed, so the names differ.
+        for study in STUDIES.values():
+            cells_of_budget = Counter(cell.total_steps for cell in study.cells)
+            for pack, cells in packs(study, WANTED[study.study], Path()).items():
+                name = f"train_{'_'.join(map(str, pack.seeds))}_to_{pack.total_steps}"
+                # Most packs are of all cells. A pattern that names each would take seconds to compile.
+                some = len(cells) < cells_of_budget[pack.total_steps]
+                pattern = "|".join(map(re.escape, cells)) if some else ANY_CELL
+                rules[name] = pack.seeds, pack.total_steps, pattern
     else:
         # In another workflow, a prefix may stand before the name.
         pattern = re.compile(r"\w*?(train_([\d_]+)_to_(\d+)):")

@@ -1,4 +1,4 @@
-# Requires: STUDY, PLAN, WANTED, TRAINING_RULES. Produces: what the user asked Snakemake for, widened:
+# Requires: STUDIES, PLAN, WANTED, TRAINING_RULES. Produces: what the user asked Snakemake for, widened:
 # stale files are planned again, and whatever names the rule `train` holds for every rule that trains.
 from mpo.study.stale import stale_files
 
@@ -19,14 +19,15 @@ def for_all_trainings(settings, *fields):
 def widen_dag(settings):
     """As a target, `train` stands for all trainings."""
     if "train" in settings.targets:
-        runs = {f"{run.directory}/run.json" for run in WANTED}
+        runs = {f"{run.directory}/run.json" for wanted in WANTED.values() for run in wanted}
         settings.targets = ({*settings.targets} - {"train"}) | runs
     for_all_trainings(settings, "forcerun", "until", "omit_from")
 
 
 def force_stale_files(dag):
     """Plans stale files again, where a target needs them. A forced file would become a target."""
-    dag.forcefiles.update(str(path) for path in stale_files(STUDY, PLAN, WANTED, Path()))
+    for name, study in STUDIES.items():
+        dag.forcefiles.update(map(str, stale_files(study, PLAN[name], WANTED[name], Path())))
 
 
 WIDEN = {

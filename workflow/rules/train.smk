@@ -1,6 +1,6 @@
-# Requires: STUDY, IDENTITIES, TRAINING_RULES. Produces: for each run its trained policies and their evaluation.
-RUN_DIR = f"{STUDY_DIR}/runs/{{cell}}/seed{{seed}}/step{{steps}}"
-LOG_DIR = f"{STUDY_DIR}/logs/{{cell}}/seed{{seed}}/step{{steps}}"
+# Requires: STUDY, TUNING, TRAINING_RULES. Produces: for each run its trained policies and their evaluation.
+RUN_DIR = "results/{study}/runs/{cell}/seed{seed}/step{steps}"
+LOG_DIR = "results/{study}/logs/{cell}/seed{seed}/step{steps}"
 
 # How a run executes changes no result. It stands among the resources, because a changed param
 # would train the run again.
@@ -14,7 +14,7 @@ KEEP = "" if EXECUTION.keep_resume_state else " --discard-resume-state"
 
 
 # One rule for single seeds, and one for each pack of seeds that is to be trained. All have the same
-# params, shell and inputs (none). These are what Snakemake compares, so packing seeds in another way
+# params, shell and inputs. These are what Snakemake compares, so packing seeds in another way
 # trains nothing again. What is learnt depends on one canonical string: Snakemake compares params as
 # a set of values, in which two values could swap places unnoticed.
 for name, (seeds, steps, cells) in TRAINING_RULES.items():
@@ -22,6 +22,8 @@ for name, (seeds, steps, cells) in TRAINING_RULES.items():
     rule:
         name:
             name
+        input:
+            chosen,
         output:
             metrics=expand(f"{RUN_DIR}/train.parquet", seed=seeds, steps=steps, allow_missing=True),
             policies=expand(f"{RUN_DIR}/policies.pt", seed=seeds, steps=steps, allow_missing=True),
@@ -40,7 +42,7 @@ for name, (seeds, steps, cells) in TRAINING_RULES.items():
             ),
             gpu=GPUS,
         params:
-            cell=lambda wildcards: IDENTITIES[wildcards.cell],
+            cell=identity,
         shell:
             "python -m mpo train --cell {params.cell:q} {resources.options} --threads {threads}"
             " --out {output.records:q} --log {log:q}"
@@ -88,7 +90,7 @@ rule events:
         rules.train.output,
         rules.evaluate.output,
     output:
-        f"{STUDY_DIR}/tensorboard/{{cell}}/seed{{seed}}/step{{steps}}/events.out.tfevents.run",
+        "results/{study}/tensorboard/{cell}/seed{seed}/step{steps}/events.out.tfevents.run",
     log:
         f"{LOG_DIR}/events.log",
     resources:
@@ -102,9 +104,11 @@ rule events:
 
 # Of a run that `collect` could not use, nothing more is asked where the study can do without it.
 DAMAGED = noted_damage(STUDY, Path()) if STUDY.allow_missing else {}
-SHOWN = [run for run in WANTED if run.run_id not in DAMAGED]
+SHOWN = [run for run in WANTED[STUDY.study] if run.run_id not in DAMAGED]
 EVENTS = [
-    rules.events.output[0].format(cell=run.cell_id, seed=run.seed, steps=run.total_steps)
+    rules.events.output[0].format(
+        study=run.study, cell=run.cell_id, seed=run.seed, steps=run.total_steps
+    )
     for run in SHOWN
     if STUDY.extras.tensorboard
 ]

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 from mpo.analysis.runs import DamagedRun, read_run
 from mpo.analysis.tables import read
 from mpo.report.figures import FIGURES
+from mpo.study.cells import Run
 from mpo.study.checksums import intact, read_record, reading
 from mpo.study.config import JobFailed
 from mpo.study.files import ANSWERS, PAGES, RUN, RUN_FILES, TABLE_CHECKSUMS, TABLES, TYPESET
-from mpo.study.plan import Run, Study
+from mpo.study.plan import Study
 from mpo.study.status import FINISHED, UNFINISHED, RunStatus, run_status
 
 logger = logging.getLogger(__name__)

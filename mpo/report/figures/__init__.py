@@ -26,6 +26,9 @@ FIGURES = {
 }
 """Maps a figure's name to the module with `draw(study, tables)` and `caption(study, tables)`."""
 
+TUNING_FIGURES = {"sensitivity": "mpo.report.figures.sensitivity"}
+"""The same for the study of a tuning stage."""
+
 # For each format: the metadata key of a description, and the timestamps to leave out, because they
 # would make equal figures differ.
 _METADATA = {
@@ -42,7 +45,7 @@ def draw(name: str, study: "Study", tables: Path, outputs: Sequence[Path]) -> No
     figure. At the same commit, equal tables give equal bytes.
 
     Args:
-        name: name of the figure, see `FIGURES`.
+        name: name of the figure, see `FIGURES` and `TUNING_FIGURES`.
         study: the study's plan.
         tables: the directory of its tables.
         outputs: files to write; the suffix (.pdf, .svg, .png) selects the format.
@@ -104,6 +107,7 @@ def _origin(study: "Study", tables: Path) -> str:
 
 
 def _module(name: str) -> ModuleType:
-    if name not in FIGURES:
-        raise ValueError(f"unknown figure {name!r}; choose from {', '.join(FIGURES)}")
-    return importlib.import_module(FIGURES[name])
+    modules = FIGURES | TUNING_FIGURES
+    if name not in modules:
+        raise ValueError(f"unknown figure {name!r}; choose from {', '.join(modules)}")
+    return importlib.import_module(modules[name])

@@ -21,7 +21,8 @@ from matplotlib.ticker import (
 
 from mpo.analysis.intervals import EXPLORATORY
 from mpo.analysis.tables import arm_label
-from mpo.study.plan import CORE_AXES, Study
+from mpo.study.cells import CORE_AXES
+from mpo.study.plan import Study
 
 matplotlib.use("Agg")  # draws to files, without a display
 
@@ -71,22 +72,29 @@ def looks(study: Study) -> dict[str, Look]:
     varied = {name for name in values if len(values[name]) > 1}
     by_factor = "retrace" in varied and varied <= set(CORE_AXES)
     by_factor = by_factor and len(values["optimizer"]) <= len(_DASHES)
+    arms = {arm_label(study, run.arm): run.arm for run in study.runs}
+    if not by_factor:
+        return looks_of(arms)
+    places = {
+        label: [values[name].index(arm[name]) for name in CORE_AXES] for label, arm in arms.items()
+    }
+    return {
+        label: Look(tuple(_COLOURS[hue % len(_COLOURS)]), _DASHES[dash], _MARKERS[dash])
+        for label, (hue, dash) in places.items()
+    }
+
+
+def looks_of(labels: Iterable[str]) -> dict[str, Look]:
+    """The looks of arms that are known by their labels only, each in its own colour."""
     period = math.lcm(len(_COLOURS), len(_DASHES))
-    result: dict[str, Look] = {}
-    for run in study.runs:
-        label = arm_label(study, run.arm)
-        if label not in result:
-            n = len(result)
-            hue, dash, mark = n, n + n // period, n
-            if by_factor:
-                hue, dash = (values[name].index(run.arm[name]) for name in CORE_AXES)
-                mark = dash
-            result[label] = Look(
-                tuple(_COLOURS[hue % len(_COLOURS)]),
-                _DASHES[dash % len(_DASHES)],
-                _MARKERS[mark % len(_MARKERS)],
-            )
-    return result
+    return {
+        label: Look(
+            tuple(_COLOURS[n % len(_COLOURS)]),
+            _DASHES[(n + n // period) % len(_DASHES)],
+            _MARKERS[n % len(_MARKERS)],
+        )
+        for n, label in enumerate(labels)
+    }
 
 
 def environments(study: Study) -> list[str]:

@@ -1,0 +1,105 @@
+"""Sensitivity: what tuning found for each candidate, a panel per environment, a line per arm."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mpo.analysis.tables import read
+from mpo.report.figures import style
+from mpo.study.plan import Study
+
+_BAD = "no value: all runs diverged or are missing"
+
+
+def draw(study: Study, tables: Path) -> Figure:
+    """Means over the tuning seeds with 95 % t intervals; the chosen candidate has a ring."""
+    from matplotlib import pyplot
+
+    candidates = read(tables, "candidates")
+    names = style.environments(study)
+    columns = style.columns(len(names))
+    rows = -(-len(names) // columns)
+    figure, grid = pyplot.subplots(
+        rows, columns, figsize=(2.6 * columns + 0.4, 2.3 * rows), squeeze=False
+    )
+    looks = style.looks_of(candidates["arm"].unique())
+    key = _only_number(study)
+    for axes, env in zip(grid.flat, names, strict=False):
+        axes.set_title(env, fontsize=style.title_size(study))
+        _panel(axes, candidates[candidates["env"] == env], looks, key)
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(_unit(study))
+    figure.tight_layout()
+    style.legend_below(figure, style.arms_key(looks))
+    return figure
+
+
+def caption(study: Study, tables: Path) -> str:
+    """Describes the figure: candidates, criterion, seeds, intervals and the choice."""
+    tuning = study.tuned
+    assert tuning is not None
+    choices = read(tables, "choices")
+    edges = choices.loc[choices["on_edge"], ["arm", "env"]].itertuples(index=False)
+    said = ", ".join(f"{arm} in {env}" for arm, env in edges)
+    share = f"{100 * tuning.budget:.0f} %"
+    return (
+        f"What tuning found: {_unit(study).lower()} of each candidate, the mean over n = "
+        f"{len(tuning.seeds)} tuning seeds at {share} of the budget, with 95 % t intervals. "
+        "A ring marks what the reported runs are trained with"
+        f"{'' if tuning.choose == 'environment' else ', one candidate for all environments'}."
+        f"{f' It is the end of its grid for {said}.' if said else ''} Candidates with a diverged "
+        "run are crossed out and cannot be chosen while another can."
+    )
+
+
+def _unit(study: Study) -> str:
+    tuning = study.tuned
+    assert tuning is not None
+    return "Final return" if tuning.criterion == "final" else "Mean return while learning"
+
+
+def _only_number(study: Study) -> str | None:
+    """The tuned key, if it is the only one and all of its values are positive numbers."""
+    tuning = study.tuned
+    assert tuning is not None
+    values = [value for grid in tuning.grids for value in grid.get(tuning.keys[0], [])]
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in values)
+    return tuning.keys[0] if len(tuning.keys) == 1 and numbers else None
+
+
+def _panel(
+    axes: Axes, candidates: pd.DataFrame, looks: dict[str, style.Look], key: str | None
+) -> None:
+    """Draws one environment's arms over the tuned number, or over the candidates' names."""
+    for arm, own in candidates.groupby("arm", sort=False):
+        look = looks[str(arm)]
+        place = own[key].to_numpy(float) if key else np.arange(len(own))
+        line: dict[str, Any] = {"color": look.color, "linestyle": look.linestyle}
+        axes.plot(place, own["mean"], marker=look.marker, markersize=3.5, **line)
+        axes.vlines(place, own["lo"], own["hi"], color=look.color, linewidth=1)
+        ring = (own["chosen_across"] if _across(own) else own["chosen"]).to_numpy(bool)
+        hollow: dict[str, Any] = {"markerfacecolor": "none", "color": look.color, "linestyle": ""}
+        axes.plot(place[ring], own["mean"][ring], marker="o", markersize=9, **hollow)
+        bad = own["diverged"].to_numpy() > 0
+        axes.plot(place[bad], own["mean"][bad], marker="x", markersize=7, color="0.2", linestyle="")
+    if not np.isfinite(candidates["mean"]).any():
+        style.mark_empty(axes, _BAD)
+    elif key:
+        axes.set_xscale("log")
+        axes.set_xlabel(key)
+    else:
+        first = candidates[candidates["arm"] == candidates["arm"].iloc[0]]
+        names = first["candidate"] if candidates["arm"].nunique() == 1 else range(1, len(first) + 1)
+        axes.set_xticks(range(len(first)), [str(name) for name in names])
+        axes.set_xlabel("Candidate")
+
+
+def _across(candidates: pd.DataFrame) -> bool:
+    """Whether one candidate is chosen for all environments."""
+    return bool((candidates["choose"] == "across").any())

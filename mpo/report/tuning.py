@@ -1,0 +1,110 @@
+"""The section of a study's summary on how its arms were tuned."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from mpo.analysis.tables import read
+from mpo.report.figures.style import plural
+from mpo.report.typeset import inline
+from mpo.study.plan import Study
+from mpo.study.tuning import Tuning, arms
+
+
+def section(study: Study, tables: Path) -> list[str]:
+    """Says what was tuned and chosen, how surely, and what to be careful about.
+
+    Args:
+        study: the reported study.
+        tables: the directory of the tables of its tuning stage.
+    """
+    tuning = study.tuned
+    assert tuning is not None
+    choices = read(tables, "choices")
+    return ["## Tuning", _how(tuning, choices), *_warnings(study, tuning, choices), _table(choices)]
+
+
+def how_tuned(study: Study, factor: str) -> str:
+    """Returns how the levels of a factor were set, to follow its name in an answer."""
+    if study.tuned and factor in study.tuned.axes:
+        return f", each at its tuned {' and '.join(study.tuned.keys)}"
+    return ", at the settings given" if factor == "optimizer" else ""
+
+
+def _how(tuning: Tuning, choices: pd.DataFrame) -> str:
+    counts = sorted({*choices["of"]})
+    per_arm = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    measure = {"area": "area under the learning curve", "final": "final return"}[tuning.criterion]
+    chosen = {
+        "environment": "in each environment",
+        "across": "for all environments together, by the mean score",
+    }[tuning.choose]
+    seeds = ", ".join(map(str, tuning.seeds))
+    return (
+        f"Before the reported runs, {per_arm} candidates per arm ({', '.join(tuning.keys)}) were "
+        f"trained with the seeds {seeds} for {100 * tuning.budget:.0f} % of the budget. The one "
+        f"with the best {measure} was chosen {chosen}. The intervals of the answers are "
+        "conditional on what was chosen: they do not hold the uncertainty of the choice."
+    )
+
+
+def _warnings(study: Study, tuning: Tuning, choices: pd.DataFrame) -> list[str]:
+    notes = []
+    grids = {
+        ", ".join(map(str, arm.values())): tuning.candidates(arm)
+        for arm in arms(tuning, study.axis_values)
+    }
+    counts = {name: len(candidates) for name, candidates in grids.items()}
+    if len({*counts.values()}) > 1:
+        said = ", ".join(f"{name} {count}" for name, count in counts.items())
+        notes.append(f"**The arms had different numbers of candidates: {said}.**")
+    spacings = {name: spacing(candidates, tuning.keys) for name, candidates in grids.items()}
+    if len({*map(str, spacings.values())}) > 1 and len({*counts.values()}) == 1:
+        notes.append("**The arms' grids have different ratios between neighbours.**")
+    edge = choices[choices["on_edge"]]
+    if len(edge):
+        rows = edge[["arm", "env", "chosen"]].itertuples(index=False)
+        said = "; ".join(f"{arm} in {env} ({chosen})" for arm, env, chosen in rows)
+        notes.append(
+            f"**{plural(len(edge), 'choice')} at the end of a grid: {inline(said)}.** A better "
+            "value may lie beyond it."
+        )
+    bad = choices[choices["diverged"] > 0]
+    if len(bad):
+        rows = bad[["arm", "env"]].itertuples(index=False)
+        said = "; ".join(f"{arm} in {env}" for arm, env in rows)
+        notes.append(f"**Every candidate had a diverged run: {inline(said)}.**")
+    return notes
+
+
+def spacing(candidates: list[dict[str, object]], keys: tuple[str, ...]) -> dict[str, list[str]]:
+    """Returns the ratios between neighbouring values of each tuned number, to three digits."""
+    found = {}
+    for key in keys:
+        values = sorted({v for c in candidates if isinstance(v := c.get(key), int | float)})
+        pairs = zip(values, values[1:], strict=False)
+        found[key] = sorted({f"{high / low:.3g}" for low, high in pairs if low > 0})
+    return found
+
+
+def _table(choices: pd.DataFrame) -> str:
+    table = pd.DataFrame(
+        {
+            "environment": choices["env"],
+            "arm": choices["arm"],
+            "chosen": choices["chosen"],
+            "share of resamples": choices["share"].map("{:.2f}".format),
+            "best here": choices["best_here"],
+            "best across": choices["best_across"].fillna(""),
+            "mean": choices["mean"].map("{:.4g}".format),
+            "held out": choices["held_out"].map("{:.4g}".format),
+            "best across, here": choices["mean_across"].map("{:.4g}".format),
+        }
+    )
+    note = (
+        "Share of resamples: how often the bootstrap over the tuning seeds makes the same choice. "
+        "Mean: of the best candidate here, over the tuning seeds, which flatters it. Held out: "
+        "chosen on all tuning seeds but one, and scored on that one. Best across, here: the mean "
+        "of the candidate that is best for all environments together."
+    )
+    return table.map(inline).to_markdown(index=False, disable_numparse=True) + f"\n\n{note}"

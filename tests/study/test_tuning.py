@@ -1,0 +1,164 @@
+"""The section `tuning` and the study of its stage."""
+
+import pytest
+
+from mpo.study.config import ConfigError
+from mpo.study.plan import Study
+from mpo.study.tuning import read_choice
+from tests import synthetic
+
+GRIDS = [
+    {"optimizer": "adam", "q_lr": [1e-4, 1e-3, 1e-2]},
+    {"optimizer": "sgd", "q_lr": [1e-2, 1e-1, 1.0]},
+]
+FOLLOWERS = {"policy_lr": {"q_lr": 0.5}}
+ARMS = [("adam", False), ("sgd", False), ("adam", True), ("sgd", True)]
+
+
+def config(environments=2, **tuning):
+    section = {"axes": ["optimizer"], "grids": GRIDS, "followers": FOLLOWERS} | tuning
+    return synthetic.config(environments) | {"tuning": section}
+
+
+def stage(of):
+    study = Study.parse(of)
+    return Study.parse(study.tuning_stage(of))
+
+
+def test_the_stage_trains_every_candidate_of_every_arm_on_seeds_of_its_own():
+    tuning = stage(config())
+    assert tuning.study == "made-up-tuning" and len(tuning.runs) == 2 * 2 * 3 * 3
+    assert {run.seed for run in tuning.runs} == {1000, 1001, 1002}
+    assert {run.total_steps for run in tuning.runs} == {5000}
+    tried = {(r.arm["optimizer"], r.arm["q_lr"]) for r in tuning.runs}
+    assert tried == {(grid["optimizer"], rate) for grid in GRIDS for rate in grid["q_lr"]}
+    for run in tuning.runs:
+        training = run.spec.training
+        assert training.q_lr == run.arm["q_lr"] and training.policy_lr == 0.5 * training.q_lr
+        assert training.retrace is False and training.optimizer == run.arm["optimizer"]
+        assert run.variant == f"retrace-off_optimizer-{training.optimizer}_q_lr-{training.q_lr}"
+
+
+def test_the_plan_of_the_stage_is_a_study_by_itself():
+    first = stage(config())
+    assert first.tuning_stage({}) is None and first.is_settled
+    given = Study.parse(config()).tuning_stage(config())
+    assert given["study"] == "made-up-tuning" and given["seeds"] == [1000, 1001, 1002]
+    assert Study.parse(given).runs == first.runs
+
+
+def test_environments_have_their_share_of_their_own_budgets():
+    own = [
+        {"id": "Pendulum-v1", "total_steps": 7000},
+        {"id": "Reacher-v5", "total_steps": 1000, "gamma": 0.9, "update_after": 100},
+    ]
+    tuning = stage(config(own, budget=0.5))
+    budgets = {run.spec.env_id: run.total_steps for run in tuning.runs}
+    assert budgets == {"Pendulum-v1": 3000, "Reacher-v5": 1000}  # at least one interval
+    assert {run.spec.training.gamma for run in tuning.runs} == {0.99, 0.9}
+
+
+def test_without_a_choice_paths_are_known_and_specs_are_not():
+    plain, tuned = Study.parse(synthetic.config(2)), Study.parse(config())
+    assert [run.directory for run in tuned.runs] == [run.directory for run in plain.runs]
+    assert not tuned.is_settled and plain.is_settled
+
+
+def test_what_was_chosen_is_trained_with_every_value_of_the_other_axes(tmp_path):
+    rows = [
+        {"env": env, "arm": {"optimizer": arm}, "settings": {"q_lr": rate, "policy_lr": 1e-5}}
+        for env, arm, rate in (
+            ("Pendulum-v1", "adam", 1e-4),
+            ("Pendulum-v1", "sgd", 1.0),
+            ("dm_control-walker-walk-v0", "adam", 1e-2),
+            ("dm_control-walker-walk-v0", "sgd", 1e-1),
+        )
+    ]
+    path = tmp_path / "chosen.json"
+    path.write_text(f'{{"chosen": {rows}}}'.replace("'", '"'))
+    study = Study.parse(config(), read_choice(path))
+    assert study.is_settled
+    found = {
+        (r.spec.env_id, r.arm["optimizer"], r.arm["retrace"]): r.spec.training for r in study.runs
+    }
+    assert len(found) == 8
+    for row in rows:
+        for retrace in (False, True):
+            env = row["env"].replace("dm_control-", "dm_control/")
+            training = found[env, row["arm"]["optimizer"], retrace]
+            assert training.q_lr == row["settings"]["q_lr"] and training.policy_lr == 1e-5
+    path.write_text(f'{{"chosen": {rows[1:]}}}'.replace("'", '"'))
+    assert not Study.parse(config(), read_choice(path)).is_settled
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"chosen": [{}]}', "\x00"])
+def test_a_choice_that_cannot_be_read_is_none(tmp_path, text):
+    if text is not None:
+        (tmp_path / "chosen.json").write_text(text)
+    assert read_choice(tmp_path / "chosen.json") is None
+
+
+def test_bundles_and_several_axes_can_be_tuned():
+    given = config(1, axes=["optimizer", "retrace"])
+    given["tuning"]["grids"] = [
+        {"optimizer": "adam", "retrace": False, "q_lr": [1e-3], "gamma": [0.9, 0.99]},
+        {"optimizer": "adam", "retrace": True, "q_lr": [1e-3, 1e-2]},
+        {"optimizer": "sgd", "q_lr": [1e-3, 1e-2]},
+    ]
+    tuning = stage(given)
+    assert len(tuning.cells) == 8 and tuning.tuned.keys == ("q_lr", "gamma")
+    assert [*tuning.axis_values] == ["retrace", "optimizer", "q_lr", "gamma"]
+    arms = [(cell.arm["retrace"], cell.arm["optimizer"]) for cell in tuning.cells]
+    assert arms == sorted(arms)  # in the order of the axes, as the analysis expects
+    given = config(1, axes=["bundle"], grids=[{"q_lr": [1e-3, 1e-2]}])
+    given["bundles"] = [{"name": "base"}, {"name": "pink", "action_noise": "pink"}]
+    cells = stage(given).cells
+    assert [cell.spec.training.action_noise for cell in cells] == ["white"] * 2 + ["pink"] * 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"axes": ["gamma"]}, "tuning.axes: expected some of retrace, optimizer, received 'gamma'"),
+        ({"seeds": [1000, 2]}, r"tuning.seeds: .* received \[2\] in both"),
+        ({"seeds": [1000, 1000]}, "expected every seed once"),
+        ({"grids": GRIDS[:1]}, "expected one grid for the arm optimizer sgd, received 0"),
+        ({"grids": [*GRIDS, GRIDS[0]]}, "expected one grid for the arm optimizer adam, received 2"),
+        ({"grids": [{"q_lr": 1e-3}]}, "tuning.grids.q_lr: expected a list of values, received 0.0"),
+        ({"grids": [{"q_lr": []}]}, "tuning.grids.q_lr: expected a list of values"),
+        ({"grids": [{"q_lr": [1e-3, 1e-3]}]}, "tuning.grids.q_lr: expected every value once"),
+        ({"grids": [{"q_lr": ["fast"]}]}, "tuning.grids.q_lr: .*received 'fast'"),
+        ({"grids": [{"q_rl": [1e-3]}]}, "unknown key 'q_rl' .*; did you mean 'q_lr'"),
+        ({"grids": [{"optimizer": "lion", "q_lr": [1]}]}, r"one of \['adam', 'sgd'\], .* 'lion'"),
+        ({"grids": [{"optimizer": "adam"}]}, "tuning.grids: expected a key to tune"),
+        ({"grids": [{"retrace": [True]}]}, "unknown key 'retrace'"),
+        ({"followers": {"policy_lr": {"gamma": 1}}}, "unknown key 'gamma' .* choose from q_lr"),
+        ({"followers": {"policy_lr": {}}}, "tuning.followers.policy_lr: .*at least 1 item"),
+        (
+            {"followers": {"policy_lr": {"q_lr": 0}}},
+            "tuning.followers.policy_lr.q_lr: .*received 0",
+        ),
+        ({"followers": {"policy": {"q_lr": 1}}}, "unknown key 'policy'"),
+        ({"followers": {"q_lr": {"q_lr": 1}}}, "unknown key 'q_lr'"),
+        ({"followers": {"gamma": {"q_lr": 9e9}}}, "tuning.gamma: .*received"),
+        ({"budget": 0}, "tuning.budget: .*received 0"),
+        ({"criterion": "best"}, "tuning.criterion: .*'area' or 'final', received 'best'"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused_with_the_key_and_the_value(changed, message):
+    with pytest.raises(ConfigError, match=message):
+        Study.parse(config(**changed))
+
+
+def test_a_tuned_key_that_an_environment_sets_is_refused():
+    with pytest.raises(ConfigError, match="tuning: q_lr is also set by environments .Pendulum-v1."):
+        Study.parse(config([{"id": "Pendulum-v1", "q_lr": 1e-3}]))
+
+
+def test_the_ends_of_a_grid_are_its_edge():
+    tuning = Study.parse(config()).tuned
+    arm = {"optimizer": "adam"}
+    edges = [tuning.is_on_edge(arm, candidate) for candidate in tuning.candidates(arm)]
+    assert edges == [True, False, True]
+    alone = Study.parse(config(grids=[{"q_lr": [1e-3]}])).tuned
+    assert not alone.is_on_edge(arm, {"q_lr": 1e-3})
