@@ -11,6 +11,8 @@ import pytest
 from tests.pipeline import changed, planned, project, snakemake
 
 RATES = {"adam": [1e-4, 1e-3], "sgd": [1e-3, 1e-2]}
+pytestmark = pytest.mark.slow
+
 RECORD = "run.json"
 CHOSEN = "results/tiny/chosen.json"
 
@@ -92,7 +94,6 @@ def test_a_value_more_trains_that_candidate_and_chooses_again(made):
     assert len(trained) == 2 + 4 and "checkpoint choose" in "".join(lines)
 
 
-@pytest.mark.slow
 def test_a_value_more_trains_reported_runs_only_where_it_is_chosen(tuned):
     before = {p: p.stat().st_mtime_ns for p in (tuned / "results/tiny/runs").rglob("run.json")}
     more = config(RATES | {"sgd": [1e-3, 1e-2, 1e-1]}, seeds=[0])
@@ -105,7 +106,6 @@ def test_a_value_more_trains_reported_runs_only_where_it_is_chosen(tuned):
     assert planned(tuned, more) == {}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("remembered", [True, False])
 def test_another_choice_trains_the_reported_runs_again(tuned, remembered):
     """With the criterion of the other candidate, also where Snakemake remembers nothing."""
@@ -127,7 +127,6 @@ def test_another_choice_trains_the_reported_runs_again(tuned, remembered):
         assert [training["q_lr"]] == other[training["optimizer"]]
 
 
-@pytest.mark.slow
 def test_a_lost_choice_is_made_again_and_trains_nothing(tuned):
     (tuned / CHOSEN).unlink()
     done = snakemake(tuned, "--cores", "2", config=config())
@@ -136,7 +135,6 @@ def test_a_lost_choice_is_made_again_and_trains_nothing(tuned):
     assert planned(tuned, config()) == {}
 
 
-@pytest.mark.slow
 def test_a_choice_that_failed_is_tried_again_by_the_next_call(tuned):
     table = tuned / "results/tiny-tuning/tables/evals.parquet"
     whole = table.read_bytes()
