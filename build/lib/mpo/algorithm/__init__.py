@@ -1,1 +1,0 @@
-"""What is learnt: MPO's losses, targets, networks and optimizers."""

@@ -1,1 +1,0 @@
-"""Statistics of a study: tables of runs, normalised scores, intervals, effects."""

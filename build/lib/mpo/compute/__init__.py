@@ -1,1 +1,0 @@
-"""How fast it runs: matrix products, compiled code, CUDA graphs, kernels and memory."""

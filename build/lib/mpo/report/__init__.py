@@ -1,1 +1,0 @@
-"""Figures, the summary page, HTML pages and tables for papers."""

@@ -1,1 +1,0 @@
-"""What is planned: the config's schema, the runs it plans, and where their files are."""

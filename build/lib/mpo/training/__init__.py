@@ -1,1 +1,0 @@
-"""One training process: stacked seeds, training loop, recorded files, checkpoints."""
