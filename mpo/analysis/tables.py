@@ -20,7 +20,7 @@ from mpo.provenance import commit
 from mpo.study.cells import CORE_AXES
 from mpo.study.checksums import Damaged, intact, read_record, reading, sealed
 from mpo.study.config import JobFailed
-from mpo.study.files import TABLE_CHECKSUMS, replacing
+from mpo.study.files import TABLE_CHECKSUMS, replacing, write_json
 from mpo.study.plan import Study
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,12 @@ def arm_label(study: Study, arm: Mapping[str, Any]) -> str:
     The arm of a single-arm study is named by the core axes.
     """
     varied = [name for name, values in study.axis_values.items() if len(values) > 1]
-    return ", ".join(words(name, arm[name]) for name in varied or CORE_AXES)
+    return label({name: arm[name] for name in varied or CORE_AXES})
+
+
+def label(values: Mapping[str, Any]) -> str:
+    """Names some values, see `words`."""
+    return ", ".join(words(name, value) for name, value in values.items())
 
 
 def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
@@ -110,9 +115,7 @@ def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
         with replacing(directory / f"{name}.csv") as path:
             pa.csv.write_csv(table, path)
     written = [directory / f"{name}.parquet" for name in tables]
-    with replacing(directory / TABLE_CHECKSUMS) as path:
-        record = sealed(_checksums(directory), written)
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(directory / TABLE_CHECKSUMS, sealed(_checksums(directory), written))
 
 
 def read(directory: Path, name: str) -> pd.DataFrame:

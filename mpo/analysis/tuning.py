@@ -7,7 +7,7 @@ best_of (the expected value of the best of k candidates).
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from mpo.analysis.efficiency import area_under_curve
 from mpo.analysis.intervals import t_interval
-from mpo.analysis.tables import CONFIDENCE, flat, read, seed_means, words
+from mpo.analysis.tables import CONFIDENCE, flat, label, read, seed_means
 from mpo.study.config import ConfigError
 from mpo.study.plan import Study
 from mpo.study.tuning import Tuning, arms
@@ -61,8 +61,8 @@ def compute(
     found = _arms(study, tuning, tables)
     scores = _scores(found, scale)
     across = {
-        label: _best(_ranked(np.mean(parts[0], axis=0), np.any(parts[1], axis=0)))
-        for label, parts in scores.items()
+        name: _best(_ranked(np.mean(parts[0], axis=0), np.any(parts[1], axis=0)))
+        for name, parts in scores.items()
     }
     if tuning.choose == "across" and not across:
         raise ConfigError(
@@ -72,12 +72,12 @@ def compute(
     candidates, choices, best_of, chosen = (list[dict[str, Any]]() for _ in range(4))
     rng = np.random.default_rng(study.statistics.seed)
     for each in found:
-        label = _label(each.arm)
-        own, common = _best(_ranked_arm(each)), across.get(label)
+        name = label(each.arm)
+        own, common = _best(_ranked_arm(each)), across.get(name)
         taken = common if tuning.choose == "across" and common is not None else own
         shares = _shares(each, rng)
-        candidates += _candidate_rows(each, tuning, own, common, shares)
-        choices.append(_choice_row(each, tuning, taken, own, common, shares, scores.get(label)))
+        candidates += _candidate_rows(each, tuning, taken, own, common, shares)
+        choices.append(_choice_row(each, tuning, taken, own, common, shares, scores.get(name)))
         best_of += _best_of_rows(each)
         settings = tuning.settings(each.candidates[taken])
         chosen.append({"env": each.env_slug, "arm": each.arm, "settings": settings})
@@ -152,7 +152,7 @@ def _scores(
         low, high = (float(known[name][each.env]) for name in ("random", "reference"))
         if math.isnan(low) or math.isnan(high):
             continue
-        parts = scores.setdefault(_label(each.arm), ([], []))
+        parts = scores.setdefault(label(each.arm), ([], []))
         parts[0].append((each.values.mean(1) - low) / (high - low))
         parts[1].append(np.asarray(each.diverged.any(1)))
     return scores
@@ -170,22 +170,22 @@ def _shares(each: _Arm, rng: np.random.Generator) -> np.ndarray:
 
 
 def _candidate_rows(
-    each: _Arm, tuning: Tuning, own: int, common: int | None, shares: np.ndarray
+    each: _Arm, tuning: Tuning, taken: int, own: int, common: int | None, shares: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     for place, candidate in enumerate(each.candidates):
         values = each.values[place][~np.isnan(each.values[place])]
         interval = t_interval(values, CONFIDENCE)._asdict() if len(values) else {"n": 0}
         yield {
             "env": each.env,
-            "arm": _label(each.arm),
-            "candidate": _label(candidate),
+            "arm": label(each.arm),
+            "candidate": label(candidate),
             **{key: flat(candidate.get(key)) for key in tuning.keys},
             **{"criterion": tuning.criterion, "mean": math.nan, "lo": math.nan, "hi": math.nan},
             **interval,
             "diverged": int(each.diverged[place].sum()),
-            "choose": tuning.choose,
-            "chosen": place == own,
-            "chosen_across": place == common,
+            "chosen": place == taken,
+            "best_here": place == own,
+            "best_across": place == common,
             "share": shares[place],
             "on_edge": tuning.is_on_edge(each.arm, candidate),
         }
@@ -202,16 +202,16 @@ def _choice_row(
 ) -> dict[str, Any]:
     return {
         "env": each.env,
-        "arm": _label(each.arm),
-        "chosen": _label(each.candidates[taken]),
+        "arm": label(each.arm),
+        "chosen": label(each.candidates[taken]),
         "choose": tuning.choose,
         "of": len(each.candidates),
         "seeds": each.values.shape[1],
         "share": shares[taken],
         "on_edge": tuning.is_on_edge(each.arm, each.candidates[taken]),
         "diverged": int(each.diverged[taken].sum()),
-        "best_here": _label(each.candidates[own]),
-        "best_across": None if common is None else _label(each.candidates[common]),
+        "best_here": label(each.candidates[own]),
+        "best_across": None if common is None else label(each.candidates[common]),
         "mean": np.nanmean(each.values[own]),
         "held_out": _held_out(each),
         "mean_across": math.nan if common is None else np.nanmean(each.values[common]),
@@ -245,8 +245,4 @@ def _best_of_rows(each: _Arm) -> Iterator[dict[str, Any]]:
     for k in range(1, count + 1):
         # The i-th smallest of all is the largest of k with this many of the subsets.
         ways = np.array([math.comb(i, k - 1) for i in range(count)]) / math.comb(count, k)
-        yield {"env": each.env, "arm": _label(each.arm), "k": k, "expected": float(ways @ ordered)}
-
-
-def _label(values: Mapping[str, Any]) -> str:
-    return ", ".join(words(name, value) for name, value in values.items())
+        yield {"env": each.env, "arm": label(each.arm), "k": k, "expected": float(ways @ ordered)}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mpo.study import checksums
 from mpo.study.config import ConfigError
-from mpo.study.files import CHOICE, replacing
+from mpo.study.files import CHOICE, replacing, write_json
 from mpo.study.plan import Study
 from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec
 from mpo.study.tuning import read_choice
@@ -101,7 +101,7 @@ def evaluate(args: Namespace) -> None:
             **(error._asdict() if error else {}),
         }
         record = checksums.sealed(record, [directory / files.EVALUATIONS])
-        artifacts.write_json(directory / files.EVALUATION_COST, record)
+        write_json(directory / files.EVALUATION_COST, record)
 
 
 def verify(args: Namespace) -> None:
@@ -154,7 +154,6 @@ def random(args: Namespace) -> None:
     from mpo.environments.guard import EnvironmentFailed
     from mpo.jobs.evaluate import random_returns
     from mpo.jobs.heartbeat import Heartbeat
-    from mpo.training.artifacts import write_json
 
     log = args.log[0] if args.log else None
     with Heartbeat({}, "random", 0, args.environment_timeout, log), stopped_at_once():
@@ -210,9 +209,7 @@ def choose(args: Namespace) -> None:
     scale = references.read(study, args.references, args.random)
     found, record = tuning.compute(study, args.tables, scale)
     tables.write(found, args.tables)
-    with replacing(args.out) as temporary:
-        text = json.dumps(checksums.sealed(record), indent=1)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(args.out, checksums.sealed(record))
 
 
 def typeset(args: Namespace) -> None:

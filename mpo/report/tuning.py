@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mpo.analysis.tables import read
+from mpo.analysis.tables import label, read
 from mpo.report.figures.style import plural
 from mpo.report.typeset import inline
 from mpo.study.plan import Study
@@ -50,10 +50,7 @@ def _how(tuning: Tuning, choices: pd.DataFrame) -> str:
 
 def _warnings(study: Study, tuning: Tuning, choices: pd.DataFrame) -> list[str]:
     notes = []
-    grids = {
-        ", ".join(map(str, arm.values())): tuning.candidates(arm)
-        for arm in arms(tuning, study.axis_values)
-    }
+    grids = {label(arm): tuning.candidates(arm) for arm in arms(tuning, study.axis_values)}
     counts = {name: len(candidates) for name, candidates in grids.items()}
     if len({*counts.values()}) > 1:
         said = ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -1,9 +1,11 @@
 """Names of a study's files, and how files are written: completely or not at all."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 METRICS, POLICIES, RUN = "train.parquet", "policies.pt", "run.json"
 """Files that training writes to the run's directory."""
@@ -66,6 +68,12 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes indented JSON, with keys in the given order."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _sync(path: Path) -> None:

@@ -184,7 +184,7 @@ class Study(Section):
                 raise ValueError(f"axis {name!r} has no values")
         return value
 
-    @property
+    @cached_property
     def axis_values(self) -> dict[str, list[Any]]:
         """Every axis with its values, converted to the types of the schema.
 

@@ -5,7 +5,6 @@ or its environment hung), or damaged (a file cannot be read, or is not the one t
 Jobs may run on other machines that share the file system.
 """
 
-import json
 import re
 import socket
 import time
@@ -28,7 +27,7 @@ from mpo.study.checksums import (
     read_record,
     reading,
 )
-from mpo.study.files import DAMAGE, EVALUATIONS, METRICS, POLICIES, RUN, RUN_FILES, replacing
+from mpo.study.files import DAMAGE, EVALUATIONS, METRICS, POLICIES, RUN, RUN_FILES, write_json
 from mpo.study.plan import Study
 
 STATUSES = ("planned", "running", "ok", "diverged", "failed", "timeout", "damaged")
@@ -99,8 +98,7 @@ def write_damage(study: Study, root: Path, errors: Mapping[str, str]) -> None:
     """
     path = root / _note(study)
     if errors:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(errors, indent=1) + "\n", encoding="utf-8")
+        write_json(path, errors)
     else:
         path.unlink(missing_ok=True)
 

@@ -1,6 +1,5 @@
-"""Reads and writes the files of a run: JSON, parquet rows and policy snapshots."""
+"""Reads and writes the files of a run: parquet rows and policy snapshots."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,6 @@ import torch
 
 from mpo.study.checksums import reading
 from mpo.study.files import replacing
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes indented JSON, with keys in the given order."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

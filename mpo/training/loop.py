@@ -13,9 +13,8 @@ from mpo import provenance
 from mpo.environments.fingerprint import OptimizerChanged, refuse_change
 from mpo.study.checksums import sealed
 from mpo.study.config import ConfigError, canonical_json
-from mpo.study.files import METRICS, POLICIES, RUN
+from mpo.study.files import METRICS, POLICIES, RUN, write_json
 from mpo.study.specs import CellSpec
-from mpo.training.artifacts import write_json
 from mpo.training.checkpoint import Resumed, ResumeDirectory
 from mpo.training.forms import refuse_other_forms
 from mpo.training.progress import format_metrics, progress

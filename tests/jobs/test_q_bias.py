@@ -10,9 +10,10 @@ from mpo.jobs import q_bias
 from mpo.jobs.evaluate import evaluate, load_policy
 from mpo.seeding import FIRST_FINAL_SEED, value_generator
 from mpo.study.checksums import sealed
+from mpo.study.files import write_json
 from mpo.study.specs import EvaluationSpec
 from mpo.training import loop
-from mpo.training.artifacts import read_critic, read_policies, write_json, write_policies
+from mpo.training.artifacts import read_critic, read_policies, write_policies
 from mpo.training.stack import Stack
 from tests import (
     probes,  # noqa: F401 (registers the environments)

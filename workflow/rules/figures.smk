@@ -1,31 +1,38 @@
 # Requires: the tables. Produces: each figure as PNG, PDF and SVG, by a rule of its own.
-for figure, module in FIGURES.items():
+DRAWN = [(STUDY_DIR, name, rules.collect.output, rules.statistics.output) for name in FIGURES]
+if TUNING:
+    DRAWN += [
+        (TUNING_DIR, name, rules.tuning_collect.output, checkpoints.choose.rule.output.tables)
+        for name in TUNING_FIGURES
+    ]
+
+for folder, figure, tables, answers in DRAWN:
 
     rule:
         name:
             f"figure_{figure}"
         input:
-            study=f"{STUDY_DIR}/study.json",
-            tables=rules.collect.output,
-            answers=rules.statistics.output,
+            study=f"{folder}/study.json",
+            tables=tables,
+            answers=answers,
         output:
             pictures=[
                 report(
-                    f"{STUDY_DIR}/figures/{figure}.png",
-                    caption=os.path.abspath(f"{STUDY_DIR}/figures/{figure}.rst"),
+                    f"{folder}/figures/{figure}.png",
+                    caption=os.path.abspath(f"{folder}/figures/{figure}.rst"),
                     category="Figures",
                     labels={"figure": figure.replace("_", " ")},
                 ),
-                f"{STUDY_DIR}/figures/{figure}.pdf",
-                f"{STUDY_DIR}/figures/{figure}.svg",
+                f"{folder}/figures/{figure}.pdf",
+                f"{folder}/figures/{figure}.svg",
             ],
-            caption=f"{STUDY_DIR}/figures/{figure}.rst",
+            caption=f"{folder}/figures/{figure}.rst",
         log:
-            f"{STUDY_DIR}/logs/figures/{figure}.log",
+            f"{folder}/logs/figures/{figure}.log",
         resources:
             **small_job(),
         params:
-            code=lambda wildcards, module=module: code_of(module),
+            code=lambda wildcards, figure=figure: code_of({**FIGURES, **TUNING_FIGURES}[figure]),
             figure=figure,
             tables=lambda wildcards, input: Path(input.tables[0]).parent,
         shell:
@@ -38,8 +45,8 @@ for figure, module in FIGURES.items():
 rule figures:
     input:
         [
-            f"{STUDY_DIR}/figures/{name}.{kind}"
-            for name in FIGURES
+            f"{folder}/figures/{name}.{kind}"
+            for folder, name, *_ in DRAWN
             for kind in ("png", "pdf", "svg", "rst")
         ],
     localrule: True

@@ -44,37 +44,3 @@ if TUNING:
             "python -m mpo choose --study {input.study:q} --tables {params.tables:q}"
             " --references {input.references:q} --random {input.random:q} --out {output.choice:q}"
             " {resources.options} --log {log:q}"
-
-    for figure, module in TUNING_FIGURES.items():
-
-        rule:
-            name:
-                f"figure_{figure}"
-            input:
-                study=f"{TUNING_DIR}/study.json",
-                tables=rules.tuning_collect.output,
-                answers=checkpoints.choose.rule.output.tables,
-            output:
-                pictures=[
-                    report(
-                        f"{TUNING_DIR}/figures/{figure}.png",
-                        caption=os.path.abspath(f"{TUNING_DIR}/figures/{figure}.rst"),
-                        category="Figures",
-                        labels={"figure": figure.replace("_", " ")},
-                    ),
-                    f"{TUNING_DIR}/figures/{figure}.pdf",
-                    f"{TUNING_DIR}/figures/{figure}.svg",
-                ],
-                caption=f"{TUNING_DIR}/figures/{figure}.rst",
-            log:
-                f"{TUNING_DIR}/logs/figures/{figure}.log",
-            resources:
-                **small_job(),
-            params:
-                code=lambda wildcards, module=module: code_of(module),
-                figure=figure,
-                tables=lambda wildcards, input: Path(input.tables[0]).parent,
-            shell:
-                "python -m mpo figure --name {params.figure} --study {input.study:q}"
-                " --tables {params.tables:q} --out {output.pictures:q} --caption {output.caption:q}"
-                " {resources.options} --log {log:q}"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from mpo.analysis.tables import read
 from mpo.report.figures import style
 from mpo.study.plan import Study
+from mpo.study.tuning import Tuning
 
 _BAD = "no value: all runs diverged or are missing"
 
@@ -19,7 +20,7 @@ def draw(study: Study, tables: Path) -> Figure:
     """Means over the tuning seeds with 95 % t intervals; the chosen candidate has a ring."""
     from matplotlib import pyplot
 
-    candidates = read(tables, "candidates")
+    tuning, candidates = _tuning(study), read(tables, "candidates")
     names = style.environments(study)
     columns = style.columns(len(names))
     rows = -(-len(names) // columns)
@@ -27,14 +28,14 @@ def draw(study: Study, tables: Path) -> Figure:
         rows, columns, figsize=(2.6 * columns + 0.4, 2.3 * rows), squeeze=False
     )
     looks = style.looks_of(candidates["arm"].unique())
-    key = _only_number(study)
+    key = _only_number(tuning)
     for axes, env in zip(grid.flat, names, strict=False):
         axes.set_title(env, fontsize=style.title_size(study))
         _panel(axes, candidates[candidates["env"] == env], looks, key)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
-        axes.set_ylabel(_unit(study))
+        axes.set_ylabel(_unit(tuning))
     figure.tight_layout()
     style.legend_below(figure, style.arms_key(looks))
     return figure
@@ -42,14 +43,12 @@ def draw(study: Study, tables: Path) -> Figure:
 
 def caption(study: Study, tables: Path) -> str:
     """Describes the figure: candidates, criterion, seeds, intervals and the choice."""
-    tuning = study.tuned
-    assert tuning is not None
-    choices = read(tables, "choices")
+    tuning, choices = _tuning(study), read(tables, "choices")
     edges = choices.loc[choices["on_edge"], ["arm", "env"]].itertuples(index=False)
     said = ", ".join(f"{arm} in {env}" for arm, env in edges)
     share = f"{100 * tuning.budget:.0f} %"
     return (
-        f"What tuning found: {_unit(study).lower()} of each candidate, the mean over n = "
+        f"What tuning found: {_unit(tuning).lower()} of each candidate, the mean over n = "
         f"{len(tuning.seeds)} tuning seeds at {share} of the budget, with 95 % t intervals. "
         "A ring marks what the reported runs are trained with"
         f"{'' if tuning.choose == 'environment' else ', one candidate for all environments'}."
@@ -58,16 +57,17 @@ def caption(study: Study, tables: Path) -> str:
     )
 
 
-def _unit(study: Study) -> str:
-    tuning = study.tuned
-    assert tuning is not None
+def _tuning(study: Study) -> Tuning:
+    assert study.tuned is not None
+    return study.tuned
+
+
+def _unit(tuning: Tuning) -> str:
     return "Final return" if tuning.criterion == "final" else "Mean return while learning"
 
 
-def _only_number(study: Study) -> str | None:
+def _only_number(tuning: Tuning) -> str | None:
     """The tuned key, if it is the only one and all of its values are positive numbers."""
-    tuning = study.tuned
-    assert tuning is not None
     values = [value for grid in tuning.grids for value in grid.get(tuning.keys[0], [])]
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in values)
     return tuning.keys[0] if len(tuning.keys) == 1 and numbers else None
@@ -83,7 +83,7 @@ def _panel(
         line: dict[str, Any] = {"color": look.color, "linestyle": look.linestyle}
         axes.plot(place, own["mean"], marker=look.marker, markersize=3.5, **line)
         axes.vlines(place, own["lo"], own["hi"], color=look.color, linewidth=1)
-        ring = (own["chosen_across"] if _across(own) else own["chosen"]).to_numpy(bool)
+        ring = own["chosen"].to_numpy(bool)
         hollow: dict[str, Any] = {"markerfacecolor": "none", "color": look.color, "linestyle": ""}
         axes.plot(place[ring], own["mean"][ring], marker="o", markersize=9, **hollow)
         bad = own["diverged"].to_numpy() > 0
@@ -98,8 +98,3 @@ def _panel(
         names = first["candidate"] if candidates["arm"].nunique() == 1 else range(1, len(first) + 1)
         axes.set_xticks(range(len(first)), [str(name) for name in names])
         axes.set_xlabel("Candidate")
-
-
-def _across(candidates: pd.DataFrame) -> bool:
-    """Whether one candidate is chosen for all environments."""
-    return bool((candidates["choose"] == "across").any())
