@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from mpo.study.cells import Run
-from mpo.study.files import EVALUATION_COST, RUN
+from mpo.study.checksums import Damaged
+from mpo.study.files import CHOICE, EVALUATION_COST, RUN
 from mpo.study.plan import Study
+from mpo.study.tuning import read_choice
 
 
 def stale_files(study: Study, plan: str, runs: Iterable[Run], root: Path) -> list[Path]:
     """Returns the files below `root` that were made from another plan than this one.
+
+    A choice of tuning that is not the one that its job wrote is among them.
 
     Args:
         study: what is planned.
@@ -40,6 +44,11 @@ def stale_files(study: Study, plan: str, runs: Iterable[Run], root: Path) -> lis
             for name, spec in expected.items()
             if _spec(root / run.directory / name) not in (None, spec)
         ]
+    if study.tuned is not None:
+        try:
+            read_choice(root / folder / CHOICE)
+        except Damaged:
+            found.append(folder / CHOICE)
     for environment in study.environments:
         path = folder / "random" / f"{environment.slug}.json"
         spec = study.random_spec(environment).model_dump(mode="json")

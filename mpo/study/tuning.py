@@ -6,13 +6,13 @@ with that.
 """
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from mpo.study.checksums import OWN, Damaged, read_record, reading
 from mpo.study.config import (
     ConfigError,
     Float,
@@ -202,12 +202,19 @@ tuned arm."""
 
 
 def read_choice(path: Path) -> Choice | None:
-    """Reads what was chosen; None if nothing was, or the file cannot be read."""
+    """Reads what was chosen; None if nothing was.
+
+    Raises:
+        Damaged: the file cannot be read, or is not the one that its job wrote.
+    """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return {(row["env"], key_of(row["arm"])): row["settings"] for row in record["chosen"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        record = read_record(path)
+    except FileNotFoundError:
         return None
+    if OWN not in record:
+        raise Damaged(path, "it has no checksum")
+    with reading(path):
+        return {(row["env"], key_of(row["arm"])): row["settings"] for row in record["chosen"]}
 
 
 def _is_number(value: Any) -> bool:

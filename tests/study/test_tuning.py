@@ -1,9 +1,13 @@
 """The section `tuning` and the study of its stage."""
 
+import json
+
 import pytest
 
+from mpo.study.checksums import Damaged, sealed
 from mpo.study.config import ConfigError
 from mpo.study.plan import Study
+from mpo.study.stale import stale_files
 from mpo.study.tuning import read_choice
 from tests import synthetic
 
@@ -75,7 +79,7 @@ def test_what_was_chosen_is_trained_with_every_value_of_the_other_axes(tmp_path)
         )
     ]
     path = tmp_path / "chosen.json"
-    path.write_text(f'{{"chosen": {rows}}}'.replace("'", '"'))
+    path.write_text(json.dumps(sealed({"chosen": rows})))
     study = Study.parse(config(), read_choice(path))
     assert study.is_settled
     found = {
@@ -87,15 +91,23 @@ def test_what_was_chosen_is_trained_with_every_value_of_the_other_axes(tmp_path)
             env = row["env"].replace("dm_control-", "dm_control/")
             training = found[env, row["arm"]["optimizer"], retrace]
             assert training.q_lr == row["settings"]["q_lr"] and training.policy_lr == 1e-5
-    path.write_text(f'{{"chosen": {rows[1:]}}}'.replace("'", '"'))
+    path.write_text(json.dumps(sealed({"chosen": rows[1:]})))
     assert not Study.parse(config(), read_choice(path)).is_settled
 
 
-@pytest.mark.parametrize("text", [None, "", "[]", '{"chosen": [{}]}', "\x00"])
-def test_a_choice_that_cannot_be_read_is_none(tmp_path, text):
-    if text is not None:
-        (tmp_path / "chosen.json").write_text(text)
-    assert read_choice(tmp_path / "chosen.json") is None
+EDITED = json.dumps(sealed({"chosen": []})).replace("[]", "[{}]")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"chosen": []}', json.dumps(sealed({})), EDITED])
+def test_a_choice_that_is_not_the_one_that_was_written_is_named_and_planned_again(tmp_path, text):
+    study = Study.parse(config())
+    path = tmp_path / "results/made-up/chosen.json"
+    path.parent.mkdir(parents=True)
+    assert read_choice(path) is None and stale_files(study, "", (), tmp_path) == []
+    path.write_text(text)
+    with pytest.raises(Damaged, match="chosen.json: "):
+        read_choice(path)
+    assert stale_files(study, "", (), tmp_path) == [path.relative_to(tmp_path)]
 
 
 def test_bundles_and_several_axes_can_be_tuned():

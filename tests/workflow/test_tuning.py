@@ -135,6 +135,17 @@ def test_a_lost_choice_is_made_again_and_trains_nothing(tuned):
     assert planned(tuned, config()) == {}
 
 
+@pytest.mark.parametrize("change", ["edited", "cut"])
+def test_a_damaged_choice_is_made_again_and_nothing_is_trained_with_it(tuned, change):
+    whole = (tuned / CHOSEN).read_text()
+    (tuned / CHOSEN).write_text(
+        whole.replace('"q_lr": 0.', '"q_lr": 0.9') if change == "edited" else whole[:99]
+    )
+    done = snakemake(tuned, "--cores", "2", config=config())
+    assert done.returncode == 0, done.stderr
+    assert "rule train" not in done.stderr and (tuned / CHOSEN).read_text() == whole
+
+
 def test_a_choice_that_failed_is_tried_again_by_the_next_call(tuned):
     table = tuned / "results/tiny-tuning/tables/evals.parquet"
     whole = table.read_bytes()

@@ -16,6 +16,7 @@ from snakemake.utils import update_config
 
 import mpo
 from mpo.study import config_files, user_tables
+from mpo.study.checksums import Damaged
 from mpo.study.config import ConfigError, canonical_json
 from mpo.report.figures import FIGURES, TUNING_FIGURES
 from mpo.study.files import ANSWERS, CHOICE, PAGES, TABLED, TABLES, TUNED, TYPESET
@@ -55,11 +56,18 @@ def user_table(study, name):
     return path if given or Path(path).exists() else source(path)
 
 
+def choice_so_far():
+    """What tuning has chosen; a damaged choice is none, and will be made again."""
+    try:
+        return read_choice(Path(f"results/{CONFIG.get('study')}/{CHOICE}"))
+    except Damaged:
+        return None
+
+
 def parse_study():
     """The validated study. The process that the user started also tries what it imports."""
     try:
-        name = CONFIG.get("study")
-        study = Study.parse(CONFIG, read_choice(Path(f"results/{name}/{CHOICE}")))
+        study = Study.parse(CONFIG, choice_so_far())
         if workflow.is_main_process:
             user_tables.references(Path(user_table(study, "references")))
             user_tables.baselines(Path(user_table(study, "baselines")))
@@ -107,20 +115,23 @@ PLAN = {
 }
 
 
+UNKNOWN = "known after tuning"  # no training takes it; a dry run before the choice shows it
+
+
 @functools.cache
 def identities(name, choice):
-    """The identity of each cell of a study; `choice` is the text of what tuning has chosen so far."""
+    """The identity of each cell of a study; `choice` is the content of the file, as it is now."""
     study = STUDIES[name]
-    if choice is not None and study.tuning and study.stage == "reported":
-        study = Study.parse(CONFIG, read_choice(Path(CHOSEN)))
-    return {cell.cell_id: cell.spec.identity for cell in study.cells}
+    if TUNING and study is STUDY:
+        study = Study.parse(CONFIG, choice_so_far())
+    return {c.cell_id: c.spec.identity if study.is_settled else UNKNOWN for c in study.cells}
 
 
 def identity(wildcards):
     """What a training depends on. It is asked for after tuning has chosen, if it has to."""
     choice = Path(CHOSEN)
-    text = choice.read_text() if TUNING and choice.is_file() else None
-    return identities(wildcards.study, text)[wildcards.cell]
+    content = choice.read_bytes() if TUNING and choice.is_file() else None
+    return identities(wildcards.study, content)[wildcards.cell]
 
 
 if not MODULE:
