@@ -24,7 +24,7 @@ LONGER = changed(
     environments=["Pendulum-v1"],
     seeds=[0, 1],
     axes={"retrace": [True], "optimizer": ["adam"]},
-    schedule={"total_steps": 2000, "snapshot_interval": 1000, "log_interval": 500},
+    schedule={"total_steps": 1200, "snapshot_interval": 600, "log_interval": 300},
     training={"policy_layer_sizes": [32], "critic_layer_sizes": [32]},
     execution={"device": "auto", "checkpoint_interval_s": 0.5, "seeds_per_job": 2},
 )
@@ -44,7 +44,7 @@ def studies(tmp_path_factory):
     ):
         arguments = ["--profile", "profiles/slurm"]
         processes = [
-            start(limited, f"{CELL}/seed0/step2000/run.json", *arguments, config=LONGER),
+            start(limited, f"{CELL}/seed0/step1200/run.json", *arguments, config=LONGER),
             start(whole, *arguments, config=TINY),
         ]
         for process in processes:
@@ -114,15 +114,18 @@ def test_the_scheduler_gives_each_training_a_gpu_and_nothing_else_one(studies):
 
 
 def test_a_pack_that_meets_its_time_limit_is_submitted_again_and_resumes(studies, tmp_path):
-    ended, again = studies.limited.jobs
-    assert [ended.fields["JobState"], again.fields["JobState"]] == ["TIMEOUT", "COMPLETED"]
-    (log,) = (studies.limited.folder / ".snakemake/slurm_logs").rglob(f"{ended.number}.log")
-    assert "DUE TO TIME LIMIT" in log.read_text()
-    assert {ended.rule, again.rule} == {"train_0_1_to_2000"}
+    # On a busy machine the time limit may end a second job, too.
+    *ended, last = studies.limited.jobs
+    assert {job.fields["JobState"] for job in ended} == {"TIMEOUT"}
+    assert last.fields["JobState"] == "COMPLETED"
+    for job in ended:
+        (log,) = (studies.limited.folder / ".snakemake/slurm_logs").rglob(f"{job.number}.log")
+        assert "DUE TO TIME LIMIT" in log.read_text()
+    assert {job.rule for job in studies.limited.jobs} == {"train_0_1_to_1200"}
     for seed in (0, 1):
-        found = studies.limited.folder / CELL / f"seed{seed}/step2000"
+        found = studies.limited.folder / CELL / f"seed{seed}/step1200"
         record = json.loads((found / "run.json").read_text())
-        assert 0 < record["provenance"]["resumed"][0]["env_step"] < 2000
+        assert 0 < record["provenance"]["resumed"][0]["env_step"] < 1200
         spec = RunSpec.model_validate(record["spec"])
-        processes.finish(processes.train(tmp_path, spec, 2000))
-        assert processes.bits(found) == processes.bits(processes.results(tmp_path, spec, 2000))
+        processes.finish(processes.train(tmp_path, spec, 1200))
+        assert processes.bits(found) == processes.bits(processes.results(tmp_path, spec, 1200))
