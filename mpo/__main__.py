@@ -104,6 +104,8 @@ def _add_options_of_runs(sub: _Parsers) -> None:
     text = "CellSpec as JSON: everything but the seeds"
     options("--cell", type=arguments.spec(CellSpec), required=True, help=text)
     options("--checkpoint-interval", type=arguments.seconds, default=60.0, help="in seconds")
+    text = "use torch.compile on a CPU too; auto: as the cell's runs before, or where it pays"
+    options("--compile-on-cpu", choices=("auto", "true", "false"), default="false", help=text)
     options("--no-cuda-graphs", action="store_true", help="launch GPU kernels one by one")
     text = "delete a run's checkpoints when it is finished, to save disk space"
     options("--discard-resume-state", action="store_true", help=text)
@@ -122,7 +124,6 @@ def _add_options_of_runs(sub: _Parsers) -> None:
         options("--device", choices=("auto", "cpu", "cuda"), default="auto")
         text = "CPU threads for the networks"
         options("--threads", type=arguments.threads, default=1, help=text)
-        options("--compile-on-cpu", action="store_true", help="use torch.compile on a CPU too")
         text = "processes that may share a GPU"
         options("--runs-per-gpu", type=arguments.positive, default=1, help=text)
 

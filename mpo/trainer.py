@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from mpo.algorithm.agent import MPOAgent
+from mpo.algorithm.separate import Agent
 from mpo.environments.envs import make_env
 from mpo.environments.rollouts import rollouts
 from mpo.study.config import ConfigError, explain
@@ -54,7 +54,7 @@ def _to_device_tensor(value: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def _evaluate_vectorized(
-    agent: MPOAgent, eval_envs: gym.vector.VectorEnv, seed: int = 42
+    agent: Agent, eval_envs: gym.vector.VectorEnv, seed: int = 42
 ) -> Dict[str, float]:  # noqa: UP006
     """Plays one episode per environment with the mean action, for each seed of the agent.
 
@@ -113,8 +113,7 @@ class MPOTrainer:
         extra_seeds: seeds of further independent learners, trained in the same process.
         cuda_graphs: whether acting, sampling and learning are each launched as one CUDA graph.
             GPU only.
-        compile_on_cpu: whether acting and learning are compiled with torch.compile on a CPU. Takes
-            one seed per trainer.
+        compile_on_cpu: whether acting and learning are compiled with torch.compile on a CPU.
         optimizer_definition: what the optimizer is, if `optimizer_type` names no built-in, as in
             `{"class": "torch.optim.NAdam", "settings": {"betas": [0.9, 0.99]}}`, or with
             `matrices` and `rest`.
@@ -201,7 +200,7 @@ class MPOTrainer:
         """The stacked seeds: their agent, replay and episodes."""
 
     @property
-    def agent(self) -> MPOAgent:
+    def agent(self) -> Agent:
         """The stacked learners."""
         return self.stack.agent
 

@@ -24,6 +24,9 @@ from mpo.study.hyperparameters import Hyperparameters
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
+Networks = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Policy and critic of one seed: their state dicts, on the CPU."""
+
 
 class MPOAgent:
     """Acts for S seeds and learns from windows of their replays; no operation mixes seeds."""
@@ -57,6 +60,7 @@ class MPOAgent:
         self.num_seeds = len(seeds)
         self.learners = Learners(obs_dim, action_dim, config, seeds, device)
         self.policy, self.critic = self.learners.policy, self.learners.critic
+        self.non_finite, self.renew = self.learners.non_finite, self.learners.renew
         self._observations = ObservationMoments(len(seeds), obs_dim, self.learners.normalizer)
         self._act_noise = [
             make_noise(config.action_noise, seed, action_dim, episode_steps) for seed in seeds
@@ -67,7 +71,8 @@ class MPOAgent:
         """Whether acting and learning are compiled by torch."""
         behaves = {"online": self.policy, "target": self.learners.target_policy}
         self._behaviour = behaves[config.behaviour_policy]
-        heads = compiled(self._policy_heads, device, on_cpu=compile_on_cpu)
+        form = self.learners.form
+        heads = compiled(self._policy_heads, device, on_cpu=compile_on_cpu, reads=form)
         self._heads = Graphed(heads, device) if graphs else heads
         self.updates = 0
 
@@ -143,6 +148,18 @@ class MPOAgent:
                 for optimizer in networks:
                     optimizer.reset_(config.optimizer_reset)
         return metrics
+
+    def networks(self) -> list[Networks]:
+        """Returns a copy of each seed's policy and critic."""
+        stacked = [
+            {name: value.detach().cpu() for name, value in network.state_dict().items()}
+            for network in (self.policy, self.critic)
+        ]
+
+        def of_seed(i: int, state: Tensors) -> dict[str, Tensor]:
+            return {name: value[i : i + 1].clone() for name, value in state.items()}
+
+        return [(of_seed(i, stacked[0]), of_seed(i, stacked[1])) for i in range(self.num_seeds)]
 
     @contextmanager
     def _step_lengths(self, with_policy: bool) -> Iterator[dict[str, Tensor]]:

@@ -18,6 +18,25 @@ from mpo.algorithm.optimizers import Settings, StackedOptimizer, flatten_
 from mpo.seeding import torch_generator
 from mpo.study.hyperparameters import Hyperparameters
 
+NOT_COMPILED = {
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "dual_optimizer",
+    "lambda_lr",
+    "optimizer",
+    "optimizer_definition",
+    "optimizer_reset",
+    "policy_lr",
+    "q_lr",
+    "replay_size",
+    "sgd_momentum",
+    "temperature_lr",
+    "warmup_updates",
+    "weight_decay",
+}
+"""Keys that compiled code does not read; without them, more learners share it."""
+
 
 class Learners:
     """Everything that an update changes, for S seeds."""
@@ -174,6 +193,12 @@ class Learners:
             optimizer.load_state_dict([state["optimizers"][i] for state in states])
         for i, target in enumerate((self.flat_target_policy, self.flat_target_critic)):
             target.copy_(torch.cat([state["targets"][i] for state in states]))
+
+    @property
+    def form(self) -> str:
+        """A text that differs where compiled code would: sizes and settings, see `Compiled`."""
+        sizes = (len(self._seeds), self.obs_dim, self.action_dim)
+        return f"{sizes} {self._config.model_dump_json(exclude=NOT_COMPILED)}"
 
     @property
     def optimizers(self) -> tuple[StackedOptimizer, ...]:

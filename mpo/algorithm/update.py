@@ -69,7 +69,7 @@ class Update:
         self.noise = [torch_generator(seed, "noise", device) for seed in seeds]
         """The random streams of the action samples, one per seed."""
         self.targets = TargetPass(config, learners.target_policy, learners.target_critic)
-        fast = partial(compiled, device=device, on_cpu=compile_on_cpu)
+        fast = partial(compiled, device=device, on_cpu=compile_on_cpu, reads=learners.form)
         self._evaluation = fast(self._evaluate)
         self._critic_gradients = fast(self._evaluate_critic)
         self._policy_gradients = fast(self._fit_policy)

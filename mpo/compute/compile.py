@@ -5,12 +5,12 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from types import MethodType
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
-from torch import Tensor
+
+from mpo.compute.ahead_of_time import Compiled, available_on_cpu
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -45,7 +45,10 @@ def compiles(device: torch.device, on_cpu: bool = False) -> bool:
 
 
 def compiled(
-    function: Callable[_P, _R], device: torch.device, on_cpu: bool = False
+    function: Callable[_P, _R],
+    device: torch.device,
+    on_cpu: bool = False,
+    reads: str | None = None,
 ) -> Callable[_P, _R]:
     """Compiles a function if that is possible here; otherwise returns it unchanged.
 
@@ -56,11 +59,12 @@ def compiled(
         function: the function; to be compiled on a CPU, it must be a method.
         device: the device of its tensors; on a GPU it is always compiled.
         on_cpu: whether to compile it on a CPU as well.
+        reads: on a CPU, see `Compiled`.
     """
     if not compiles(device, on_cpu):
         return function
     if device.type == "cpu":
-        return cast(Callable[_P, _R], _Compiled(function))
+        return cast(Callable[_P, _R], Compiled(function, reads))
     import torch._dynamo.config
 
     torch._dynamo.config.recompile_limit = _AGENTS
@@ -69,67 +73,3 @@ def compiled(
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     options: dict[str, Any] = {"deterministic": True}
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
-
-
-@functools.cache
-def available_on_cpu() -> bool:
-    """Returns whether a small function can be compiled for the CPU; logs a warning if not."""
-    from torch._inductor.exc import InductorError
-
-    trial = _Compiled(_Trial().double)
-    try:
-        trial(torch.zeros(2))
-    except InductorError as error:
-        lines = str(error).splitlines() or [repr(error)]
-        reason = next((line for line in lines if "error:" in line), lines[0])
-        logger.warning("learning is not compiled, because torch.compile fails here: %s", reason)
-        return False
-    logger.info("acting and learning will be compiled at their first calls")
-    return True
-
-
-class _Trial:
-    """A function for `available_on_cpu` to compile."""
-
-    def double(self, x: Tensor) -> Tensor:
-        return 2 * x
-
-
-class _Compiled:
-    """A method compiled for the CPU, once for each layout (shapes and strides) of its arguments.
-
-    Its arguments are tensors, or mappings or sequences of tensors. At each call `torch.compile`
-    checks guards on everything that the method reads, including attributes of its object, which
-    takes as long as a small update. Here the guards are off: tensors may change in value or be
-    replaced by others with the same layout, but nothing else that the method reads may change.
-    """
-
-    def __init__(self, method: Callable[..., Any]) -> None:
-        assert isinstance(method, MethodType)
-        self._method = method
-        self._made: dict[tuple[Any, ...], Callable[..., Any]] = {}
-
-    def __call__(self, *arguments: Any) -> Any:
-        layout = tuple(
-            [(x.shape, x.stride()) for argument in arguments for x in _tensors(argument)]
-        )
-        if layout not in self._made:
-            self._made[layout] = self._make(arguments)
-        return self._made[layout](self._method.__self__, *arguments)
-
-    def _make(self, arguments: tuple[Any, ...]) -> Callable[..., Any]:
-        options: dict[str, Any] = {
-            "cpp_wrapper": True,
-            "guard_filter_fn": lambda guards: [False] * len(guards),
-        }
-        function: Any = torch.compile(self._method, fullgraph=True, dynamic=False, options=options)
-        made = function.aot_compile((arguments, {}))
-        made.disable_guard_check()
-        return made
-
-
-def _tensors(argument: Any) -> Iterable[Tensor]:
-    """The tensors in an argument."""
-    if isinstance(argument, Tensor):
-        return (argument,)
-    return argument.values() if isinstance(argument, Mapping) else argument

@@ -40,18 +40,20 @@ def train(args: Namespace) -> None:
     with beat, contextlib.ExitStack() as stack:
         import torch
 
+        from mpo.jobs.compiling import compiled
         from mpo.jobs.train import train as run
 
         if args.device != "cpu" and torch.backends.cuda.is_built():
             stack.enter_context(gpus.slot(args.runs_per_gpu))
         torch.set_num_threads(args.threads)
+        device = _device(args.device)
         run(
             spec,
             args.out,
-            _device(args.device),
+            device,
             beat,
             cuda_graphs=not args.no_cuda_graphs,
-            compile_on_cpu=args.compile_on_cpu,
+            compile_on_cpu=device.type == "cpu" and compiled(spec, args.out, args.compile_on_cpu),
             checkpoint_interval_s=args.checkpoint_interval,
             keep_resume_state=not args.discard_resume_state,
         )
@@ -119,9 +121,7 @@ def verify(args: Namespace) -> None:
             stack.enter_context(gpus.slot(args.runs_per_gpu))
         torch.set_num_threads(args.threads)
         device = _device(args.device)
-        found = [
-            verification.verify(run, args.steps, device, args.compile_on_cpu) for run in args.runs
-        ]
+        found = [verification.verify(run, args.steps, device) for run in args.runs]
     verification.write(found, args.out)
 
 

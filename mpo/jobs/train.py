@@ -41,7 +41,7 @@ def train(
         device: device to train on.
         beat: gets the progress and the end of each run.
         cuda_graphs: see `MPOTrainer`.
-        compile_on_cpu: see `MPOTrainer`; needs a single run.
+        compile_on_cpu: see `MPOTrainer`.
         options: checkpoint_interval_s and keep_resume_state, see `MPOTrainer.train`.
 
     Raises:

@@ -18,17 +18,16 @@ from mpo.training.recorder import CLOCKS
 from mpo.training.stack import Stack
 
 
-def verify(
-    run_directory: Path, steps: int, device: torch.device, compile_on_cpu: bool = False
-) -> dict[str, Any]:
+def verify(run_directory: Path, steps: int, device: torch.device) -> dict[str, Any]:
     """Trains a finished run again from step 0 and compares the metrics.
+
+    It is compiled if the run was.
 
     Args:
         run_directory: the directory of the run.
         steps: number of environment steps to compare; reduced to those of the run, and to whole
             logging intervals.
         device: device to train on.
-        compile_on_cpu: see `MPOTrainer`.
 
     Returns:
         run: the run's id.
@@ -50,9 +49,8 @@ def verify(
     path = intact(run_directory / METRICS, record)
     with reading(path):
         recorded = _metrics(run_directory, compared)
-    stack = Stack(
-        spec.environment, spec.training, [spec.seed], device, compile_on_cpu=compile_on_cpu
-    )
+    compiled = bool(was.get("compiled"))
+    stack = Stack(spec.environment, spec.training, [spec.seed], device, compile_on_cpu=compiled)
     with tempfile.TemporaryDirectory() as folder:
         loop.train(stack, spec.cell, compared, [Path(folder)])
         again = _metrics(Path(folder), compared)

@@ -280,10 +280,11 @@ class Execution(Section):
     cuda_graphs: bool = True
     """Whether acting, sampling and learning are each launched as one CUDA graph. GPU only."""
 
-    compile_on_cpu: bool = False
-    """Whether acting and learning are compiled with torch.compile on a CPU. Needs `seeds_per_job`
-    1 and a C++ compiler; without a compiler the log says so and the plain code runs. On a GPU they
-    are compiled anyway, if Triton is available."""
+    compile_on_cpu: bool | Literal["auto"] = "auto"
+    """Whether acting and learning are compiled with torch.compile on a CPU. `auto`: where it saves
+    more time than it takes, decided by sizes and budget when a cell's first run starts; later runs
+    of the cell follow. Without a C++ compiler the log says so and the plain code runs. On a GPU
+    they are compiled anyway, if Triton is available."""
 
     threads: Annotated[Count, Field(le=MAX_THREADS)] = 1
     """CPU threads per training job."""
@@ -303,9 +304,3 @@ class Execution(Section):
 
     keep_resume_state: bool = True
     """Whether a finished run keeps the state from which a longer budget goes on."""
-
-    @model_validator(mode="after")
-    def _compiled_seeds_are_alone(self) -> "Execution":
-        if self.compile_on_cpu and self.device != "cuda" and self.seeds_per_job > 1:
-            raise ValueError(f"compile_on_cpu needs seeds_per_job 1, received {self.seeds_per_job}")
-        return self

@@ -66,7 +66,7 @@ def train(
         if recorder.logged != stack.env_steps:
             _log(stack, recorder)
         if stack.env_steps % spec.snapshot_interval:
-            recorder.snapshot(stack.env_steps, stack.agent.policy, stack.agent.critic)
+            recorder.snapshot(stack.env_steps, stack.agent.networks())
         _write(stack, out_dirs, recorder, spec, total_steps)
         if not keep_resume_state:
             session.delete()
@@ -92,11 +92,11 @@ def advance(
     """
     training = spec.training
     if not recorder.of[0].snapshots:
-        recorder.snapshot(stack.env_steps, stack.agent.policy, stack.agent.critic)
+        recorder.snapshot(stack.env_steps, stack.agent.networks())
     bar = progress(_label(stack), until, min(stack.env_steps, until))
     while stack.env_steps < until and (diverged_too or not recorder.all_diverged):
         if stack.env_steps in training.network_resets:
-            stack.agent.learners.renew(training.network_resets.index(stack.env_steps))
+            stack.agent.renew(training.network_resets.index(stack.env_steps))
         # This order overlaps the work of CPU and GPU. Reading the action waits for the GPU, so the
         # first batch of windows is drawn before it. Later batches reuse the buffers of the first,
         # so each is drawn after the update before it. Environments step last, while the GPU is
@@ -114,7 +114,7 @@ def advance(
         elif ended := recorder.open_divergences:
             _log(stack, recorder, indices=ended)
         if stack.env_steps % spec.snapshot_interval == 0:
-            recorder.snapshot(stack.env_steps, stack.agent.policy, stack.agent.critic)
+            recorder.snapshot(stack.env_steps, stack.agent.networks())
         bar.update()
         session.tick()
     bar.close()
@@ -189,7 +189,7 @@ def _log(
     which = range(len(stack.seeds)) if indices is None else indices
     finished = {i: stack.take_finished(i) for i in which}
     agent = stack.agent
-    recorder.log(stack.env_steps, agent.updates, finished, agent.learners.non_finite())
+    recorder.log(stack.env_steps, agent.updates, finished, agent.non_finite())
     returns = [r for episodes in finished.values() for r, _ in episodes]
     if returns and bar is not None:
         text = format_metrics({"return": float(np.mean(returns))})

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mpo.algorithm.agent import Networks
 from mpo.study.files import METRICS, POLICIES
 from mpo.training.artifacts import write_policies, write_rows
 
@@ -244,21 +245,17 @@ class Recorder:
         if len(episodes) == len(self.of):
             self._sums = {}
 
-    def snapshot(self, env_step: int, policy: torch.nn.Module, critic: torch.nn.Module) -> None:
-        """Stores a copy of each seed's networks; a diverged seed gets only its first snapshot.
+    def snapshot(self, env_step: int, networks: Sequence[Networks]) -> None:
+        """Stores each seed's networks; a diverged seed gets only its first snapshot.
 
         Every snapshot has a critic, because it is the last one of a shorter budget.
+
+        Args:
+            env_step: environment steps so far.
+            networks: see `MPOAgent.networks`.
         """
-        states = [
-            {name: value.detach().cpu() for name, value in network.state_dict().items()}
-            for network in (policy, critic)
-        ]
-        for i, record in enumerate(self.of):
+        for record, own in zip(self.of, networks, strict=True):
             if record.diverged is None or not record.snapshots:
-                own = [
-                    {name: value[i : i + 1].clone() for name, value in state.items()}
-                    for state in states
-                ]
                 record.snapshots.append(Snapshot(env_step, *own))
 
     def state_dict(self, index: int) -> dict[str, Any]:

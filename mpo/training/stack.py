@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mpo.algorithm.agent import MPOAgent
 from mpo.algorithm.optimizers import classes
+from mpo.algorithm.separate import make_agent
 from mpo.compute.malloc import keep_freed
 from mpo.environments.envs import dimensions, make_env
 from mpo.environments.episodes import EpisodeStream
 from mpo.environments.fingerprint import fingerprint, of_classes
 from mpo.replay.replay import Replay
 from mpo.seeding import torch_generator
-from mpo.study.config import ConfigError
 
 if TYPE_CHECKING:
     from mpo.study.hyperparameters import Hyperparameters
@@ -49,14 +48,11 @@ class Stack:
             seeds: seed of each learner; the only source of randomness.
             device: device of the networks, the replay and the updates.
             cuda_graphs: see `MPOTrainer`.
-            compile_on_cpu: see `MPOTrainer`; needs a single seed.
+            compile_on_cpu: see `MPOTrainer`.
 
         Raises:
-            ConfigError: the environment or the optimizer cannot be used, or `compile_on_cpu` with
-                several seeds.
+            ConfigError: the environment or the optimizer cannot be used.
         """
-        if compile_on_cpu and device.type == "cpu":
-            _refuse_several(seeds)
         # Denormal numbers are many times slower on a CPU and carry no information here.
         torch.set_flush_denormal(True)
         keep_freed()
@@ -76,7 +72,7 @@ class Stack:
         """What an imported optimizer is made of; recorded like the environment."""
         self.obs_dim, self.action_dim = dimensions(envs[0].observation_space, envs[0].action_space)
         episode_steps = envs[0].spec.max_episode_steps if envs[0].spec else None
-        self.agent = MPOAgent(
+        self.agent = make_agent(
             self.obs_dim,
             self.action_dim,
             config,
@@ -239,15 +235,3 @@ class Stack:
     def newest_transitions(self, index: int, count: int) -> dict[str, torch.Tensor]:
         """Calls `Replay.newest` for one seed."""
         return self.replay.newest(index, count)
-
-
-def _refuse_several(seeds: Sequence[int]) -> None:
-    """Raises `ConfigError` unless there is one seed.
-
-    Compiled code rounds the elements left over after vectorisation differently. Which ones these
-    are depends on the position in memory, and so on the stack.
-    """
-    if len(seeds) > 1:
-        raise ConfigError(
-            f"compile_on_cpu: needs one seed per trainer, received {len(seeds)} seeds"
-        )

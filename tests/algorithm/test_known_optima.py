@@ -12,6 +12,7 @@ from mpo.algorithm import losses
 from mpo.algorithm.duals import Duals
 from mpo.trainer import MPOTrainer
 from tests.algorithm.test_probes import trained
+from tests.cases import first_of
 from tests.probes import Chain, Regulator
 
 GAMMA = 0.9
@@ -52,7 +53,7 @@ REGULATORS = {
     "normalized": {"normalize_observations": True},
     "polyak": {"target_polyak": 0.05, "behaviour_policy": "target"},
 }
-SLOW = ("categorical", "normalized", "polyak")
+SLOW = ("retrace", "categorical", "normalized", "polyak")
 
 
 @pytest.mark.parametrize(
@@ -152,12 +153,14 @@ RHO, LAMBDA = 0.5, 0.9
 
 @pytest.mark.parametrize(
     ("settings", "reach"),
-    [
-        ({}, 1),
-        ({"use_retrace": True, "retrace_steps": 2}, 2),
-        ({"use_retrace": True, "retrace_steps": Chain.LENGTH}, Chain.LENGTH),
-    ],
-    ids=["td", "retrace 2", "retrace 5"],
+    first_of(
+        [
+            ({"use_retrace": True, "retrace_steps": Chain.LENGTH}, Chain.LENGTH),
+            ({"use_retrace": True, "retrace_steps": 2}, 2),
+            ({}, 1),
+        ]
+    ),
+    ids=["retrace 5", "retrace 2", "td"],
 )
 def test_before_the_first_target_copy_retrace_reaches_as_far_as_its_window(settings, reach):
     """The target critic is still 0, so with one-step TD only the last state's value changes.

@@ -6,6 +6,7 @@ import torch
 
 from mpo.trainer import MPOTrainer
 from tests import probes  # noqa: F401 (registers the environments)
+from tests.cases import first_of
 
 GAMMA = 0.9
 
@@ -47,7 +48,7 @@ def values(trainer, observation):
         return trainer.agent.critic(rows, action.unsqueeze(1)).flatten().numpy()
 
 
-@pytest.mark.parametrize("retrace", [False, True])
+@pytest.mark.parametrize("retrace", first_of([False, True]))
 @pytest.mark.parametrize(
     ("env_id", "optimum"), [("probe/Target-v0", 0.3), ("probe/Rescaled-v0", 0.5)]
 )
@@ -66,7 +67,7 @@ def test_each_stacked_seed_learns_to_copy_a_dict_observation(tmp_path):
         assert error < 0.12, f"seed {index}: {error}"
 
 
-@pytest.mark.parametrize("settings", [{}, {"use_retrace": True}])
+@pytest.mark.parametrize("settings", first_of([{}, {"use_retrace": True}]))
 def test_the_first_action_of_an_episode_is_learnt_too(tmp_path, settings):
     trainer = trained(tmp_path, "probe/TwoSteps-v0", steps=1200, **settings)
     for observation, best in ((0.0, 0.5), (1.0, -0.5)):
@@ -74,13 +75,16 @@ def test_the_first_action_of_an_episode_is_learnt_too(tmp_path, settings):
         assert action == pytest.approx(best, abs=0.1)
 
 
-@pytest.mark.parametrize("settings", [{}, {"use_retrace": True, "retrace_steps": 4}, {"n_step": 3}])
+WINDOWS = ({}, {"use_retrace": True, "retrace_steps": 4}, {"n_step": 3})
+
+
+@pytest.mark.parametrize("settings", first_of(WINDOWS))
 def test_time_limits_bootstrap(tmp_path, settings):
     trainer = trained(tmp_path, "probe/Endless-v0", steps=1500, **settings)
     assert values(trainer, 0.0).item() == pytest.approx(1 / (1 - GAMMA), rel=0.1)
 
 
-@pytest.mark.parametrize("settings", [{}, {"use_retrace": True, "retrace_steps": 4}, {"n_step": 3}])
+@pytest.mark.parametrize("settings", first_of(WINDOWS))
 def test_terminations_end_the_return(tmp_path, settings):
     trainer = trained(tmp_path, "probe/Terminating-v0", steps=1200, **settings)
     for time, expected in enumerate((1 + GAMMA + GAMMA**2, 1 + GAMMA, 1.0)):

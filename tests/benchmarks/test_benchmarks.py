@@ -123,6 +123,7 @@ def test_the_start_of_a_job_is_measured_with_snakemake_and_with_compiling():
     assert new > 1.3 * kept > 1  # the next job reads compiled code from disk
 
 
+@pytest.mark.slow
 def test_planning_and_analysis_are_measured_on_studies_of_the_size_told(tmp_path, monkeypatch):
     planning = scale.plan(tmp_path / "plan", seeds=1)
     assert {each.case for each in planning} == {"planning 40 runs (snakemake -n)"}

@@ -11,10 +11,9 @@ from torch._inductor import cpp_builder
 
 from mpo.algorithm.agent import MPOAgent
 from mpo.compute import compile, matmul
-from mpo.study.config import ConfigError, Execution
-from mpo.trainer import MPOTrainer
 from tests import processes
 from tests.algorithm.test_agent import OBS, D, make_agent, make_windows
+from tests.cases import first_of
 
 CPU = torch.device("cpu")
 MODES = {
@@ -35,7 +34,7 @@ MODES = {
 
 
 @pytest.mark.needs("compiler")
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", first_of(MODES))
 def test_it_computes_what_the_uncompiled_form_does(mode):
     """The uncompiled code is tested against the papers' formulas in test_agent.py."""
     plain = make_agent((3,), optimizer="sgd", **MODES[mode])
@@ -64,12 +63,12 @@ def test_killed_and_resumed_it_has_the_bits_of_the_undisturbed_training(tmp_path
         processes.run_spec("InvertedDoublePendulum-v5", retrace=True, retrace_steps=3),
         600,
     )
-    processes.finish(processes.train(tmp_path / "calm", spec, steps, "--compile-on-cpu"))
+    processes.finish(processes.train(tmp_path / "calm", spec, steps, "--compile-on-cpu", "true"))
     killed = tmp_path / "killed"
-    process = processes.train(killed, spec, steps, "--compile-on-cpu", interval=0.05)
+    process = processes.train(killed, spec, steps, "--compile-on-cpu", "true", interval=0.05)
     processes.wait_for_step(process, processes.resume(killed, spec), 150)
     processes.kill(process)
-    processes.finish(processes.train(killed, spec, steps, "--compile-on-cpu"))
+    processes.finish(processes.train(killed, spec, steps, "--compile-on-cpu", "true"))
     calm, again = (processes.results(tmp_path / name, spec, steps) for name in ("calm", "killed"))
     assert processes.bits(again) == processes.bits(calm)
     provenance = json.loads((again / "run.json").read_text())["provenance"]
@@ -137,11 +136,3 @@ def test_without_a_compiler_this_is_said_and_done_without(monkeypatch, caplog):
     finally:
         for cache in caches:
             cache.cache_clear()
-
-
-def test_one_seed_is_compiled_at_a_time():
-    with pytest.raises(ValueError, match="compile_on_cpu needs seeds_per_job 1, received 3"):
-        Execution(compile_on_cpu=True, seeds_per_job=3)
-    assert Execution(compile_on_cpu=True, seeds_per_job=3, device="cuda").seeds_per_job == 3
-    with pytest.raises(ConfigError, match="compile_on_cpu: needs one seed per trainer, received 2"):
-        MPOTrainer("Pendulum-v1", 0, CPU, (8,), (8,), 100, extra_seeds=(1,), compile_on_cpu=True)

@@ -93,6 +93,7 @@ def test_after_an_edit_an_older_training_is_not_evaluated(tmp_path, mine):
     assert not (processes.results(tmp_path, SPEC, 100) / "evals.parquet").exists()
 
 
+@pytest.mark.slow
 def test_after_an_edit_an_older_training_is_not_filmed(tmp_path, mine):
     processes.finish(processes.train(tmp_path, SPEC, 100))
     edit(mine)
@@ -104,6 +105,7 @@ def test_after_an_edit_an_older_training_is_not_filmed(tmp_path, mine):
     assert not (tmp_path / "film.gif").exists()
 
 
+@pytest.mark.slow
 def test_work_of_older_versions_is_continued_and_the_log_says_so(tmp_path, mine):
     processes.finish(processes.train(tmp_path, SPEC, 100))
     for path in processes.resume(tmp_path, SPEC).glob("checkpoint-*.pt"):

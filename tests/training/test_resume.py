@@ -15,6 +15,7 @@ import torch
 from mpo.training import checkpoint
 from mpo.training.artifacts import read_critic, read_policies
 from tests import processes
+from tests.cases import first_of
 from tests.requirements import need
 
 CASES = {
@@ -29,7 +30,7 @@ STEPS = 1500
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(11, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_of(CASES))
 def test_any_number_of_kills_changes_no_bit(tmp_path, case, kills):
     spec, chance = CASES[case], random.Random(case)
     calm = tmp_path / "calm"
@@ -67,6 +68,7 @@ MPOTrainer(
 """
 
 
+@pytest.mark.slow
 def test_a_stack_of_seeds_resumes_too(tmp_path):
     def start(name):
         arguments = [str(tmp_path / name / part) for part in ("out", "resume")]
@@ -88,7 +90,7 @@ def test_a_stack_of_seeds_resumes_too(tmp_path):
         assert killed == calm
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", first_of(["SIGTERM", "SIGINT", "SIGUSR1"]))
 def test_a_signal_stops_with_a_checkpoint_and_the_next_attempt_goes_on(tmp_path, name):
     spec = CASES["retrace"]
     process = processes.train(tmp_path, spec, 100_000)
@@ -130,7 +132,7 @@ def test_a_signal_stops_an_evaluation_which_can_be_made_again(tmp_path, name):
     assert processes.status(tmp_path, spec, 200)["status"] == "ok" and list(run.glob("evals*"))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_of(CASES))
 def test_budgets_can_be_raised_and_lowered_in_any_order(tmp_path, case):
     for steps in (300, 700, 200, 400, 80):
         if steps == 80:
@@ -253,7 +255,7 @@ def test_a_full_disk_ends_a_run_clearly_and_with_space_it_goes_on(tmp_path, smal
     assert found == processes.bits(tmp_path / "calm")
 
 
-@pytest.mark.parametrize("size", [0, 100, 4000])
+@pytest.mark.parametrize("size", first_of([0, 100, 4000]))
 def test_where_no_more_can_be_written_the_log_ends_in_the_reason_and_nothing_else(tmp_path, size):
     """A limit on the size of files, as on a full disk, also holds for the log and for stderr."""
     spec = processes.run_spec("Pendulum-v1")
@@ -271,6 +273,7 @@ def test_where_no_more_can_be_written_the_log_ends_in_the_reason_and_nothing_els
     assert "resumed at step 200" in processes.finish(processes.train(tmp_path, spec, 300))
 
 
+@pytest.mark.slow
 def test_a_disk_that_turns_read_only_ends_a_run_clearly(tmp_path, small_disk):
     disk, remount = small_disk
     spec = CASES["td"]

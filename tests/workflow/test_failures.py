@@ -207,6 +207,7 @@ def stop(process, number):
     return process.communicate(timeout=120)
 
 
+@pytest.mark.slow
 def test_after_ctrl_c_the_same_command_goes_on(tmp_path, calm):
     folder = project(tmp_path)
     process = start(folder, "--cores", "2", config=LONG)

@@ -15,6 +15,7 @@ from mpo.study.paths import Place
 from mpo.training import loop
 from mpo.training.stack import Stack
 from tests import processes, synthetic
+from tests.cases import first_of
 from tests.pipeline import changed, planned, project, snakemake
 
 # With these widths rounding on a CPU does not depend on the number of stacked seeds.
@@ -26,6 +27,7 @@ SPEC = processes.run_spec(
     retrace=True,
     retrace_steps=3,
 )
+
 STEPS = 600
 SEEDS = (3, 4, 5)
 
@@ -64,7 +66,7 @@ def record(folder, seed, steps=STEPS):
     return json.loads((processes.results(folder, SPEC, steps, seed) / "run.json").read_text())
 
 
-@pytest.mark.parametrize("company", [[(3, 4), (5,)], [(3, 4, 5)], [(5, 3, 4)]])
+@pytest.mark.parametrize("company", first_of([[(3, 4), (5,)], [(3, 4, 5)], [(5, 3, 4)]]))
 def test_a_seed_leaves_the_same_bits_in_any_company(tmp_path, alone, company):
     for seeds in company:
         processes.finish(processes.train(tmp_path, SPEC, STEPS, seeds=seeds))
@@ -131,6 +133,7 @@ def test_a_kill_between_two_seeds_checkpoints_is_made_up_for(tmp_path, alone):
     assert record(tmp_path, 3)["stacked"] != record(tmp_path, 4)["stacked"]
 
 
+@pytest.mark.slow
 def test_damage_to_one_seed_costs_the_others_nothing(tmp_path, alone):
     process = processes.train(tmp_path, SPEC, STEPS, seeds=SEEDS, interval=0.05)
     processes.wait_for_step(process, processes.resume(tmp_path, SPEC, 5), 100)
@@ -142,6 +145,7 @@ def test_damage_to_one_seed_costs_the_others_nothing(tmp_path, alone):
     assert bits(tmp_path) == of(alone)
 
 
+@pytest.mark.slow
 def test_a_pack_goes_on_to_a_longer_budget_beside_a_seed_that_is_new(tmp_path, alone):
     processes.finish(processes.train(tmp_path, SPEC, STEPS, seeds=(3, 4)))
     longer = STEPS + 300
@@ -155,6 +159,7 @@ def test_a_pack_goes_on_to_a_longer_budget_beside_a_seed_that_is_new(tmp_path, a
     assert bits(tmp_path) == of(alone)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_written_without_waiting_for_what_is_not(tmp_path, alone):
     bits_alone(tmp_path, SPEC, STEPS, 4)
     shutil.rmtree(processes.results(tmp_path, SPEC, STEPS, 4))
@@ -164,7 +169,7 @@ def test_what_is_done_is_written_without_waiting_for_what_is_not(tmp_path, alone
     assert bits(tmp_path) == of(alone)
 
 
-@pytest.mark.parametrize("q_lr", [1e38, 1e30])
+@pytest.mark.parametrize("q_lr", first_of([1e38, 1e30]))
 def test_seeds_that_diverge_do_so_as_they_would_alone(tmp_path, q_lr):
     spec = SPEC.model_copy(
         update={"training": SPEC.training.model_copy(update={"q_lr": q_lr, "optimizer": "sgd"})}
@@ -186,7 +191,7 @@ def poison(network, index):
         network.head.bias[index].fill_(float("nan"))
 
 
-@pytest.mark.parametrize("network", ["policy", "critic"])
+@pytest.mark.parametrize("network", first_of(["critic", "policy"]))
 def test_one_seed_that_diverges_leaves_its_neighbours_and_is_left_itself(tmp_path, network):
     """A bad action is found at once, a bad parameter at the end of a logging interval.
 

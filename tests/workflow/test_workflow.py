@@ -167,7 +167,7 @@ def test_how_a_run_executes_stands_in_its_command(finished):
     done = snakemake(finished, "-n", "--printshellcmds", "--cores", "2", config=config)
     commands = re.findall(r"python -m mpo train .*", done.stdout + done.stderr)
     assert len(commands) == 8
-    for option in ("--compile-on-cpu", "--no-cuda-graphs", "--discard-resume-state"):
+    for option in ("--compile-on-cpu true", "--no-cuda-graphs", "--discard-resume-state"):
         assert all(option in command for command in commands)
 
 

@@ -7,7 +7,7 @@ LOG_DIR = "results/{study}/logs/{cell}/seed{seed}/step{steps}"
 EXECUTION = STUDY.execution
 GPUS = 0 if EXECUTION.device == "cpu" else 1
 DEVICE = f"--device {EXECUTION.device} --runs-per-gpu {EXECUTION.runs_per_gpu}"
-DEVICE += " --compile-on-cpu" if EXECUTION.compile_on_cpu else ""
+COMPILE = f" --compile-on-cpu {str(EXECUTION.compile_on_cpu).lower()}"
 WATCH = f"--environment-timeout {EXECUTION.environment_timeout_s:g}"
 EAGER = "" if EXECUTION.cuda_graphs else " --no-cuda-graphs"
 KEEP = "" if EXECUTION.keep_resume_state else " --discard-resume-state"
@@ -38,7 +38,7 @@ for name, (seeds, steps, cells) in TRAINING_RULES.items():
                 8000,
                 720,
                 f"{DEVICE} --checkpoint-interval {EXECUTION.checkpoint_interval_s:g}"
-                f" {WATCH}{EAGER}{KEEP}",
+                f" {WATCH}{COMPILE}{EAGER}{KEEP}",
             ),
             gpu=GPUS,
         params:
