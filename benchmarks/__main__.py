@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import checkpoint, levers, replay, scale, startup, step, study, update
+from benchmarks import beside, checkpoint, levers, replay, scale, startup, step, study, update
 from benchmarks.findings import Finding, machine, write
 from mpo.compute.malloc import keep_freed
 
@@ -57,6 +57,8 @@ def main() -> None:
     text = f"what to measure: {', '.join(choices)}; everything if none is given"
     parser.add_argument("parts", nargs="*", metavar="PART", help=text)
     parser.add_argument("--out", type=Path, help="folder for the results; needs all parts")
+    text = "measure only this: a function that makes another library's update, see beside.py"
+    parser.add_argument("--beside", metavar="MODULE:FUNCTION", help=text)
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.parts) - set(choices)):
         parser.error(f"PART: received {', '.join(unknown)}; choose from {', '.join(choices)}")
@@ -64,11 +66,18 @@ def main() -> None:
         parser.error(
             f"--out: needs the results of all parts, received only {', '.join(arguments.parts)}"
         )
+    try:
+        factory = beside.find(arguments.beside) if arguments.beside else None
+    except ValueError as error:
+        parser.error(f"--beside: {error}")
     # The same settings as in a training, see `mpo.jobs.cli` and `mpo.training.stack`.
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     keep_freed()
     print(machine(), flush=True)
+    if arguments.beside:
+        print(*beside.measure(arguments.beside, factory), sep="\n")
+        return
     found, shares = run(arguments.parts or choices)
     if not shares.empty:
         print((100 * shares).round(1).to_markdown())

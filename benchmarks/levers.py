@@ -20,6 +20,7 @@ from benchmarks.sizes import Size, hyperparameters, windows
 from benchmarks.update import medians, step
 from mpo.algorithm import networks, returns, update
 from mpo.algorithm.agent import MPOAgent
+from mpo.compute.ahead_of_time import Compiled
 
 FAST = Size("HalfCheetah-v5", 17, 6, (128, 128), 128)
 """The networks and the batch of the preset `fast`."""
@@ -113,5 +114,7 @@ def _removable_diagnostics() -> Iterator[Callable[[Callable[[], T]], T]]:
         patch.object(update, "effective_rank", rank_of),
         patch.object(returns, "trace_metrics", traces_of),
         patch.object(MPOAgent, "_step_lengths", lengths_of),
+        # Code that is kept was made with all diagnostics.
+        patch.object(Compiled, "_find", lambda self, layout, given: self._compile(given)),
     ):
         yield removed

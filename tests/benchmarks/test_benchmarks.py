@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as program
 from benchmarks import (
+    beside,
     checkpoint,
     findings,
     gpu_checks,
@@ -117,10 +118,41 @@ def test_a_checkpoint_is_measured_to_its_resumption():
 
 @pytest.mark.slow
 @pytest.mark.needs("compiler")
+def test_another_library_s_update_is_timed_beside_ours(monkeypatch):
+    made = []
+
+    def factory(size):
+        made.append(size)
+        return lambda: torch.randn(10).sum()
+
+    monkeypatch.setattr(beside, "SIZES", {"Pendulum": sizes.SIZES["Pendulum"]})
+    found = beside.measure("theirs", factory, rounds=2)
+    assert made == [sizes.SIZES["Pendulum"]]
+    assert [(each.case, each.against) for each in found] == [
+        ("Pendulum", "theirs"),
+        ("Pendulum", "floor"),
+        ("Pendulum, compiled", "theirs"),
+        ("Pendulum, compiled", "floor"),
+        ("Pendulum, theirs", "floor"),
+    ]
+    assert found[0].ratio > 1 and len({each.reference for each in found}) == 2
+
+
+@pytest.mark.parametrize("name", ["", "nonsense", "json", "json:nonsense", "no.such:thing"])
+def test_a_function_that_is_not_there_is_refused(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--beside", name or "math:pi"])
+    with pytest.raises(SystemExit, match="2"):
+        program.main()
+    error = capsys.readouterr().err
+    assert "--beside: expected" in error and (name or "math:pi, a float") in error
+
+
+@pytest.mark.slow
+@pytest.mark.needs("compiler")
 def test_the_start_of_a_job_is_measured_with_snakemake_and_with_compiling():
     with_snakemake, alone, new, kept = startup.once()
     assert with_snakemake > alone > 0.1
-    assert new > 1.3 * kept > 1  # the next job reads compiled code from disk
+    assert new > 2 * kept  # the next job reads compiled code from disk
 
 
 @pytest.mark.slow
