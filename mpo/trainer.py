@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from mpo.algorithm.agent import MPOAgent
 from mpo.algorithm.separate import Agent
 from mpo.environments.envs import make_env
 from mpo.environments.rollouts import rollouts
@@ -54,7 +55,7 @@ def _to_device_tensor(value: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def _evaluate_vectorized(
-    agent: Agent, eval_envs: gym.vector.VectorEnv, seed: int = 42
+    agent: MPOAgent, eval_envs: gym.vector.VectorEnv, seed: int = 42
 ) -> Dict[str, float]:  # noqa: UP006
     """Plays one episode per environment with the mean action, for each seed of the agent.
 

@@ -22,6 +22,8 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
+_FOLDER = "mpo"
+"""In torch's cache of compiled code."""
 _WAIT_S = 600.0
 """Longest wait for another process that compiles the same method."""
 
@@ -140,7 +142,7 @@ def _folder() -> Path:
     """Returns the folder of kept functions, which only this user may write to."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    folder = Path(cache_dir()) / "mpo"
+    folder = Path(cache_dir()) / _FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:

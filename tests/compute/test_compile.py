@@ -38,7 +38,7 @@ def tracing(traced: list[str]):
     The names of the traced functions are appended to `traced`.
     """
 
-    def compiled(function, device, on_cpu=False):
+    def compiled(function, device, on_cpu=False, reads=None):
         def backend(graph, inputs):
             traced.append(getattr(function, "func", function).__name__)
             return graph.forward
