@@ -106,6 +106,8 @@ def _add_options_of_runs(sub: _Parsers) -> None:
     options("--checkpoint-interval", type=arguments.seconds, default=60.0, help="in seconds")
     text = "use torch.compile on a CPU too; auto: as the cell's runs before, or where it pays"
     options("--compile-on-cpu", choices=("auto", "true", "false"), default="false", help=text)
+    text = "environment steps of the cell's longest planned runs, by which auto decides"
+    options("--planned-steps", type=arguments.positive, help=text)
     options("--no-cuda-graphs", action="store_true", help="launch GPU kernels one by one")
     text = "delete a run's checkpoints when it is finished, to save disk space"
     options("--discard-resume-state", action="store_true", help=text)

@@ -53,7 +53,8 @@ def train(args: Namespace) -> None:
             device,
             beat,
             cuda_graphs=not args.no_cuda_graphs,
-            compile_on_cpu=device.type == "cpu" and compiled(spec, args.out, args.compile_on_cpu),
+            compile_on_cpu=device.type == "cpu"
+            and compiled(spec, args.out[0], args.planned_steps or total, args.compile_on_cpu),
             checkpoint_interval_s=args.checkpoint_interval,
             keep_resume_state=not args.discard_resume_state,
         )

@@ -7,7 +7,6 @@ each other, so all runs of a cell should run the same code.
 import itertools
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,18 +30,19 @@ _RATE = 2e11
 """Floating-point operations of the target critic for which large networks save a second."""
 
 
-def compiled(spec: CellSpec, places: Sequence[Place], wish: str) -> bool:
+def compiled(spec: CellSpec, place: Place, steps: int, wish: str) -> bool:
     """Decides whether runs of a cell are compiled.
 
     Args:
-        spec: the spec that the runs share.
-        places: the directories of the runs.
+        spec: the spec of the cell.
+        place: the directories of one of the runs.
+        steps: environment steps of the longest runs that are planned.
         wish: `true` or `false`, or `auto`: as the cell's runs before; for its first run, whether
             compiling saves more time than it takes.
     """
-    before = _before(spec, places[0])
+    before = _before(spec, place)
     if wish == "auto":
-        chosen = _pays(spec.training, places[0].total_steps) if before is None else before
+        chosen = _pays(spec.training, steps) if before is None else before
     else:
         chosen = wish == "true"
         if before not in (None, chosen):
@@ -50,7 +50,7 @@ def compiled(spec: CellSpec, places: Sequence[Place], wish: str) -> bool:
     chosen = chosen and compiles(torch.device("cpu"), on_cpu=True)
     logger.info("acting and learning are%s compiled", "" if chosen else " not")
     if before is None:
-        write_json(_record(spec, places[0]), {"compiled": chosen})
+        write_json(_record(spec, place), {"compiled": chosen})
     return chosen
 
 

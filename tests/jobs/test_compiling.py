@@ -25,7 +25,7 @@ def compiler(monkeypatch):
 def decide(folder, steps=100_000, wish="auto", seed=0, study="study", **training):
     spec = processes.run_spec("Pendulum-v1", **training)
     place = processes.place(folder, spec, steps, seed, study)
-    return compiled(spec.cell, [place], wish)
+    return compiled(spec.cell, place, steps, wish)
 
 
 def finish(folder, was, seed=0, device="cpu", **training):

@@ -182,6 +182,21 @@ def job(mem_mb, minutes, options=""):
     }
 
 
+# The runs of a stage of tuning are shorter than the reported ones, and may be of the same cell.
+LONGEST = dict(sorted((run.env_slug, run.total_steps) for s in STUDIES.values() for run in s.runs))
+
+
+def training_job(mem_mb, minutes, options):
+    """As `job`, of a training that is compiled if that pays in the environment's longest runs."""
+    found = job(mem_mb, minutes, options)
+
+    def all_options(wildcards, attempt):
+        steps = LONGEST[wildcards.cell.split("/")[0]]
+        return f"{found['options'](wildcards, attempt)} --planned-steps {steps}"
+
+    return found | {"options": all_options}
+
+
 small_job = functools.partial(job, 2000, 60)
 
 

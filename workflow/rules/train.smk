@@ -34,7 +34,7 @@ for name, (seeds, steps, cells) in TRAINING_RULES.items():
             cell=cells,
         threads: EXECUTION.threads
         resources:
-            **job(
+            **training_job(
                 8000,
                 720,
                 f"{DEVICE} --checkpoint-interval {EXECUTION.checkpoint_interval_s:g}"
