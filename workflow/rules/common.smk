@@ -183,7 +183,7 @@ def job(mem_mb, minutes, options=""):
 
 
 # The runs of a stage of tuning are shorter than the reported ones, and may be of the same cell.
-LONGEST = dict(sorted((run.env_slug, run.total_steps) for s in STUDIES.values() for run in s.runs))
+BUDGETS = dict(sorted((run.env_slug, run.total_steps) for s in STUDIES.values() for run in s.runs))
 
 
 def training_job(mem_mb, minutes, options):
@@ -191,7 +191,7 @@ def training_job(mem_mb, minutes, options):
     found = job(mem_mb, minutes, options)
 
     def all_options(wildcards, attempt):
-        steps = LONGEST[wildcards.cell.split("/")[0]]
+        steps = BUDGETS[wildcards.cell.split("/")[0]]
         return f"{found['options'](wildcards, attempt)} --planned-steps {steps}"
 
     return found | {"options": all_options}
