@@ -57,6 +57,8 @@ _SAYS = {
 TESTED = {
     "make docs": "tests/docs/test_site.py::test_the_site_is_built_strictly",
     "python docs/drawings.py": "tests/docs/test_drawings.py::test_the_drawings_are_up_to_date",
+    "python -m benchmarks --beside my_module:make": "tests/benchmarks/test_benchmarks.py::"
+    "test_another_library_s_update_is_timed_beside_ours",
     "python -m benchmarks.versions OLD NEW": "tests/benchmarks/test_versions.py::"
     "test_equal_versions_differ_by_nothing",
     "python -m mpo VERB": "tests/workflow/test_workflow.py::"
