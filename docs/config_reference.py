@@ -6,7 +6,7 @@ of them is out of date.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,13 @@ COMMAND = "python docs/config_reference.py"
 
 _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 """Keywords that pydantic writes for numbers with a validator of their own -> those of the draft."""
+
+_ITEMS = {
+    "Environment": "ids or [mappings](#environments)",
+    "Bundle": "[mappings](#bundles)",
+    "Contrast": "[mappings](#contrasts)",
+}
+"""What the items of a list are, by the section that describes them."""
 
 _NAMES = {"object": "mapping"}
 """YAML's names of JSON's types, where they differ."""
@@ -60,6 +67,10 @@ An entry that is a mapping may have these keys, and any key of [schedule](#sched
 An entry has a name, and any keys of [training](#training) but `retrace` and `optimizer`, with their
 values in this bundle.
 """,
+    "contrasts": """\
+An entry compares two values of an axis, written as `axes` has them, or two names of
+[bundles](#bundles).
+""",
     "optimizers": """\
 An entry may have any keys of [training](#training) but `retrace` and `optimizer`. One that is no
 built-in also has `class` and `settings`, or `matrices` and `rest`, which have these keys each:
@@ -91,6 +102,8 @@ def json_schema() -> dict[str, Any]:
     sections["Environment"] = {"anyOf": [name, entry]}
     bundle = {"name": sections["Bundle"]["properties"]["name"], **own}
     sections["Bundle"] = _object(bundle) | {"required": ["name"]}
+    sections["Contrast"]["required"] = ["axis", "against"]
+    del sections["Contrast"]["properties"]["level"]["default"]  # to leave it out is not null
     _describe_optimizers(sections, own)
     keys["environments"]["uniqueItems"] = keys["seeds"]["uniqueItems"] = True
     parts: dict[str, Any] = {
@@ -184,8 +197,9 @@ def reference(schema: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     for key, node in keys.items():
         if key in _ENTRIES:
             item = _target(schema["$defs"], node.get("items", {"$ref": "#/$defs/Part"}))
-            entry = item.get("anyOf", [item])[-1]["properties"]
-            table = _table({name: part for name, part in entry.items() if "$ref" not in part}, {})
+            entry = item.get("anyOf", [item])[-1]
+            own = {name: part for name, part in entry["properties"].items() if "$ref" not in part}
+            table = _table(own, {}, optional={*own} - {*entry["required"]})
             parts += [f"## {key}\n", _ENTRIES[key], table]
         if "$ref" in node:
             section = _target(schema["$defs"], node)
@@ -194,14 +208,23 @@ def reference(schema: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _table(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Returns a Markdown table with one row per key."""
+def _table(
+    keys: Mapping[str, Any], config: Mapping[str, Any], optional: Collection[str] = ()
+) -> str:
+    """Returns a Markdown table with one row per key.
+
+    Args:
+        keys: the schema of each.
+        config: the default study's values.
+        optional: keys that may be left out though they have no default.
+    """
     rows = [("key", "type", "default", "`config.yaml`", "meaning"), ("---",) * 5]
     for key, node in keys.items():
         row = [f"`{key}`", f"[section](#{key})", "", "", node["description"]]
         if "$ref" not in node:
             row[1] = _type(node)
-            row[2] = _code(node["default"]) if "default" in node else "required"
+            missing = "" if key in optional else "required"
+            row[2] = _code(node["default"]) if "default" in node else missing
             row[3] = _code(config[key]) if key in config else ""
         rows.append(tuple(cell.replace("|", "&#124;") for cell in row))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
@@ -210,8 +233,9 @@ def _table(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 def _type(node: Mapping[str, Any]) -> str:
     """Returns the type of a key, with its choices or range."""
     if "$ref" in node:
-        bundles = node["$ref"].endswith("Bundle")
-        return "[mappings](#bundles)" if bundles else "ids or [mappings](#environments)"
+        return _ITEMS[node["$ref"].rpartition("/")[2]]
+    if not {"enum", "anyOf", "type"} & node.keys():
+        return "any value"
     if "enum" in node:
         return ", ".join(map(_code, node["enum"]))
     if "anyOf" in node:

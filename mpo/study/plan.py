@@ -35,6 +35,7 @@ from mpo.study.config import (
     check_keys,
     explain,
 )
+from mpo.study.contrasts import Comparison, Contrast, comparisons
 from mpo.study.hyperparameters import Training, training_value
 from mpo.study.optimizers import ARM_KEYS, BUILT_IN, Definition, choices, definition
 from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec, path_text
@@ -90,6 +91,12 @@ class Study(Section):
     layer_norm: all}, {name: pink, action_noise: pink}]` measures what each change does alone, for
     tables compare every bundle with the first."""
 
+    contrasts: tuple[Contrast, ...] = ()
+    """Primary contrasts, named before the study is run: the comparisons that it was made for, as in
+    `[{axis: optimizer, level: sgd, against: adam}]`. The summary reports them first, with p-values
+    adjusted for their number (Holm); all other effects are exploratory. They are no part of a run's
+    identity, so changing them trains nothing."""
+
     tuning: Tuning | None = None
     stage: Literal["reported", "tuning"] = "reported"
     """Which runs are planned: the reported ones, or the candidates of `tuning`. The pipeline sets
@@ -122,7 +129,7 @@ class Study(Section):
         try:
             study = cls.model_validate(config)
             study._choice = choice
-            _ = study.runs
+            _ = study.runs, study.primary
         except ValidationError as error:
             raise ConfigError(explain(error)) from None
         return study
@@ -214,6 +221,11 @@ class Study(Section):
         return values | ({BUNDLE: [each.name for each in self.bundles]} if self.bundles else {})
 
     @cached_property
+    def primary(self) -> tuple[Comparison, ...]:
+        """The comparisons that `contrasts` names, with values of the schema's types."""
+        return comparisons(self.contrasts, self._axis_values)
+
+    @cached_property
     def tuned(self) -> Tuning | None:
         """How the arms are tuned, checked and converted to the types of the schema."""
         if self.tuning is None:
@@ -254,6 +266,7 @@ class Study(Section):
         found["axes"] = {axis: given[axis] for axis in self.tuned.axes if axis in given}
         if BUNDLE not in self.tuned.axes:
             found.pop("bundles", None)
+        found.pop("contrasts", None)  # of reported runs
         return found
 
     @cached_property

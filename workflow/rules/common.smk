@@ -46,6 +46,8 @@ def merged_config():
                     config_files.refuse_duplicate_keys(path)
     except ConfigError as error:
         raise WorkflowError(f"the config cannot be used:\n{error}")
+    if "axes" in config:
+        found.pop("contrasts", None)  # they ask for the default study's own axes
     update_config(found, config)
     return found
 
