@@ -2,8 +2,8 @@
 
 Tables: finals (final return and score of each run), references (the scale of the scores),
 aggregates, profiles, improvements (comparisons of arms), effects (of factors, paired by seed),
-differences (the effects of single seeds), efficiency, power, and sample_efficiency (an arm's IQM
-during training).
+differences (the effects of single seeds), contrasts (those that the config names), efficiency,
+power, and sample_efficiency (an arm's IQM during training).
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,6 +29,10 @@ _COLUMNS = {
         *("environments", "n", "sd", "correlation"),
     ),
     "differences": (*contrasts.KEY, "env", "unit", "difference"),
+    "contrasts": (
+        *(*contrasts.KEY, "estimate", "lo", "hi", "p", "p_holm", "method"),
+        *("environments", "n", "sd", "correlation"),
+    ),
     "efficiency": (
         *("env", "arm", "n", "area", "area_lo", "area_hi"),
         *("threshold", "reached", "median_steps", "median_lo", "median_hi"),
@@ -36,7 +40,8 @@ _COLUMNS = {
     "power": (*contrasts.KEY, "env", "environments", "sd", "effect", "seeds"),
     "sample_efficiency": ("arm", "share", "env_step", "wall_s", *_BOUNDS, "environments", "n"),
 }
-"""Columns of the tables that can be empty: with a single arm, or without any reference score."""
+"""Columns of the tables that can be empty: with a single arm, without any reference score, or
+without a named contrast."""
 
 _TAUS = 101  # thresholds of a performance profile
 _CURVE_REPLICATES = 2_000  # resamples per point of a curve
@@ -78,6 +83,7 @@ def compute(
         "improvements": _table("improvements", _improvements(study, by_arm, rng)),
         "effects": changes,
         "differences": _table("differences", contrasts.difference_rows(study, finals)),
+        "contrasts": _table("contrasts", contrasts.primary_rows(study, finals, shared)),
         "efficiency": _table("efficiency", _efficiency(study, tables, scale)),
         "power": _table("power", contrasts.power_rows(changes)),
         "sample_efficiency": _table(

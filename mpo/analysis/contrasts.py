@@ -1,11 +1,12 @@
-"""Contrasts of a study's factors, as rows of the tables effects, differences and power.
+"""Contrasts of a study's factors, as rows of the tables effects, differences, contrasts and power.
 
-A contrast compares a level of a varied axis with the first level of that axis, paired by seed.
+A contrast compares two levels of a varied axis, paired by seed. The table contrasts has those that
+the config names; the others have every level against the first of its axis.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,22 @@ SUM = "their sum"
 
 _DELTAS = (0.05, 0.1, 0.2)  # effects of the power table, in units of the score
 
+_METHOD = "student-t"
+_NOT_ESTIMATED = {
+    **dict.fromkeys(("estimate", "lo", "hi", "p", "sd", "correlation"), np.nan),
+    **{"method": _METHOD, "environments": 0, "n": 0},
+}
+
+
+class _Contrast(NamedTuple):
+    """A level against another, by their places in the arrays of `_cells`."""
+
+    names: dict[str, str]
+    """The columns of `KEY`."""
+    factor: int
+    level: int
+    against: int
+
 
 def effect_rows(
     study: Study, finals: pd.DataFrame, shared: Sequence[str]
@@ -32,14 +49,14 @@ def effect_rows(
     """Each level of each varied axis against its first level, then interactions of two axes."""
     cells = _cells(study, finals, "score")
     pooled = [cells[env] for env in shared]
-    for names, index, level in _contrasts(study):
-        for env, unit, found in _by_environment(study, finals, index, level):
-            yield names | _in_one(env, unit, found)
-        scores = [x for x in pooled if _complete(x, {index: level})]
-        if scores:
-            yield names | _over_all(effects.main_effect(scores, index, level))
-    for (first, i, k), (second, j, m) in combinations(_contrasts(study), 2):
-        scores = [x for x in pooled if i != j and _complete(x, {i: k, j: m})]
+    contrasts = _against_the_first(study)
+    for contrast in contrasts:
+        for env, unit, one in _by_environment(study, finals, contrast):
+            yield contrast.names | _in_one(env, unit, one)
+        if (found := _pooled(pooled, contrast)) is not None:
+            yield contrast.names | _over_all(found)
+    for (first, i, k, _), (second, j, m, _) in combinations(contrasts, 2):
+        scores = [x for x in pooled if i != j and _complete(x, {i: (0, k), j: (0, m)})]
         if scores:
             both = effects.interaction(scores, (i, j), (k, m))
             names = {
@@ -52,50 +69,80 @@ def effect_rows(
 
 def difference_rows(study: Study, finals: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """The differences that `effect_rows` averages within an environment, one row per seed."""
-    for names, index, level in _contrasts(study):
-        for env, unit, found in _by_environment(study, finals, index, level):
+    for contrast in _against_the_first(study):
+        for env, unit, found in _by_environment(study, finals, contrast):
             for difference in found.differences:
-                yield names | {"env": env, "unit": unit, "difference": difference}
+                yield contrast.names | {"env": env, "unit": unit, "difference": difference}
 
 
-def _contrasts(study: Study) -> list[tuple[dict[str, str], int, int]]:
-    """Every level of each varied axis except the first, as (names, axis index, level index)."""
-    varied = {name: values for name, values in study.axis_values.items() if len(values) > 1}
+def primary_rows(
+    study: Study, finals: pd.DataFrame, shared: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """The pooled effect of each primary contrast, with its p-value as it is and adjusted.
+
+    A contrast that cannot be estimated has a row, too, over 0 environments: what was named before
+    does not vanish.
+    """
+    cells = _cells(study, finals, "score")
+    pooled = [cells[env] for env in shared]
+    contrasts = [_contrast(study, *each) for each in study.primary]
+    found = [_pooled(pooled, contrast) for contrast in contrasts]
+    adjusted = intervals.holm([np.nan if each is None else each.p for each in found])
+    for contrast, each, p_holm in zip(contrasts, found, adjusted, strict=True):
+        row = _NOT_ESTIMATED if each is None else {"p": each.p} | _over_all(each)
+        yield contrast.names | {"p_holm": p_holm} | row
+
+
+def _against_the_first(study: Study) -> list[_Contrast]:
+    """Every level of each varied axis except the first, against the first."""
     return [
-        (
-            {"factor": name, "level": words(name, value), "against": words(name, values[0])},
-            index,
-            level,
-        )
-        for index, (name, values) in enumerate(varied.items())
-        for level, value in enumerate(values)
-        if level
+        _contrast(study, name, value, values[0])
+        for name, values in _varied(study).items()
+        for value in values[1:]
     ]
 
 
+def _contrast(study: Study, axis: str, level: Any, against: Any) -> _Contrast:
+    varied = _varied(study)
+    values = varied[axis]
+    names = {"factor": axis, "level": words(axis, level), "against": words(axis, against)}
+    return _Contrast(names, [*varied].index(axis), values.index(level), values.index(against))
+
+
+def _varied(study: Study) -> dict[str, list[Any]]:
+    return {name: values for name, values in study.axis_values.items() if len(values) > 1}
+
+
 def _by_environment(
-    study: Study, finals: pd.DataFrame, index: int, level: int
+    study: Study, finals: pd.DataFrame, contrast: _Contrast
 ) -> Iterator[tuple[str, str, effects.EnvironmentEffect]]:
     """The effect in each environment with a complete pair, as a return and as a score."""
     for unit in ("return", "score"):
         for env, x in _cells(study, finals, unit).items():
-            if _complete(x, {index: level}):
-                yield env, unit, effects.main_effect([x], index, level).environments[0]
+            if (found := _pooled([x], contrast)) is not None:
+                yield env, unit, found.environments[0]
+
+
+def _pooled(cells: Sequence[np.ndarray], contrast: _Contrast) -> effects.Effect | None:
+    """The effect over the environments that have a complete pair; None without any."""
+    _, factor, level, against = contrast
+    scores = [x for x in cells if _complete(x, {factor: (against, level)})]
+    return effects.main_effect(scores, factor, level, against) if scores else None
 
 
 def _cells(study: Study, finals: pd.DataFrame, unit: str) -> dict[str, np.ndarray]:
     """Values by environment, [seeds, levels of the first varied axis, of the second, ...]."""
     # Rows are in the plan's order: environment, axes, seed.
-    sizes = [len(values) for values in study.axis_values.values() if len(values) > 1]
+    sizes = [len(values) for values in _varied(study).values()]
     shape = (len(study.environments), *sizes, len(study.seeds))
     values = np.moveaxis(finals[unit].to_numpy().reshape(shape), -1, 1)
     return {e.name: x for e, x in zip(study.environments, values, strict=True)}
 
 
-def _complete(x: np.ndarray, levels: Mapping[int, int]) -> bool:
-    """Whether some seed has all cells of the given levels and of the baseline, for each factor."""
-    for factor, level in levels.items():
-        x = x.take((0, level), factor + 1)
+def _complete(x: np.ndarray, levels: Mapping[int, tuple[int, int]]) -> bool:
+    """Whether some seed has all cells of the two given levels of each factor."""
+    for factor, pair in levels.items():
+        x = x.take(pair, factor + 1)
     return bool((~np.isnan(x)).all(tuple(factor + 1 for factor in levels)).any())
 
 
@@ -113,7 +160,7 @@ def _student(
 ) -> dict[str, Any]:
     """The columns that describe a Student-t interval and its pairs."""
     bounds = {"estimate": interval.mean, "lo": interval.lo, "hi": interval.hi, "n": interval.n}
-    return bounds | {"method": "student-t", "sd": found.sd, "correlation": found.correlation}
+    return bounds | {"method": _METHOD, "sd": found.sd, "correlation": found.correlation}
 
 
 def power_rows(changes: pd.DataFrame) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Effects of a study's factors, paired by seed; pure functions.
 
 Scores are given as one array [n_e, L_1, L_2, ...] per environment: n_e seeds, then one axis per
-factor with its L levels; NaN marks a missing run. Level 0 is the baseline. All arms of a row share
-the seed, so differences between arms are paired.
+factor with its L levels; NaN marks a missing run. Level 0 is the baseline, unless another one is
+named. All arms of a row share the seed, so differences between arms are paired.
 
 The unit is a seed: its differences are first averaged over the other factors, and intervals reflect
 only the spread over seeds.
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import nctdtr, stdtrit  # noncentral t: CDF at (df, ncp, t); t: its quantile
 
-from mpo.analysis.intervals import Interval, pooled_t_interval, t_interval
+from mpo.analysis.intervals import Interval, pooled_p_value, pooled_t_interval, t_interval
 
 MAX_SEEDS = 1000
 """The largest number of seeds that `power_table` tries."""
@@ -43,6 +43,8 @@ class Effect(NamedTuple):
 
     pooled: Interval
     """Mean over environments, equally weighted, and its 95 % Welch-t interval."""
+    p: float
+    """Two-sided p-value of the test behind the interval; NaN where there is no interval."""
     sd: float
     """Standard deviation of the differences over seeds, pooled within environments."""
     correlation: float
@@ -50,8 +52,8 @@ class Effect(NamedTuple):
     environments: tuple[EnvironmentEffect, ...]
 
 
-def main_effect(scores: Sequence[ArrayLike], factor: int, level: int) -> Effect:
-    """The effect of `level` of a factor over its baseline, averaged over the other factors.
+def main_effect(scores: Sequence[ArrayLike], factor: int, level: int, baseline: int = 0) -> Effect:
+    """The effect of `level` of a factor over `baseline`, averaged over the other factors.
 
         d[seed, others] = x[level, seed, others] - x[baseline, seed, others]
 
@@ -60,16 +62,17 @@ def main_effect(scores: Sequence[ArrayLike], factor: int, level: int) -> Effect:
     Args:
         scores: one array [n_e, levels of factor 0, levels of factor 1, ...] per environment.
         factor: index of the factor.
-        level: index of the level, 1 or more.
+        level: index of the level.
+        baseline: index of another level.
 
     Raises:
-        ValueError: no such factor or level, arrays with different axes, an infinite score, or an
-            environment without a complete pair.
+        ValueError: no such factor or level, the same level twice, arrays with different axes, an
+            infinite score, or an environment without a complete pair.
     """
     cells = _cells(scores)
-    _check_level(cells, factor, level)
+    _check_level(cells, factor, level, baseline)
     axis = factor + 1
-    return _paired([(x.take(0, axis), x.take(level, axis)) for x in cells])
+    return _paired([(x.take(baseline, axis), x.take(level, axis)) for x in cells])
 
 
 def interaction(
@@ -79,7 +82,7 @@ def interaction(
 
     With d of the first factor as in `main_effect`, this is
 
-        d[seed, others] at the second factor's level - d[seed, others] at its baseline
+        d[seed, others] at the second factor's level - d[seed, others] at its level 0
 
     It needs all four cells of a seed. The two sides of its correlation are the two d.
 
@@ -156,8 +159,9 @@ def _paired(sides: Sequence[tuple[np.ndarray, np.ndarray]]) -> Effect:
         interval, spread = t_interval(b - a), _spread([(a, b)])
         environments.append(EnvironmentEffect(interval, int(complete.sum()), *spread, b - a))
         seeds.append((a, b))
-    pooled = pooled_t_interval([e.differences for e in environments])
-    return Effect(pooled, *_spread(seeds), tuple(environments))
+    differences = [e.differences for e in environments]
+    pooled, p = pooled_t_interval(differences), pooled_p_value(differences)
+    return Effect(pooled, p, *_spread(seeds), tuple(environments))
 
 
 def _seed_means(side: np.ndarray, complete: np.ndarray) -> np.ndarray:
@@ -185,12 +189,16 @@ def _centred(x: np.ndarray) -> np.ndarray:
     return x - x.mean() if np.ptp(x) else np.zeros_like(x)
 
 
-def _check_level(cells: list[np.ndarray], factor: int, level: int) -> None:
+def _check_level(cells: list[np.ndarray], factor: int, level: int, baseline: int = 0) -> None:
     shape = cells[0].shape[1:]
     if not 0 <= factor < len(shape):
         raise ValueError(f"expected a factor below {len(shape)}, received {factor}")
-    if not 1 <= level < shape[factor]:
-        raise ValueError(f"factor {factor}: expected a level 1..{shape[factor] - 1}, got {level}")
+    count = shape[factor]
+    if not (0 <= level < count and 0 <= baseline < count and level != baseline):
+        raise ValueError(
+            f"factor {factor}: expected two different levels below {count}, received {level} and "
+            f"{baseline}"
+        )
 
 
 def _cells(scores: Sequence[ArrayLike]) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ TABLES = ("runs", "evals", "train", "curves", "scores")
 
 ANSWERS = (
     *("finals", "references", "aggregates", "profiles", "improvements", "effects"),
-    *("differences", "efficiency", "power", "baselines", "sample_efficiency"),
+    *("differences", "contrasts", "efficiency", "power", "baselines", "sample_efficiency"),
 )
 """The tables that `statistics` makes from those."""
 
@@ -27,6 +27,9 @@ TUNED = ("candidates", "choices", "best_of")
 
 CHOICE = "chosen.json"
 """What tuning has chosen for the arms of a study."""
+
+QUESTIONS = "questions.json"
+"""What a study asks, written down before its first run."""
 
 KEPT = tuple(name for name in (*TABLES, *ANSWERS) if name not in ("evals", "train", "profiles"))
 """The tables that are small enough to be kept with the code, see `make reference`."""
@@ -38,7 +41,7 @@ TABLE_CHECKSUMS = ".checksums.json"
 """The record of the tables' checksums, beside them."""
 
 PAGES = (
-    *("runs", "scores", "effects", "power", "aggregates", "improvements"),
+    *("runs", "scores", "contrasts", "effects", "power", "aggregates", "improvements"),
     *("efficiency", "references", "baselines"),
 )
 """Tables that are also written as HTML pages."""

@@ -38,6 +38,8 @@ def test_a_hand_computed_main_effect():
     # Variances of the means 1/3 and 8/2; degrees of freedom (13/3)^2 / (1/18 + 16) = 1.1695.
     half = scipy_stats.t.ppf(0.975, 1.169550) * math.sqrt(13 / 3) / 2
     assert effect.pooled[2:] == pytest.approx((2 - half, 2 + half), rel=1e-4)
+    # Two-sided, at t = 2 / (sqrt(13/3) / 2) = 1.92154.
+    assert effect.p == pytest.approx(2 * scipy_stats.t.sf(1.921538, 1.169550), rel=1e-5)
     # Pooled within environments: variance (2 + 8) / (2 + 1); correlation
     # (13 - 1.5) / sqrt((14 + .5) (14 + 4.5)).
     assert effect.sd == pytest.approx(math.sqrt(10 / 3))
@@ -60,8 +62,11 @@ def test_a_hand_computed_two_by_two_study():
 
 def test_the_interval_is_that_of_scipys_paired_test():
     x = study(1, 7, levels=(2,))[0]
-    expected = scipy_stats.ttest_rel(x[:, 1], x[:, 0]).confidence_interval(0.95)
-    (environment,) = main_effect([x], 0, 1).environments
+    test = scipy_stats.ttest_rel(x[:, 1], x[:, 0])
+    expected = test.confidence_interval(0.95)
+    effect = main_effect([x], 0, 1)
+    (environment,) = effect.environments
+    assert effect.p == pytest.approx(test.pvalue)
     assert environment.interval[2:] == pytest.approx((expected.low, expected.high))
     assert environment.correlation == pytest.approx(scipy_stats.pearsonr(x[:, 0], x[:, 1])[0])
     assert environment.sd == pytest.approx(np.std(x[:, 1] - x[:, 0], ddof=1))
@@ -121,6 +126,18 @@ def test_every_level_is_compared_with_the_first():
         assert both.pooled.mean == pytest.approx(mean(change))
 
 
+def test_any_level_can_be_the_baseline():
+    x = study(15, 5, 3, levels=(2, 3))
+    effect, back = main_effect(x, 1, 2, 1), main_effect(x, 1, 1, 2)
+    expected = [(v[:, :, 2] - v[:, :, 1]).mean(1) for v in x]
+    for environment, differences in zip(effect.environments, expected, strict=True):
+        assert environment.differences == pytest.approx(differences)
+    assert effect.pooled == pytest.approx(pooled_t_interval(expected))
+    assert back.pooled.mean == pytest.approx(-effect.pooled.mean)
+    assert (back.p, back.sd) == pytest.approx((effect.p, effect.sd))
+    assert main_effect(x, 1, 0, 1).pooled.mean == pytest.approx(-main_effect(x, 1, 1).pooled.mean)
+
+
 def test_an_interaction_is_the_same_in_either_order_of_the_factors():
     x = study(6, 5, 4, levels=(2, 2, 3))
     one = interaction(x, (0, 2), (1, 2))
@@ -153,7 +170,7 @@ def test_a_pair_with_a_missing_side_is_dropped_and_n_shows_it():
 def test_one_seed_has_an_effect_without_bounds():
     effect = main_effect([[[1.0, 3.0]], [[2.0, 3.0]]], 0, 1)
     assert effect.pooled.mean == 1.5
-    unknown = [effect.pooled.lo, effect.pooled.hi, effect.sd, effect.correlation]
+    unknown = [effect.pooled.lo, effect.pooled.hi, effect.p, effect.sd, effect.correlation]
     for environment in effect.environments:
         unknown += [*environment.interval[2:], environment.sd, environment.correlation]
     assert all(math.isnan(value) for value in unknown)
@@ -207,10 +224,20 @@ def test_scores_that_cannot_be_paired_are_refused(scores, message):
 @pytest.mark.parametrize(("factor", "level"), [(2, 1), (-1, 1), (0, 0), (0, 2), (1, -1)])
 def test_factors_and_levels_are_those_of_the_scores(factor, level):
     x = study(10, 3)
-    with pytest.raises(ValueError, match=r"expected a (factor below 2|level 1\.\.1)"):
+    with pytest.raises(
+        ValueError, match=r"expected (a factor below 2|two different levels below 2)"
+    ):
         main_effect(x, factor, level)
-    with pytest.raises(ValueError, match=r"expected a (factor below 2|level 1\.\.1)|two different"):
+    with pytest.raises(
+        ValueError, match=r"expected a factor below 2|two different (levels|factors)"
+    ):
         interaction(x, (1, factor), (1, level))
+
+
+@pytest.mark.parametrize("baseline", [1, 2, -1])
+def test_a_baseline_is_another_level(baseline):
+    with pytest.raises(ValueError, match=f"levels below 2, received 1 and {baseline}"):
+        main_effect(study(10, 3), 0, 1, baseline)
 
 
 def test_an_interaction_takes_two_factors():
