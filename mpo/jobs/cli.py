@@ -234,7 +234,8 @@ def summary(args: Namespace) -> None:
     """Writes the summary of a study, with its figures and tables."""
     from mpo.report import summary as report
 
-    report.write(_study_of_tables(args), args.tables, args.figures, args.out, args.tuning)
+    study = _study_of_tables(args)
+    report.write(study, args.tables, args.figures, args.out, args.tuning, args.study)
 
 
 def pages(args: Namespace) -> None:

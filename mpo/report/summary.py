@@ -1,23 +1,22 @@
 """Writes a study's `summary.md`: plan, answers, tables, figures, costs and provenance."""
 
-import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from mpo.analysis.baselines import in_words
-from mpo.analysis.contrasts import POOLED, SUM
-from mpo.analysis.intervals import EXPLORATORY, MINUS
 from mpo.analysis.tables import flat, read
 from mpo.provenance import commit, packages
+from mpo.report import answers, paper_tables, tuning
 from mpo.report import figures as drawings
-from mpo.report import paper_tables, tuning
 from mpo.report.figures.style import plural
 from mpo.report.typeset import inline, markdown
-from mpo.study.files import replacing
+from mpo.study import questions
+from mpo.study.checksums import Damaged, read_object
+from mpo.study.files import QUESTIONS, replacing
 from mpo.study.plan import Study
 from mpo.study.status import FINISHED
 
@@ -42,7 +41,6 @@ _ORIGIN = {
 
 _ANALYSIS = ("numpy", "pandas", "scipy", "matplotlib", "seaborn")
 _NAMED = 10
-_DETECTED = 0.1
 
 
 def write(
@@ -51,6 +49,7 @@ def write(
     figures: Sequence[Path],
     output: Path,
     tuning_tables: Path | None = None,
+    plan: Path | None = None,
 ) -> None:
     """Writes the summary.
 
@@ -60,19 +59,20 @@ def write(
         figures: PNG files, named like their figures; linked relative to `output`.
         output: the Markdown file.
         tuning_tables: the directory of the tables of the tuning stage, if arms were tuned.
+        plan: the study.json, beside which the study's questions were recorded; if given, what was
+            edited since is named.
     """
     runs = read(tables, "runs")
     parts = [
         f"# Study `{study.study}`",
+        *(_edited(study, plan) if plan else []),
         _plan(study),
         *_missing(runs),
         *_unlike(runs),
         *_mixed(runs),
         *_no_scale(read(tables, "references")),
         *_other_scale(study, runs, read(tables, "references")),
-        "## Answers",
-        _answers(study, tables),
-        markdown(paper_tables.effects(study, tables)).rstrip(),
+        *answers.section(study, tables),
         *(tuning.section(study, tuning_tables) if tuning_tables else []),
         "## Final scores",
         markdown(paper_tables.final_scores(study, tables)).rstrip(),
@@ -91,6 +91,21 @@ def write(
     text = "\n\n".join(parts) + "\n"
     with replacing(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _edited(study: Study, plan: Path) -> list[str]:
+    """A warning at the top of the page if the config is not the one that the study began with."""
+    try:
+        recorded = questions.read(plan.with_name(QUESTIONS))
+    except (Damaged, OSError):
+        return [f"**{QUESTIONS} is damaged: whether the questions were edited is unknown.**"]
+    if recorded is None:
+        text = "The study's questions were not recorded before its first run."
+        return [text] if study.contrasts else []
+    sections = questions.edited(recorded, read_object(plan))
+    day = datetime.fromisoformat(recorded["time"]).date()
+    text = f"**Edited after the study was first started ({day}): {', '.join(sections)}.**"
+    return [text] if sections else []
 
 
 def _plan(study: Study) -> str:
@@ -129,46 +144,6 @@ def _missing(runs: pd.DataFrame) -> list[str]:
             + (f"; and {len(diverged) - _NAMED} more." if len(diverged) > _NAMED else ".")
         )
     return notes
-
-
-def _answers(study: Study, tables: Path) -> str:
-    """Sentences on the pooled effects of the study's factors."""
-    effects, power, references = (read(tables, n) for n in ("effects", "power", "references"))
-    unknown = references.loc[references["reference"].isna(), "env"].tolist()
-    names = ", ".join(unknown)
-    notes = [f"Not pooled, since they have no reference score: {names}."] if unknown else []
-    if effects.empty:
-        return "\n".join(["No factor is varied.", *notes])
-    pooled = effects[effects["env"] == POOLED]
-    lines = [f"- {_sentence(study, row, power)}" for row in pooled.to_dict("records")]
-    lines = lines or ["No effect can be pooled: no environment has a score for every arm."]
-    return "\n\n".join(["\n".join(lines), *notes])
-
-
-def _sentence(study: Study, row: Mapping[Hashable, Any], power: pd.DataFrame) -> str:
-    """A sentence on a pooled effect: size, interval, data, verdict and the seeds needed."""
-    seeds = row["n"] / row["environments"]
-    words = plural(int(seeds), "seed") if seeds == int(seeds) else f"{seeds:.1f} seeds"
-    pool = f"pooled over {plural(int(row['environments']), 'environment')}, {words} each"
-    sign = ", beyond" if row["against"] == SUM else f" {MINUS}"
-    settings = tuning.how_tuned(study, str(row["factor"]))
-    start = f"**{row['level']}{sign} {row['against']}{settings}**: {row['estimate']:+.2f}"
-    if math.isnan(row["lo"]):
-        return f"{start} in normalised score, {pool}: no interval, so no conclusion."
-    verdict = "lower" if row["hi"] < 0 else "higher" if row["lo"] > 0 else "no effect shown"
-    exploratory = " (exploratory)" if seeds < EXPLORATORY else ""
-    same = (power["level"] == row["level"]) & (power["env"] == POOLED)
-    needed = power.loc[same & (power["effect"] == _DETECTED), "seeds"].dropna()
-    more = (
-        f" Detecting an effect of {_DETECTED} with 80 % power would need {needed.iloc[0]:.0f} seeds"
-        " per environment."
-        if len(needed)
-        else ""
-    )
-    return (
-        f"{start} [{row['lo']:.2f}, {row['hi']:.2f}] in normalised score, {pool}{exploratory}: "
-        f"{verdict}.{more}"
-    )
 
 
 def _published(baselines: pd.DataFrame) -> list[str]:

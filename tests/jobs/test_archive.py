@@ -26,7 +26,7 @@ from mpo.jobs.archive.pack import pack
 from mpo.report.figures import FIGURES
 from mpo.study.checksums import Damaged, sealed
 from mpo.study.config import JobFailed, canonical_json
-from mpo.study.files import ANSWERS, PAGES, RUN_FILES, TYPESET
+from mpo.study.files import ANSWERS, PAGES, QUESTIONS, RUN_FILES, TYPESET
 from mpo.study.plan import Study
 from tests import synthetic
 from tests.pipeline import ROOT
@@ -75,7 +75,7 @@ def analyse(study, root):
     names = [f"figures/{name}.{end}" for name in FIGURES for end in ("png", "pdf", "svg", "rst")]
     names += [f"typeset/{name}.{end}" for name in TYPESET for end in ("tex", "md")]
     names += [f"pages/{name}.html" for name in (*PAGES, "summary", "config")]
-    for name in (*names, "summary.md", "failures.md"):
+    for name in (*names, "summary.md", "failures.md", QUESTIONS):
         write(home / name)
 
 
@@ -166,6 +166,14 @@ def test_all_of_a_study_is_packed_and_nothing_else(archive, made):
     assert last == METADATA and names == sorted(kept)
     assert {inside(run, name) for run in STUDY.runs for name in RUN_FILES} <= kept
     assert any("+" in name for name in names)
+
+
+def test_a_study_without_recorded_questions_is_packed_too(archive, root):
+    with zipfile.ZipFile(archive) as file:
+        assert QUESTIONS in file.namelist()
+    (root / HOME / QUESTIONS).unlink()
+    with zipfile.ZipFile(packed(root)) as file:
+        assert QUESTIONS not in file.namelist()
 
 
 def test_each_file_is_listed_with_its_size_checksum_and_kind(archive, made):

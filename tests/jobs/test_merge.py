@@ -10,6 +10,7 @@ from mpo.analysis import collect
 from mpo.jobs.merge import merge
 from mpo.study.checksums import sealed
 from mpo.study.config import JobFailed
+from mpo.study.files import QUESTIONS
 from tests import synthetic
 
 
@@ -103,6 +104,14 @@ def test_what_is_no_study_is_neither_merged_nor_merged_into(machines, tmp_path):
     with pytest.raises(JobFailed, match="is the folder to merge into"):
         merge([folder(study, a)], folder(study, a))
     assert not [*(tmp_path / "notes").iterdir()]
+
+
+def test_recorded_questions_stay_those_of_each_machine(machines, tmp_path):
+    study, a, b = machines
+    for root in (a, b):
+        (folder(study, root) / QUESTIONS).write_text(root.parent.name)
+    assert len(merge([folder(study, b)], folder(study, a)).taken) == 9
+    assert (folder(study, a) / QUESTIONS).read_text() == "a"
 
 
 def test_a_study_that_has_not_been_started_here_takes_all_runs(machines, tmp_path):

@@ -1,12 +1,22 @@
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
 
+from mpo.__main__ import main
 from mpo.analysis import tables
+from mpo.analysis.intervals import MINUS
 from mpo.report import summary
 from mpo.study.checksums import sealed
+from mpo.study.config import canonical_json
+from mpo.study.files import QUESTIONS
+from mpo.study.plan import Study
+from mpo.study.questions import record
 from tests import synthetic
+
+RETRACE = {"axis": "retrace", "level": True, "against": False}
+SGD = {"axis": "optimizer", "level": "sgd", "against": "adam"}
 
 
 def page(tmp_path, study):
@@ -114,7 +124,7 @@ def test_the_summary_is_written_from_tables_of_an_older_version(tmp_path):
 def test_five_seeds_are_not_called_exploratory(tmp_path):
     study = synthetic.plan(environments=1, seeds=5)
     synthetic.write_runs(study, tmp_path)
-    assert "exploratory" not in page(tmp_path, study)
+    assert "(exploratory" not in page(tmp_path, study)
 
 
 def test_one_seed_has_no_interval(tmp_path):
@@ -151,3 +161,135 @@ def test_missing_and_diverged_runs_are_said_before_any_number(tmp_path):
     assert rows[0].endswith("(n = 2, 1 div.)") and rows[1] == "missing"
     assert not any("n =" in row for row in rows[2:])
     assert not re.search(r"\bnan\b", text)
+
+
+def answered(tmp_path, contrasts, scores=None, **options):
+    """The answers of a study, with these scores of its arms in every environment, if given."""
+    study = Study.parse(synthetic.config(**options) | {"contrasts": contrasts})
+    synthetic.write_runs(study, tmp_path)
+    folder = synthetic.write_tables(study, tmp_path)
+    if scores is not None:
+        frame = tables.read(folder, "contrasts")
+        tables.write({"contrasts": frame.assign(**scores)}, folder)
+    summary.write(study, folder, [], tmp_path / "summary.md")
+    text = (tmp_path / "summary.md").read_text()
+    return text.split("## Answers\n\n")[1].split("\n\n| ")[0]
+
+
+def test_primary_contrasts_come_first_and_are_told_once(tmp_path):
+    said = answered(tmp_path, [SGD], environments=1, seeds=5)
+    head, first, middle, *others = said.split("\n\n")
+    assert head == "Primary contrasts, named in the study's config:" and middle == "Exploratory:"
+    number = r"[+-]?\d\.\d\d"
+    assert re.match(
+        rf"- \*\*sgd {MINUS} adam, at the settings given\*\*: {number} \[{number}, "
+        rf"{number}\] in normalised score, p (= 0\.\d{{3}}|< 0\.001), Holm-adjusted p "
+        r"(= 0\.\d{3}|< 0\.001), pooled over 1 environment, 5 seeds each: ",
+        first,
+    )
+    assert first.count("\n") == 0 and others[0].count("\n- ") == 1
+    assert f"Retrace on {MINUS} Retrace off**" in others[0]
+    assert "their sum" in others[0] and "p = " not in others[0]
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "lists"),
+    [
+        # Any direction of a named contrast is the same question.
+        ([SGD | {"level": "adam", "against": "sgd"}], [1, 2]),
+        ([SGD, RETRACE], [2, 1]),
+    ],
+)
+def test_what_is_primary_is_not_exploratory(tmp_path, contrasts, lists):
+    parts = answered(tmp_path, contrasts, environments=1).split("\n\n")[1::2]
+    assert [part.count("\n") + 1 for part in parts] == lists
+
+
+def test_a_study_of_its_contrasts_alone_has_nothing_exploratory(tmp_path):
+    said = answered(tmp_path, [RETRACE], environments=1, axes={"retrace": [False, True]})
+    assert "Exploratory:" not in said and "all effects below" not in said
+
+
+def test_without_named_contrasts_all_is_exploratory(tmp_path):
+    said = answered(tmp_path, [], environments=1)
+    line = "No contrast was named before the study, so all effects below are exploratory.\n\n- **"
+    assert said.startswith(line) and "Holm" not in said
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (
+            {"lo": -0.051, "hi": 0.119, "p": 0.4, "p_holm": 0.8},
+            "p = 0.400, Holm-adjusted p = 0.800, pooled over 1 environment, 3 seeds each "
+            "(exploratory): no effect shown; the interval excludes effects below -0.05 and above "
+            "+0.12.",
+        ),
+        (
+            {"lo": 0.01, "hi": 0.3, "p": 0.04, "p_holm": 0.08},
+            "p = 0.040, Holm-adjusted p = 0.080, pooled over 1 environment, 3 seeds each "
+            "(exploratory): no effect shown after Holm's adjustment; the interval excludes effects "
+            "below +0.01 and above +0.30.",
+        ),
+        ({"lo": 0.1, "hi": 0.3, "p": 1e-4, "p_holm": 2e-4}, "p < 0.001, Holm-adjusted p < 0.001"),
+        ({"lo": 0.1, "hi": 0.3, "p": 0.01, "p_holm": 0.02}, "(exploratory): higher."),
+        ({"lo": -0.3, "hi": -0.1, "p": 0.01, "p_holm": 0.02}, "(exploratory): lower."),
+        ({"sd": 0.1}, "with 80 % power would need 10 seeds per environment."),
+        ({"lo": float("nan"), "hi": float("nan")}, "3 seeds each: no interval, so no conclusion."),
+        ({"environments": 0, "n": 0}, "no estimate, since no environment has a score"),
+    ],
+)
+def test_a_verdict_is_by_the_adjusted_p_value_or_says_what_is_excluded(tmp_path, changed, expected):
+    said = answered(tmp_path, [RETRACE], changed, environments=1)
+    assert expected in said.split("\n\n")[1]
+
+
+def test_an_exploratory_effect_that_is_not_shown_says_what_is_excluded(tmp_path):
+    said = answered(tmp_path, [], environments=1, axes={"gamma": [0.9, 0.99]}, seeds=2)
+    found = re.search(r"\[(-\d\.\d\d), (\d\.\d\d)\].*: no effect shown; (.*?)\. D", said)
+    low, high, excluded = found.groups()
+    assert excluded == f"the interval excludes effects below {low} and above +{high}"
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """Writes the study.json of a finished study, and its questions as they once were."""
+    monkeypatch.chdir(tmp_path)
+    config = synthetic.config(1) | {"contrasts": [SGD]}
+    synthetic.write_runs(Study.parse(config), tmp_path)
+    folder = tmp_path / "results/made-up"
+
+    def said(questions, **changed):
+        (folder / "study.json").write_text(canonical_json(config | changed))
+        synthetic.write_tables(Study.parse(config | changed), tmp_path)
+        if questions is not None:
+            (folder / QUESTIONS).write_text(questions)
+        files = ["--tables", "tables", "--figures", "learning_curves.png", "--out", "summary.md"]
+        assert main(["summary", "--study", "results/made-up/study.json", *files]) == 0
+        head, _, rest = (tmp_path / "summary.md").read_text().partition("\n\n12 runs: ")
+        assert "questions" not in rest and "Edited" not in rest
+        return head.removeprefix("# Study `made-up`").strip()
+
+    asked = json.dumps(record(config, datetime(2026, 11, 27, 12, tzinfo=UTC)))
+    return said, asked
+
+
+def test_the_page_says_what_was_edited_after_the_study_was_started(recorded):
+    said, asked = recorded
+    assert said(asked) == ""
+    assert said(asked, execution={"threads": 2}) == ""
+    line = "**Edited after the study was first started (2026-11-27): statistics, contrasts.**"
+    assert said(asked, contrasts=[RETRACE], statistics={"replicates": 400}) == line
+
+
+def test_questions_that_were_not_recorded_are_missed_only_by_named_contrasts(recorded):
+    said, _ = recorded
+    assert said(None) == "The study's questions were not recorded before its first run."
+    assert said(None, contrasts=[]) == ""
+
+
+@pytest.mark.parametrize("change", [lambda t: t[:50], lambda t: t.replace("sgd", "lion")])
+def test_damaged_questions_are_said_and_stop_nothing(recorded, change):
+    said, asked = recorded
+    line = "**questions.json is damaged: whether the questions were edited is unknown.**"
+    assert said(change(asked)) == line

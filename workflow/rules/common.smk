@@ -15,7 +15,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 import mpo
-from mpo.study import config_files, user_tables
+from mpo.study import config_files, questions, user_tables
 from mpo.study.checksums import Damaged
 from mpo.study.config import ConfigError, canonical_json
 from mpo.report.figures import FIGURES, TUNING_FIGURES
@@ -213,6 +213,12 @@ def files_of(study):
     """The files of a study's runs that its tables are made from."""
     directories = (run.directory for run in WANTED[study.study])
     return [f"{directory}/{name}" for directory in directories for name in TABLED]
+
+
+def record_questions():
+    """Writes down what the study asks, before its first run."""
+    if workflow.is_main_process:
+        questions.write_once(CONFIG, Path(STUDY_DIR))
 
 
 def report_failures():

@@ -13,13 +13,25 @@ from mpo.report.figures import FIGURES
 from mpo.study.cells import Run
 from mpo.study.checksums import intact, read_record, reading
 from mpo.study.config import JobFailed
-from mpo.study.files import ANSWERS, PAGES, RUN, RUN_FILES, TABLE_CHECKSUMS, TABLES, TYPESET
+from mpo.study.files import (
+    ANSWERS,
+    PAGES,
+    QUESTIONS,
+    RUN,
+    RUN_FILES,
+    TABLE_CHECKSUMS,
+    TABLES,
+    TYPESET,
+)
 from mpo.study.plan import Study
 from mpo.study.status import FINISHED, UNFINISHED, RunStatus, run_status
 
 logger = logging.getLogger(__name__)
 
-_OPTIONAL = ("failures.md", "verification.md", "pages/films.html", f"tables/{TABLE_CHECKSUMS}")
+_OPTIONAL = (
+    *(QUESTIONS, "failures.md", "verification.md", "pages/films.html"),
+    f"tables/{TABLE_CHECKSUMS}",
+)
 """Files that not every study has."""
 
 

@@ -9,6 +9,7 @@ from mpo.study.files import (
     EVALUATIONS,
     METRICS,
     POLICIES,
+    QUESTIONS,
     RUN,
     TABLE_CHECKSUMS,
 )
@@ -30,6 +31,7 @@ _TYPES = {
 
 _FILES = {
     "study.json": "The config of the study",
+    QUESTIONS: "What the study asked, written down before its first run",
     "summary.md": "The summary of the study",
     "failures.md": "The runs that diverged or failed",
     TABLE_CHECKSUMS: "Checksums of the tables",

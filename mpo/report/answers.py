@@ -1,0 +1,123 @@
+"""The section of a study's summary that answers: primary contrasts first, then all others."""
+
+import math
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mpo.analysis.contrasts import POOLED, SUM
+from mpo.analysis.effects import power_table
+from mpo.analysis.intervals import EXPLORATORY, MINUS
+from mpo.analysis.tables import read
+from mpo.report import paper_tables, tuning
+from mpo.report.figures.style import plural
+from mpo.report.typeset import markdown
+from mpo.study.plan import Study
+
+_DETECTED = 0.1
+_LEVEL = 0.05
+
+_Row = Mapping[Hashable, Any]
+
+
+def section(study: Study, tables: Path) -> list[str]:
+    """Says what was found: a sentence on each pooled effect, then the table of all effects.
+
+    Args:
+        study: the study's plan.
+        tables: the directory of its tables.
+    """
+    effects, references = read(tables, "effects"), read(tables, "references")
+    unknown = references.loc[references["reference"].isna(), "env"].tolist()
+    notes = [f"Not pooled, since they have no reference score: {', '.join(unknown)}."]
+    if study.contrasts:
+        parts = _named_before(study, effects, read(tables, "contrasts"))
+    else:
+        parts = _all_exploratory(study, effects)
+    table = markdown(paper_tables.effects(study, tables)).rstrip()
+    return ["## Answers", *parts, *(notes if unknown else []), table]
+
+
+def _named_before(study: Study, effects: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
+    """The primary contrasts, then the other effects: none is told twice, in either direction."""
+    named = contrasts.to_dict("records")
+    told = {(row["factor"], *sorted((row["level"], row["against"]))) for row in named}
+    others = [
+        row
+        for row in effects[effects["env"] == POOLED].to_dict("records")
+        if (row["factor"], *sorted((row["level"], row["against"]))) not in told
+    ]
+    parts = ["Primary contrasts, named in the study's config:", _list(study, named)]
+    return [*parts, "Exploratory:", _list(study, others)] if others else parts
+
+
+def _all_exploratory(study: Study, effects: pd.DataFrame) -> list[str]:
+    if effects.empty:
+        return ["No factor is varied."]
+    pooled = effects[effects["env"] == POOLED].to_dict("records")
+    none = "No effect can be pooled: no environment has a score for every arm."
+    text = "No contrast was named before the study, so all effects below are exploratory."
+    return [text, _list(study, pooled) or none]
+
+
+def _list(study: Study, rows: list[dict[Hashable, Any]]) -> str:
+    return "\n".join(f"- {_sentence(study, row)}" for row in rows)
+
+
+def _sentence(study: Study, row: _Row) -> str:
+    """A sentence on a pooled effect: size, interval, data, verdict and the seeds needed."""
+    sign = ", beyond" if row["against"] == SUM else f" {MINUS}"
+    name = f"**{row['level']}{sign} {row['against']}{tuning.how_tuned(study, str(row['factor']))}**"
+    if not row["environments"]:
+        return f"{name}: no estimate, since no environment has a score for every arm."
+    seeds = row["n"] / row["environments"]
+    words = plural(int(seeds), "seed") if seeds == int(seeds) else f"{seeds:.1f} seeds"
+    pool = f"pooled over {plural(int(row['environments']), 'environment')}, {words} each"
+    start = f"{name}: {row['estimate']:+.2f}"
+    if math.isnan(row["lo"]):
+        return f"{start} in normalised score, {pool}: no interval, so no conclusion."
+    exploratory = " (exploratory)" if seeds < EXPLORATORY else ""
+    return (
+        f"{start} [{row['lo']:.2f}, {row['hi']:.2f}] in normalised score{_p_values(row)}, {pool}"
+        f"{exploratory}: {_verdict(row)}.{_needed(row)}"
+    )
+
+
+def _p_values(row: _Row) -> str:
+    if "p" not in row:
+        return ""
+    return f", p {_p_value(row['p'])}, Holm-adjusted p {_p_value(row['p_holm'])}"
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def _verdict(row: _Row) -> str:
+    """Which way an effect goes; without one that is shown, how large it may still be.
+
+    A primary contrast is judged by its adjusted p-value, any other effect by its interval alone.
+    """
+    side = "lower" if row["hi"] < 0 else "higher" if row["lo"] > 0 else None
+    if side and row.get("p_holm", 0) < _LEVEL:
+        return side
+    adjusted = " after Holm's adjustment" if side else ""
+    return (
+        f"no effect shown{adjusted}; the interval excludes effects below {row['lo']:+.2f} and "
+        f"above {row['hi']:+.2f}"
+    )
+
+
+def _needed(row: _Row) -> str:
+    """The seeds that a usual effect would need; equal differences say nothing of their spread."""
+    if not row["sd"] > 0:
+        return ""
+    seeds = power_table(row["sd"], (_DETECTED,), int(row["environments"]))[_DETECTED]
+    if seeds is None:
+        return ""
+    return (
+        f" Detecting an effect of {_DETECTED} with 80 % power would need {seeds} seeds per "
+        "environment."
+    )
