@@ -1,12 +1,14 @@
 """The section of a study's summary on how its arms were tuned."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
 
+from mpo.analysis.intervals import MINUS
 from mpo.analysis.tables import label, read
 from mpo.report.figures.style import plural
-from mpo.report.typeset import inline
+from mpo.report.typeset import NONE, inline
 from mpo.study.plan import Study
 from mpo.study.tuning import Tuning, arms
 
@@ -21,7 +23,13 @@ def section(study: Study, tables: Path) -> list[str]:
     tuning = study.tuned
     assert tuning is not None
     choices = read(tables, "choices")
-    return ["## Tuning", _how(tuning, choices), *_warnings(study, tuning, choices), _table(choices)]
+    return [
+        "## Tuning",
+        _how(tuning, choices),
+        *_warnings(study, tuning, choices),
+        _table(choices),
+        _sensitivity(read(tables, "sensitivity")),
+    ]
 
 
 def how_tuned(study: Study, factor: str) -> str:
@@ -105,3 +113,34 @@ def _table(choices: pd.DataFrame) -> str:
         "of the candidate that is best for all environments together."
     )
     return table.map(inline).to_markdown(index=False, disable_numparse=True) + f"\n\n{note}"
+
+
+def _sensitivity(found: pd.DataFrame) -> str:
+    """What each arm loses by one candidate for all environments."""
+    known = int(found["environments"].max())
+    if known < 2:
+        return (
+            "How sensitive the arms are to their hyperparameters is not known: it takes two "
+            f"environments with a reference, and there is {'one' if known else 'none'}."
+        )
+    columns = {
+        "tuned in each": "per_environment",
+        "one for all": "across",
+        "sensitivity": "index",
+        "naive": "index_naive",
+    }
+    numbers = found[[*columns.values()]].map(_score)
+    table = found[["arm", "environments"]].astype(str).join(numbers)
+    table = table.rename(columns={of: name for name, of in columns.items()})
+    note = (
+        "Sensitivity: the mean score with the best candidate of each environment, less that with "
+        "the one candidate that is best across them (Adkins et al. 2024, arXiv 2412.07165). An arm "
+        "with a large index needs tuning in each environment; near 0 one setting does for all of "
+        "these. Chosen on all tuning seeds but one and scored on that one, so noise can put it "
+        "below 0. Naive: chosen and scored on the same seeds, which flatters both."
+    )
+    return f"{table.map(inline).to_markdown(index=False, disable_numparse=True)}\n\n{note}"
+
+
+def _score(value: float) -> str:
+    return NONE if math.isnan(value) else f"{value:.3f}".replace("-", MINUS)

@@ -22,7 +22,7 @@ ANSWERS = (
 )
 """The tables that `statistics` makes from those."""
 
-TUNED = ("candidates", "choices", "best_of")
+TUNED = ("candidates", "choices", "best_of", "sensitivity")
 """The tables that the stage of tuning adds to its own."""
 
 CHOICE = "chosen.json"

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpo.analysis import tuning
+from mpo.analysis import candidates, sensitivity, tuning
+from mpo.analysis.candidates import Scores
 from mpo.analysis.intervals import t_interval
 from mpo.study.config import ConfigError
 from mpo.study.plan import Study
@@ -22,6 +23,8 @@ SCALE = pd.DataFrame(
     }
 )
 
+TERMS = ["per_environment", "across", "index"]
+
 
 @pytest.fixture
 def choose(monkeypatch):
@@ -36,8 +39,8 @@ def choose(monkeypatch):
         found = pd.Series(values, ids).drop([ids[place] for place in missing])
         status = ["diverged" if place in diverged else "ok" for place in range(len(ids))]
         runs = pd.DataFrame({"run_id": ids, "status": status})
-        monkeypatch.setattr(tuning, "_criterion", lambda *_: found)
-        monkeypatch.setattr(tuning, "read", lambda *_: runs)
+        monkeypatch.setattr(candidates, "_criterion", lambda *_: found)
+        monkeypatch.setattr(candidates, "read", lambda *_: runs)
         tables, record = tuning.compute(study, None, scale)
         return tables, {
             (row["env"], row["arm"]["optimizer"]): row["settings"]["q_lr"]
@@ -115,3 +118,56 @@ def test_a_choice_for_all_needs_a_reference(choose):
         choose(scale=unknown, choose="across")
     choices = choose(scale=unknown)[0]["choices"]
     assert choices["best_across"].isna().all() and choices["mean_across"].isna().all()
+
+
+def test_sensitivity_is_what_one_candidate_for_all_environments_loses(choose):
+    """Leaving out a seed at a time, of three, against sums by hand; the walker's are mirrored."""
+    table = choose()[0]["sensitivity"].set_index("arm")
+    assert [*table.columns] == ["environments", "seeds", *TERMS, "index_naive"]
+    assert table["environments"].tolist() == [2, 2] and table["seeds"].tolist() == [3, 3]
+    # sgd's third candidate leads on Pendulum by 0.9, 0.5, 0.5, its first on the walker. Each has
+    # 0.9 and 0.5 across, so the first is taken.
+    assert table.loc["sgd", TERMS].tolist() == pytest.approx([0.9, 0.7, 0.2])
+    assert table.loc["sgd", "index_naive"] == pytest.approx(0.2)
+    # adam on Pendulum without seed 1: the first two have 2.5, so the first, 1. Without seed 2: 2.5
+    # beats 2, the second, 4. Without seed 3: 4 beats 1.5, the second, 1. On the walker the first is
+    # the third: of the same two the second comes first, and has 4.
+    own = (1 + 4 + 1 + 4 + 4 + 1) / 60
+    # Across: 2.5, 5, 2.5 without seed 1, and so on: always the second, with 4, 4, 1 in both.
+    across = (4 + 4 + 1) / 30
+    assert table.loc["adam", TERMS].tolist() == pytest.approx([own, across, own - across])
+    assert own < across  # noise: no better than one choice
+    assert table.loc["adam", "index_naive"] == pytest.approx(0.0)
+
+
+def test_a_candidate_ranks_last_where_it_diverged_on_the_seeds_it_is_chosen_on(choose):
+    """Of sgd the third on Pendulum, seed 2, and the first on the walker, seed 3."""
+    table = choose(diverged=[16, 29])[0]["sensitivity"].set_index("arm")
+    # Naively: the first on Pendulum, the second on the walker, 0.5 each; across, the second, 0.5.
+    assert table.loc["sgd", "index_naive"] == pytest.approx(0.0)
+    # Without seed 2 the third leads on Pendulum again, without seed 3 the first on the walker.
+    assert table.loc["sgd", "per_environment"] == pytest.approx((0.5 + 0.7 + 0.7) / 3)
+
+
+def test_a_candidate_without_a_run_of_every_seed_is_in_no_turn_chosen(choose):
+    """The third seed of adam's second candidate on Pendulum is missing."""
+    tables = choose(missing=[5])[0]
+    assert tables["choices"]["held_out"].iloc[0] == pytest.approx((1 + 2 + 3) / 3)
+    table = tables["sensitivity"].set_index("arm")
+    # On the walker as before; across, the second has no value and the first 0.1, 0.2, 0.3 and 0.
+    assert table.loc["adam", "per_environment"] == pytest.approx((6 + 4 + 4 + 1) / 60)
+    assert table.loc["adam", "across"] == pytest.approx(6 / 60)
+
+
+def test_sensitivity_needs_two_seeds_and_two_environments_with_a_reference(choose):
+    one = SCALE.assign(reference=[10.0, np.nan])
+    row = choose(scale=one)[0]["sensitivity"].iloc[0]
+    assert row["environments"] == 1 and row["per_environment"] == row["across"] == pytest.approx(
+        0.2
+    )
+    assert np.isnan(row["index"]) and np.isnan(row["index_naive"])
+    none = choose(scale=SCALE.assign(reference=np.nan))[0]["sensitivity"]
+    assert none["environments"].tolist() == [0, 0] and none[TERMS].isna().all(axis=None)
+    single = Scores(np.array([[[0.2], [0.9]], [[0.7], [0.5]]]), np.zeros((2, 2, 1), bool))
+    assert np.isnan(sensitivity.held_out(single)).all()
+    assert sensitivity.naive(single).lost == pytest.approx((0.9 + 0.7) / 2 - (0.9 + 0.5) / 2)
