@@ -55,7 +55,7 @@ def read_arms(study: Study, tuning: Tuning, tables: Path) -> list[TunedArm]:
     runs = iter(study.runs)
     for environment in study.environments:
         for arm in arms(tuning, study.axis_values):
-            tried = tuning.candidates(arm)
+            tried = tuning.candidates_of(arm)
             of_arm = [run.run_id for run in itertools.islice(runs, len(tried) * count)]
             shape = (len(tried), count)
             found.append(

@@ -25,7 +25,7 @@ def section(study: Study, tables: Path) -> list[str]:
     choices = read(tables, "choices")
     return [
         "## Tuning",
-        _how(tuning, choices),
+        _how(study, tuning, choices),
         *_warnings(study, tuning, choices),
         _table(choices),
         _sensitivity(read(tables, "sensitivity")),
@@ -39,7 +39,7 @@ def how_tuned(study: Study, factor: str) -> str:
     return ", at the settings given" if factor == "optimizer" else ""
 
 
-def _how(tuning: Tuning, choices: pd.DataFrame) -> str:
+def _how(study: Study, tuning: Tuning, choices: pd.DataFrame) -> str:
     counts = sorted({*choices["of"]})
     per_arm = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     measure = {"area": "area under the learning curve", "final": "final return"}[tuning.criterion]
@@ -50,29 +50,44 @@ def _how(tuning: Tuning, choices: pd.DataFrame) -> str:
     seeds = ", ".join(map(str, tuning.seeds))
     return (
         f"Before the reported runs, {per_arm} candidates per arm ({', '.join(tuning.keys)}) were "
-        f"trained with the seeds {seeds} for {100 * tuning.budget:.0f} % of the budget. The one "
-        f"with the best {measure} was chosen {chosen}. The intervals of the answers are "
-        "conditional on what was chosen: they do not hold the uncertainty of the choice."
+        f"trained with the seeds {seeds} for {100 * tuning.budget:.0f} % of the budget."
+        f"{_searched(study, tuning)} The one with the best {measure} was chosen {chosen}. The "
+        "intervals of the answers are conditional on what was chosen: they do not hold the "
+        "uncertainty of the choice."
     )
+
+
+def _searched(study: Study, tuning: Tuning) -> str:
+    """Says what a search drew its candidates from; nothing of a grid, whose values are shown."""
+    if tuning.search == "grid":
+        return ""
+    said = "; ".join(
+        f"{label(arm)}: "
+        + ", ".join(f"{key} {low:g} to {high:g}" for key, (low, high) in tuning.span(arm).items())
+        for arm in arms(tuning, study.axis_values)
+    )
+    drawn = "at random" if tuning.search == "random" else "quasi-randomly"
+    return f" They were drawn {drawn}, uniformly on a logarithmic scale ({said})."
 
 
 def _warnings(study: Study, tuning: Tuning, choices: pd.DataFrame) -> list[str]:
     notes = []
-    grids = {label(arm): tuning.candidates(arm) for arm in arms(tuning, study.axis_values)}
-    counts = {name: len(candidates) for name, candidates in grids.items()}
+    tried = {label(arm): tuning.candidates_of(arm) for arm in arms(tuning, study.axis_values)}
+    counts = {name: len(candidates) for name, candidates in tried.items()}
     if len({*counts.values()}) > 1:
         said = ", ".join(f"{name} {count}" for name, count in counts.items())
         notes.append(f"**The arms had different numbers of candidates: {said}.**")
-    spacings = {name: spacing(candidates, tuning.keys) for name, candidates in grids.items()}
-    if len({*map(str, spacings.values())}) > 1 and len({*counts.values()}) == 1:
+    spacings = {str(spacing(candidates, tuning.keys)) for candidates in tried.values()}
+    if tuning.search == "grid" and len(spacings) > 1 and len({*counts.values()}) == 1:
         notes.append("**The arms' grids have different ratios between neighbours.**")
     edge = choices[choices["on_edge"]]
     if len(edge):
         rows = edge[["arm", "env", "chosen"]].itertuples(index=False)
         said = "; ".join(f"{arm} in {env} ({chosen})" for arm, env, chosen in rows)
+        end = "the end of a grid" if tuning.search == "grid" else "the end of the values tried"
         notes.append(
-            f"**{plural(len(edge), 'choice')} at the end of a grid: {inline(said)}.** A better "
-            "value may lie beyond it."
+            f"**{plural(len(edge), 'choice')} at {end}: {inline(said)}.** A better value may lie "
+            "beyond it."
         )
     bad = choices[choices["diverged"] > 0]
     if len(bad):

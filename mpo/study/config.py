@@ -223,7 +223,7 @@ class Statistics(Section):
     """How intervals and scores are computed."""
 
     seed: Seed = 0
-    """Seed of the bootstrap."""
+    """Seed of the bootstrap, and of the candidates that a search in `tuning.ranges` draws."""
 
     replicates: Annotated[Count, Field(le=10_000_000)] = 50_000
     """Bootstrap resamples for the interval of an aggregate."""

@@ -201,7 +201,7 @@ class Study(Section):
         """
         if self.stage != "tuning" or self.tuned is None:
             return self._axis_values
-        tried = [c for arm in self._tuned_arms for c in self.tuned.candidates(arm)]
+        tried = [c for arm in self._tuned_arms for c in self.tuned.candidates_of(arm)]
         candidates = {
             key: list(dict.fromkeys(c[key] for c in tried if key in c)) for key in self.tuned.keys
         }
@@ -231,7 +231,7 @@ class Study(Section):
         if self.tuning is None:
             return None
         reported = () if self.stage == "tuning" else self.seeds
-        return self.tuning.checked(self._axis_values, reported)
+        return self.tuning.checked(self._axis_values, reported, self.statistics.seed)
 
     @property
     def is_settled(self) -> bool:
@@ -317,7 +317,7 @@ class Study(Section):
     def _candidates(self, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Returns the candidates of the tuned arm that an arm belongs to."""
         assert self.tuned is not None
-        return self.tuned.candidates({axis: arm[axis] for axis in self.tuned.axes})
+        return self.tuned.candidates_of({axis: arm[axis] for axis in self.tuned.axes})
 
     def _tuned_settings(self, environment: Environment, arm: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the training values of a candidate, or those that were chosen for an arm."""
@@ -328,7 +328,7 @@ class Study(Section):
         own = {axis: arm[axis] for axis in self.tuned.axes}
         found = (self._choice or {}).get((environment.slug, key_of(own)))
         if found is None:
-            candidates = self.tuned.candidates(own)
+            candidates = self.tuned.candidates_of(own)
             found = self.tuned.settings(candidates[len(candidates) // 2])
         for key in found:
             if key in environment.overrides:

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from mpo.study.checksums import OWN, Damaged, read_record, reading
 from mpo.study.config import (
+    NULL,
     ConfigError,
     Float,
+    Int,
     Positive,
     Section,
     Seed,
@@ -23,6 +25,7 @@ from mpo.study.config import (
     check_keys,
 )
 from mpo.study.hyperparameters import Training, training_value
+from mpo.study.search import BASES, Search, checked_range, checked_values, draw
 
 SUFFIX = "-tuning"
 """Ends the name of the stage's study."""
@@ -42,12 +45,27 @@ class Tuning(Section):
     """Axes whose arms are tuned, each combination of their values apart. Other axes have the value
     of `training` meanwhile, and what is chosen holds for all of their values."""
 
-    grids: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
-    """The candidates, as in `[{optimizer: adam, q_lr: [3.0e-4, 1.0e-3, 3.0e-3]}, {optimizer: sgd,
-    q_lr: [1.0e-3, 1.0e-2, 1.0e-1]}]`: axes with the value that a grid is for, and keys of
-    `training` with the values to try. Of several keys, every combination is a candidate. Each arm
-    needs exactly one grid. A fair comparison gives all arms as many candidates, at the same
-    ratios."""
+    search: Search = "grid"
+    """Where candidates come from: `grids` that list their values, or points of `ranges`, either
+    `random` or `quasi-random`, which spreads them more evenly (a shifted Halton sequence)."""
+
+    grids: tuple[dict[str, Any], ...] = ()
+    """The candidates of a grid search, as in `[{optimizer: adam, q_lr: [3.0e-4, 1.0e-3, 3.0e-3]},
+    {optimizer: sgd, q_lr: [1.0e-3, 1.0e-2, 1.0e-1]}]`: axes with the value that a grid is for, and
+    keys of `training` with the values to try. Of several keys, every combination is a candidate.
+    Each arm needs exactly one grid. A fair comparison gives all arms as many candidates, at the
+    same ratios."""
+
+    candidates: Annotated[Annotated[Int, Field(ge=2, le=1000)] | None, NULL] = None
+    """Number of candidates per arm of a search in `ranges`. One more trains that one only."""
+
+    ranges: tuple[dict[str, Any], ...] = ()
+    """Where a random or quasi-random search looks, as in `[{optimizer: adam, q_lr: [1.0e-4,
+    1.0e-2]}, {optimizer: sgd, q_lr: [1.0e-3, 1.0e-1]}]`: like `grids`, with the ends of a range
+    instead of values. Candidates are uniform on a logarithmic scale, in three significant digits,
+    or whole where the key takes whole numbers. They depend on `statistics.seed` and on the arm. A
+    quasi-random search takes up to four keys. A fair comparison gives all arms ranges whose ends
+    have the same ratio."""
 
     followers: dict[str, Annotated[dict[str, Positive], Field(min_length=1, max_length=1)]] = {}
     """Keys of `training` that keep a fixed ratio to a tuned key: `{policy_lr: {q_lr: 0.5}}` has the
@@ -68,6 +86,9 @@ class Tuning(Section):
     """Whether each environment has a choice of its own, or one candidate is chosen for all: the one
     with the best mean score over the environments that have a reference."""
 
+    _seed: int = PrivateAttr(0)
+    """Seed of the search; `checked` sets it."""
+
     @field_validator("seeds")
     @classmethod
     def _unique_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
@@ -77,21 +98,32 @@ class Tuning(Section):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every tuned key, in the order of the grids."""
-        found = (key for grid in self.grids for key in grid if key not in self.axes)
+        """Every tuned key, in the order of the grids or ranges."""
+        found = (key for entry in self._entries for key in entry if key not in self.axes)
         return tuple(dict.fromkeys(found))
 
-    def candidates(self, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def candidates_of(self, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Returns the candidates of an arm: the values of its tuned keys.
 
         Args:
             arm: the value of every tuned axis.
         """
-        grid = self._grid(arm)
-        tuned = {key: values for key, values in grid.items() if key not in self.axes}
+        tuned = self.span(arm)
+        if self.search != "grid":
+            assert self.candidates is not None
+            return draw(self.search, tuned, self.candidates, f"{self._seed} {key_of(arm)}")
         return [
             dict(zip(tuned, values, strict=True)) for values in itertools.product(*tuned.values())
         ]
+
+    def span(self, arm: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what is tried for an arm: the values of each tuned key, or the ends of its range.
+
+        Args:
+            arm: the value of every tuned axis.
+        """
+        entry = self._entry(arm)
+        return {key: values for key, values in entry.items() if key not in self.axes}
 
     def settings(self, candidate: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a candidate's values of `training`: tuned keys and their followers."""
@@ -104,41 +136,51 @@ class Tuning(Section):
         return {**candidate, **following}
 
     def is_on_edge(self, arm: Mapping[str, Any], candidate: Mapping[str, Any]) -> bool:
-        """Whether a tuned number is the least or the greatest of its grid, which has several."""
-        grid = self._grid(arm)
-        numbers = {
-            key: [value for value in grid[key] if _is_number(value)]
-            for key in candidate
-            if len(grid[key]) > 1
-        }
+        """Whether a tuned number is the least or the greatest that was tried, of several."""
+        tried = self.candidates_of(arm)
+        several = (key for key in candidate if any(c[key] != candidate[key] for c in tried))
+        numbers = {key: [c[key] for c in tried if _is_number(c[key])] for key in several}
         return any(
             values and candidate[key] in (min(values), max(values))
             for key, values in numbers.items()
         )
 
-    def _grid(self, arm: Mapping[str, Any]) -> dict[str, Any]:
+    @property
+    def _place(self) -> Literal["grids", "ranges"]:
+        """The key that says what is tried."""
+        return "grids" if self.search == "grid" else "ranges"
+
+    @property
+    def _entries(self) -> tuple[dict[str, Any], ...]:
+        return self.grids if self.search == "grid" else self.ranges
+
+    def _entry(self, arm: Mapping[str, Any]) -> dict[str, Any]:
         found = [
-            grid for grid in self.grids if all(arm[a] == grid[a] for a in self.axes if a in grid)
+            each for each in self._entries if all(arm[a] == each[a] for a in self.axes if a in each)
         ]
         if len(found) != 1:
-            named = ", ".join(f"{axis} {value}" for axis, value in arm.items())
+            one = {"grids": "one grid", "ranges": "one entry"}[self._place]
             raise ConfigError(
-                f"tuning.grids: expected one grid for the arm {named}, received {len(found)}"
+                f"tuning.{self._place}: expected {one} for the arm {_named(arm)}, received "
+                f"{len(found)}"
             )
         return found[0]
 
     def checked(
-        self, axis_values: Mapping[str, Sequence[Any]], reported: Sequence[int]
+        self, axis_values: Mapping[str, Sequence[Any]], reported: Sequence[int], seed: int
     ) -> "Tuning":
         """Returns it with values of the schema's types, if it fits the study.
 
         Args:
             axis_values: the study's axes with their values.
             reported: the study's seeds.
+            seed: of the search.
 
         Raises:
-            ConfigError: a key, an axis or a seed that cannot be tuned.
+            ConfigError: a key, an axis or a seed that cannot be tuned, or a search that lacks a key
+                or has one of another search.
         """
+        self._refuse_other_search()
         for axis in self.axes:
             if axis not in axis_values:
                 raise ConfigError(
@@ -148,39 +190,72 @@ class Tuning(Section):
             raise ConfigError(
                 f"tuning.seeds: a seed is either tuned on or reported, received {both} in both"
             )
-        grids = tuple(self._checked(grid, axis_values) for grid in self.grids)
-        found = self.model_copy(update={"grids": grids})
+        entries = tuple(self._checked(entry, axis_values) for entry in self._entries)
+        found = self.model_copy(update={self._place: entries})
+        found._seed = seed
         check_keys(self.followers, [key for key in TUNABLE if key not in found.keys])
         for followed in self.followers.values():
             check_keys(followed, found.keys)
         for arm in arms(found, axis_values):
-            for candidate in found.candidates(arm):
+            candidates = found.candidates_of(arm)
+            for candidate in candidates:
                 for key, value in found.settings(candidate).items():
                     training_value("tuning", key, value)
+            if any(each in candidates[:place] for place, each in enumerate(candidates)):
+                raise ConfigError(
+                    f"tuning.ranges: expected ranges with {self.candidates} different candidates "
+                    f"for the arm {_named(arm)}, received {found._entry(arm)}"
+                )
         return found
 
+    def _refuse_other_search(self) -> None:
+        """Refuses keys that belong to another kind of search, and the lack of its own."""
+        choices = "choose search from grid, random, quasi-random"
+        other = "ranges" if self.search == "grid" else "grids"
+        if given := getattr(self, other):
+            raise ConfigError(
+                f"tuning.{other}: expected none with search {self.search!r}, received "
+                f"{[*given]}; {choices}"
+            )
+        if not self._entries:
+            raise ConfigError(
+                f"tuning.{self._place}: expected an entry for each arm with search "
+                f"{self.search!r}, received none; {choices}"
+            )
+        if (self.candidates is None) != (self.search == "grid"):
+            wanted = "none" if self.search == "grid" else "a number of at least 2"
+            raise ConfigError(
+                f"tuning.candidates: expected {wanted} with search {self.search!r}, received "
+                f"{self.candidates}; {choices}"
+            )
+
     def _checked(
-        self, grid: Mapping[str, Any], axis_values: Mapping[str, Sequence[Any]]
+        self, entry: Mapping[str, Any], axis_values: Mapping[str, Sequence[Any]]
     ) -> dict[str, Any]:
         own = [key for key in TUNABLE if key not in axis_values]
-        check_keys(grid, [*self.axes, *own])
+        check_keys(entry, [*self.axes, *own])
         found: dict[str, Any] = {}
-        for key, values in grid.items():
-            where = f"tuning.grids.{key}"
-            if key in self.axes:
-                if values not in axis_values[key]:
-                    raise ConfigError(
-                        f"{where}: expected one of {list(axis_values[key])}, received {values!r}"
-                    )
+        for key, values in entry.items():
+            if key not in self.axes:
+                check = checked_values if self.search == "grid" else checked_range
+                found[key] = check(key, values)
+            elif values in axis_values[key]:
                 found[key] = values
-            elif not isinstance(values, list | tuple) or not values:
-                raise ConfigError(f"{where}: expected a list of values, received {values!r}")
             else:
-                found[key] = [training_value("tuning.grids", key, value) for value in values]
-                if any(value in found[key][:index] for index, value in enumerate(found[key])):
-                    raise ConfigError(f"{where}: expected every value once, received {values!r}")
-        if not any(key not in self.axes for key in found):
-            raise ConfigError(f"tuning.grids: expected a key to tune, received {dict(grid)}")
+                raise ConfigError(
+                    f"tuning.{self._place}.{key}: expected one of {list(axis_values[key])}, "
+                    f"received {values!r}"
+                )
+        tuned = [key for key in found if key not in self.axes]
+        if not tuned:
+            raise ConfigError(
+                f"tuning.{self._place}: expected a key to tune, received {dict(entry)}"
+            )
+        if self.search == "quasi-random" and len(tuned) > len(BASES):
+            raise ConfigError(
+                f"tuning.ranges: expected at most {len(BASES)} keys with search 'quasi-random', "
+                f"received {', '.join(tuned)}"
+            )
         return found
 
 
@@ -219,3 +294,7 @@ def read_choice(path: Path) -> Choice | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _named(arm: Mapping[str, Any]) -> str:
+    return ", ".join(f"{axis} {value}" for axis, value in arm.items())

@@ -6,8 +6,9 @@ import pytest
 
 from mpo.analysis import tables
 from mpo.report import tuning
+from mpo.report.figures import sensitivity as figure
 from mpo.study.plan import Study
-from tests.study.test_tuning import config
+from tests.study.test_tuning import config, search
 
 
 def choice(env, arm, **changed):
@@ -26,12 +27,12 @@ def sensitive(arm, environments=2, terms=(0.9, 0.7, 0.2, 0.25)):
 def said(tmp_path):
     """The section of a study on its tuning, from tables of the stage."""
 
-    def section(choices=(), sensitivity=(), **settings):
+    def section(choices=(), sensitivity=(), of=config, **settings):
         choices = choices or [choice("Pendulum-v1", arm) for arm in ("adam", "sgd")]
         sensitivity = sensitivity or [sensitive(arm) for arm in ("adam", "sgd")]
         frames = {"choices": pd.DataFrame(choices), "sensitivity": pd.DataFrame(sensitivity)}
         tables.write(frames, tmp_path)
-        return "\n".join(tuning.section(Study.parse(config(**settings)), tmp_path))
+        return "\n".join(tuning.section(Study.parse(of(**settings)), tmp_path))
 
     return section
 
@@ -58,3 +59,42 @@ def test_without_two_references_it_says_what_the_sensitivity_takes(said, known, 
     rows = [sensitive(arm, known, [np.nan] * 4) for arm in ("adam", "sgd")]
     expected = f"it takes two environments with a reference, and there is {words}."
     assert expected in said(sensitivity=rows)
+
+
+def test_a_grid_is_warned_of_for_its_ends_and_its_ratios(said):
+    text = said([choice("Pendulum-v1", "adam", on_edge=True), choice("Pendulum-v1", "sgd")])
+    assert "3 candidates per arm (q_lr) were trained with the seeds 1000, 1001, 1002" in text
+    assert "**1 choice at the end of a grid: adam in Pendulum-v1 (q lr 0.001).**" in text
+    assert "drawn" not in text and "different ratios" not in text
+    grids = [{"optimizer": "adam", "q_lr": [1e-3, 1e-2]}, {"optimizer": "sgd", "q_lr": [0.1, 0.2]}]
+    assert "grids have different ratios between neighbours" in said(grids=grids)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("random", "at random"), ("quasi-random", "quasi-randomly")]
+)
+def test_a_search_is_told_with_its_ranges_and_warned_of_only_for_its_ends(said, kind, words):
+    choices = [
+        choice("Pendulum-v1", "adam", on_edge=True, of=4),
+        choice("Pendulum-v1", "sgd", of=4),
+    ]
+    text = said(choices, of=search, search=kind)
+    ranges = "adam: q_lr 0.0001 to 0.01; sgd: q_lr 0.001 to 1"
+    assert f"They were drawn {words}, uniformly on a logarithmic scale ({ranges})." in text
+    assert "**1 choice at the end of the values tried: adam in Pendulum-v1" in text
+    assert "ratios" not in text and "grid" not in text
+
+
+def test_the_figure_joins_the_candidates_of_a_search_in_the_order_of_their_values(tmp_path):
+    given = search(1, axes=["retrace"], ranges=[{"q_lr": [1e-4, 1e-2]}])
+    study = Study.parse(Study.parse(given).tuning_stage(given))
+    rates = [candidate["q_lr"] for candidate in study.tuned.candidates_of({"retrace": False})]
+    frame = pd.DataFrame({"q_lr": rates, "mean": range(4), "lo": -1.0, "hi": 5.0, "diverged": 0})
+    frame = frame.assign(env="Pendulum-v1", arm="Retrace off", candidate="", chosen=False)
+    choices = pd.DataFrame([choice("Pendulum-v1", "Retrace off", on_edge=True)])
+    tables.write({"candidates": frame, "choices": choices}, tmp_path)
+    line = figure.draw(study, tmp_path).axes[0].lines[0]
+    assert rates != sorted(rates) and [*line.get_xdata()] == sorted(rates)
+    assert [*line.get_ydata()] == [*np.argsort(rates)]
+    caption = figure.caption(study, tmp_path)
+    assert "the end of the values tried for Retrace off in Pendulum-v1." in caption

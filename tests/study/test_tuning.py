@@ -15,6 +15,8 @@ GRIDS = [
     {"optimizer": "adam", "q_lr": [1e-4, 1e-3, 1e-2]},
     {"optimizer": "sgd", "q_lr": [1e-2, 1e-1, 1.0]},
 ]
+LEARNING_RATES = ("temperature_lr", "lambda_lr", "kl_epsilon")
+RANGES = [{"optimizer": "adam", "q_lr": [1e-4, 1e-2]}, {"optimizer": "sgd", "q_lr": [1e-3, 1.0]}]
 FOLLOWERS = {"policy_lr": {"q_lr": 0.5}}
 ARMS = [("adam", False), ("sgd", False), ("adam", True), ("sgd", True)]
 
@@ -22,6 +24,11 @@ ARMS = [("adam", False), ("sgd", False), ("adam", True), ("sgd", True)]
 def config(environments=2, **tuning):
     section = {"axes": ["optimizer"], "grids": GRIDS, "followers": FOLLOWERS} | tuning
     return synthetic.config(environments) | {"tuning": section}
+
+
+def search(environments=2, **tuning):
+    section = {"search": "quasi-random", "candidates": 4, "ranges": RANGES, "grids": []}
+    return config(environments, **(section | tuning))
 
 
 def stage(of):
@@ -154,12 +161,73 @@ def test_bundles_and_several_axes_can_be_tuned():
         ({"followers": {"q_lr": {"q_lr": 1}}}, "unknown key 'q_lr'"),
         ({"followers": {"gamma": {"q_lr": 9e9}}}, "tuning.gamma: .*received"),
         ({"budget": 0}, "tuning.budget: .*received 0"),
+        ({"search": "bayes"}, "tuning.search: .*'random' or 'quasi-random', received 'bayes'"),
+        (
+            {"grids": []},
+            "tuning.grids: expected an entry for each arm with search 'grid', rec.* none",
+        ),
+        ({"ranges": RANGES}, "tuning.ranges: expected none with search 'grid', received .*0.01"),
+        ({"candidates": 8}, "tuning.candidates: expected none with search 'grid', received 8"),
         ({"criterion": "best"}, "tuning.criterion: .*'area' or 'final', received 'best'"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_with_the_key_and_the_value(changed, message):
     with pytest.raises(ConfigError, match=message):
         Study.parse(config(**changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"grids": GRIDS},
+            "tuning.grids: expected none with search 'quasi-random', .*choose search",
+        ),
+        (
+            {"ranges": []},
+            "tuning.ranges: expected an entry for each arm with search 'quasi-random'",
+        ),
+        (
+            {"candidates": None},
+            "tuning.candidates: expected a number of at least 2 .*received None",
+        ),
+        ({"candidates": 1}, "tuning.candidates: .*greater than or equal to 2, received 1"),
+        (
+            {"ranges": RANGES[:1]},
+            "tuning.ranges: expected one entry for the arm optimizer sgd, rec.* 0",
+        ),
+        (
+            {"ranges": [{"q_lr": [1e-2, 1e-3]}]},
+            r"tuning.ranges.q_lr: .*lower first, rec.*0.01, 0.001",
+        ),
+        (
+            {"ranges": [{"gamma": [0, 0.9]}]},
+            r"tuning.ranges.gamma: .*two positive numbers.*\[0, 0.9",
+        ),
+        (
+            {"ranges": [{"q_lr": [1e-3]}]},
+            "tuning.ranges.q_lr: expected a range of two numbers, rec",
+        ),
+        ({"ranges": [{"q_lr": 1e-3}]}, "tuning.ranges.q_lr: expected a range of two numbers, rec"),
+        ({"ranges": [{"q_lr": ["slow", 1]}]}, "tuning.ranges.q_lr: .*received 'slow'"),
+        ({"ranges": [{"gamma": [0.9, 1.1]}]}, "tuning.ranges.gamma: .*received 1.1"),
+        ({"ranges": [{"action_penalty": [0, 1]}]}, "action_penalty: expected a key of numbers"),
+        ({"ranges": [{"q_rl": [1, 2]}]}, "unknown key 'q_rl' .*; did you mean 'q_lr'"),
+        ({"ranges": [{"optimizer": "lion", "q_lr": [1, 2]}]}, r"tuning.ranges.optimizer: .*'lion'"),
+        ({"ranges": [{"optimizer": "adam"}]}, "tuning.ranges: expected a key to tune"),
+        (
+            {"ranges": [{"n_step": [1, 3]}], "followers": {}},
+            "4 different candidates for the arm opt",
+        ),
+        (
+            {"ranges": [dict.fromkeys(["q_lr", "gamma", *LEARNING_RATES], [0.1, 0.9])]},
+            "at most 4 keys with search 'quasi-random', received q_lr, gamma, temperature_lr, l",
+        ),
+    ],
+)
+def test_a_search_that_cannot_be_made_is_refused_with_the_key_and_the_value(changed, message):
+    with pytest.raises(ConfigError, match=message):
+        Study.parse(search(**changed))
 
 
 def test_a_tuned_key_that_an_environment_sets_is_refused():
@@ -170,7 +238,76 @@ def test_a_tuned_key_that_an_environment_sets_is_refused():
 def test_the_ends_of_a_grid_are_its_edge():
     tuning = Study.parse(config()).tuned
     arm = {"optimizer": "adam"}
-    edges = [tuning.is_on_edge(arm, candidate) for candidate in tuning.candidates(arm)]
+    edges = [tuning.is_on_edge(arm, candidate) for candidate in tuning.candidates_of(arm)]
     assert edges == [True, False, True]
     alone = Study.parse(config(grids=[{"q_lr": [1e-3]}])).tuned
     assert not alone.is_on_edge(arm, {"q_lr": 1e-3})
+
+
+@pytest.mark.parametrize("kind", ["random", "quasi-random"])
+def test_a_search_tries_as_many_candidates_of_each_arm_within_its_range(kind):
+    tuning = stage(search(search=kind))
+    assert len(tuning.runs) == 2 * 2 * 4 * 3
+    tried = {"adam": set(), "sgd": set()}
+    for run in tuning.runs:
+        tried[run.arm["optimizer"]].add(run.arm["q_lr"])
+        assert run.spec.training.policy_lr == 0.5 * run.spec.training.q_lr
+        assert run.spec.training.q_lr == float(f"{run.arm['q_lr']:.2e}")
+    assert {name: len(values) for name, values in tried.items()} == {"adam": 4, "sgd": 4}
+    assert all(1e-4 <= value <= 1e-2 for value in tried["adam"])
+    assert all(1e-3 <= value <= 1.0 for value in tried["sgd"])
+
+
+@pytest.mark.parametrize("kind", ["random", "quasi-random"])
+def test_one_candidate_more_leaves_the_others_as_they_are(kind):
+    ranges = [{"q_lr": [1e-4, 1e-2], "gamma": [0.9, 0.999]}]
+    before, after = (
+        {
+            run.directory: run.spec
+            for run in stage(search(search=kind, candidates=n, ranges=ranges)).runs
+        }
+        for n in (4, 5)
+    )
+    assert before.items() <= after.items() and len(after) == len(before) + 2 * 2 * 3
+    other = search(search=kind, ranges=ranges) | {"statistics": {"seed": 1}}
+    assert {run.directory for run in stage(other).runs}.isdisjoint(after)
+
+
+def test_the_order_of_keys_and_the_other_arms_change_no_candidate():
+    ranges = [{"q_lr": [1e-4, 1e-2], "gamma": [0.9, 0.999]}]
+    turned = [dict(reversed(ranges[0].items()))]
+    arm = {"optimizer": "adam"}
+    given = search(ranges=ranges)
+    found = Study.parse(given).tuned.candidates_of(arm)
+    assert Study.parse(search(ranges=turned)).tuned.candidates_of(arm) == found
+    assert Study.parse(given).tuned.candidates_of({"optimizer": "sgd"}) != found
+    given["axes"] = {"optimizer": ["sgd", "adam", "lion"]}
+    assert Study.parse(given).tuned.candidates_of(arm) == found
+
+
+def test_a_reported_run_is_the_same_whichever_search_found_its_settings(tmp_path):
+    given = config()
+    assert Study.parse(given).tuning_stage(given)["tuning"] == given["tuning"]  # no key is added
+    rows = [
+        {"env": env, "arm": {"optimizer": arm}, "settings": {"q_lr": 0.00123, "policy_lr": 1e-5}}
+        for env in ("Pendulum-v1", "dm_control-walker-walk-v0")
+        for arm in ("adam", "sgd")
+    ]
+    path = tmp_path / "chosen.json"
+    path.write_text(json.dumps(sealed({"chosen": rows})))
+    plain = synthetic.config(2)
+    plain["training"] |= {"q_lr": 0.00123, "policy_lr": 1e-5}
+    expected = [(run.directory, run.spec.identity) for run in Study.parse(plain).runs]
+    for tuned in (given, search(), search(search="random")):
+        study = Study.parse(tuned, read_choice(path))
+        assert study.is_settled
+        assert [(run.directory, run.spec.identity) for run in study.runs] == expected
+
+
+def test_the_ends_of_what_a_search_tried_are_its_edge():
+    tuning = Study.parse(search()).tuned
+    arm = {"optimizer": "adam"}
+    tried = tuning.candidates_of(arm)
+    rates = sorted(candidate["q_lr"] for candidate in tried)
+    on_edge = [c["q_lr"] for c in tried if tuning.is_on_edge(arm, c)]
+    assert sorted(on_edge) == [rates[0], rates[-1]]

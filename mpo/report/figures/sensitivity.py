@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from mpo.analysis.tables import read
 from mpo.report.figures import style
 from mpo.study.plan import Study
-from mpo.study.tuning import Tuning
+from mpo.study.tuning import Tuning, arms
 
 _BAD = "no value: all runs diverged or are missing"
 
@@ -28,7 +28,7 @@ def draw(study: Study, tables: Path) -> Figure:
         rows, columns, figsize=(2.6 * columns + 0.4, 2.3 * rows), squeeze=False
     )
     looks = style.looks_of(candidates["arm"].unique())
-    key = _only_number(tuning)
+    key = _only_number(study, tuning)
     for axes, env in zip(grid.flat, names, strict=False):
         axes.set_title(env, fontsize=style.title_size(study))
         _panel(axes, candidates[candidates["env"] == env], looks, key)
@@ -47,12 +47,13 @@ def caption(study: Study, tables: Path) -> str:
     edges = choices.loc[choices["on_edge"], ["arm", "env"]].itertuples(index=False)
     said = ", ".join(f"{arm} in {env}" for arm, env in edges)
     share = f"{100 * tuning.budget:.0f} %"
+    end = "its grid" if tuning.search == "grid" else "the values tried"
     return (
         f"What tuning found: {_unit(tuning).lower()} of each candidate, the mean over n = "
         f"{len(tuning.seeds)} tuning seeds at {share} of the budget, with 95 % t intervals. "
         "A ring marks what the reported runs are trained with"
         f"{'' if tuning.choose == 'environment' else ', one candidate for all environments'}."
-        f"{f' It is the end of its grid for {said}.' if said else ''} Candidates with a diverged "
+        f"{f' It is the end of {end} for {said}.' if said else ''} Candidates with a diverged "
         "run are crossed out and cannot be chosen while another can."
     )
 
@@ -66,9 +67,10 @@ def _unit(tuning: Tuning) -> str:
     return "Final return" if tuning.criterion == "final" else "Mean return while learning"
 
 
-def _only_number(tuning: Tuning) -> str | None:
+def _only_number(study: Study, tuning: Tuning) -> str | None:
     """The tuned key, if it is the only one and all of its values are positive numbers."""
-    values = [value for grid in tuning.grids for value in grid.get(tuning.keys[0], [])]
+    tried = (c for arm in arms(tuning, study.axis_values) for c in tuning.candidates_of(arm))
+    values = [value for candidate in tried for value in candidate.values()]
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in values)
     return tuning.keys[0] if len(tuning.keys) == 1 and numbers else None
 
@@ -79,6 +81,7 @@ def _panel(
     """Draws one environment's arms over the tuned number, or over the candidates' names."""
     for arm, own in candidates.groupby("arm", sort=False):
         look = looks[str(arm)]
+        own = own.sort_values(key) if key else own  # a line joins neighbours
         place = own[key].to_numpy(float) if key else np.arange(len(own))
         line: dict[str, Any] = {"color": look.color, "linestyle": look.linestyle}
         axes.plot(place, own["mean"], marker=look.marker, markersize=3.5, **line)
