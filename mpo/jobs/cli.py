@@ -271,7 +271,8 @@ def archive(args: Namespace) -> None:
     about = crate.About(args.author, args.license, args.published)
     done = pack.pack(found, about, args.out)
     missing = f" Missing runs: {len(found.missing)}." if found.missing else ""
-    print(f"{args.out}: {done}.{missing}")
+    tuned = f" Tuned in study {found.tuned_in}, which is not packed." if found.tuned_in else ""
+    print(f"{args.out}: {done}.{missing}{tuned}")
 
 
 def check(args: Namespace) -> None:

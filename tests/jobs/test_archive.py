@@ -28,6 +28,7 @@ from mpo.study.checksums import Damaged, sealed
 from mpo.study.config import JobFailed, canonical_json
 from mpo.study.files import ANSWERS, PAGES, QUESTIONS, RUN_FILES, TYPESET
 from mpo.study.plan import Study
+from mpo.study.tuning import read_choice
 from tests import synthetic
 from tests.pipeline import ROOT
 
@@ -62,10 +63,10 @@ def seal(folder):
     write(folder / "evals.json", json.dumps(evaluation).encode())
 
 
-def analyse(study, root):
+def analyse(study, root, config=CONFIG):
     """Writes what a study has beside its runs; files that no verb reads are made up."""
     home = root / HOME
-    config = CONFIG | {"allow_missing": study.allow_missing}
+    config = config | {"allow_missing": study.allow_missing}
     write(root / PLAN, canonical_json(config).encode())
     tables.write(collect.collect(study, root), home / "tables")
     tables.write({name: pd.DataFrame({"a": [1.0]}) for name in ANSWERS}, home / "tables")
@@ -428,6 +429,56 @@ def test_runs_of_an_older_version_are_packed_and_counted(root, caplog):
         write(RUN.directory / name, json.dumps(record).encode())
     assert check(packed(root)).runs == 4
     assert "1 of 4 runs have no checksums of their own" in caplog.text
+
+
+TUNED = CONFIG | {"tuning": {"axes": ["optimizer"], "grids": [{"q_lr": [1e-4, 1e-2]}]}}
+CHOSEN = HOME / "chosen.json"
+
+
+@pytest.fixture
+def tuned(root):
+    """Turns the study into a tuned one: other runs, trained with what was chosen."""
+    rows = [
+        {"env": environment.slug, "arm": {"optimizer": "adam"}, "settings": {"q_lr": 1e-2}}
+        for environment in STUDY.environments
+    ]
+    record = sealed({"study": "made-up-tuning", "chosen": rows})
+    write(CHOSEN, json.dumps(record).encode())
+    study = Study.parse(TUNED, read_choice(CHOSEN))
+    shutil.rmtree(HOME / "runs")
+    synthetic.write_runs(study, root)
+    for run in study.runs:
+        seal(run.directory)
+    analyse(study, root, TUNED)
+    return study
+
+
+def test_a_tuned_study_is_packed_with_what_was_chosen(tuned, root, capsys, monkeypatch, tmp_path):
+    assert main(["archive", "--study", str(PLAN), "--out", "a.zip"]) == 0
+    assert "Tuned in study made-up-tuning, which is not packed." in capsys.readouterr().out
+    assert check(Path("a.zip")).runs == 4
+    found = ROCrate("a.zip")
+    assert "tuned in study made-up-tuning" in found.root_dataset["description"]
+    assert "the settings that the runs were trained with" in found.get("chosen.json")["description"]
+    action = found.get(f"#training/{tuned.runs[0].run_id.replace('+', '%2B')}")
+    assert [part.id for part in action["object"]] == ["study.json", "chosen.json"]
+    with zipfile.ZipFile("a.zip") as file:
+        assert file.read("chosen.json") == CHOSEN.read_bytes()
+        file.extractall(tmp_path / "elsewhere" / HOME)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = Study.parse(TUNED, read_choice(CHOSEN))
+    assert packed(Path(), again).read_bytes() == (root / "a.zip").read_bytes()
+
+
+def test_without_its_choice_a_tuned_study_is_refused_and_no_run_is_blamed(tuned, root, capsys):
+    content = CHOSEN.read_text()
+    CHOSEN.unlink()
+    assert main(["archive", "--study", str(PLAN), "--out", "a.zip"]) == 1
+    said = capsys.readouterr().err
+    assert f"{CHOSEN} is missing" in said and "Delete" not in said
+    CHOSEN.write_text(content.replace("0.01", "0.02"))
+    assert main(["archive", "--study", str(PLAN), "--out", "a.zip"]) == 1
+    assert f"{CHOSEN}: its content was changed" in capsys.readouterr().err
 
 
 def test_whatever_was_changed_is_named(archive, tmp_path):

@@ -15,6 +15,7 @@ from mpo.study.checksums import intact, read_record, reading
 from mpo.study.config import JobFailed
 from mpo.study.files import (
     ANSWERS,
+    CHOICE,
     PAGES,
     QUESTIONS,
     RUN,
@@ -25,6 +26,7 @@ from mpo.study.files import (
 )
 from mpo.study.plan import Study
 from mpo.study.status import FINISHED, UNFINISHED, RunStatus, run_status
+from mpo.study.tuning import SUFFIX
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ class Contents(NamedTuple):
     """Runs that failed, where the study allows them to be missing."""
     commits: dict[str, list[str]]
     """The commits that made the tables, each with its tables' names."""
+    tuned_in: str | None
+    """The study that chose the settings of the runs, which is not packed; None without tuning."""
 
 
 def contents(study: Study, root: Path) -> Contents:
@@ -71,25 +75,34 @@ def contents(study: Study, root: Path) -> Contents:
         root: the directory that contains `results/`.
 
     Raises:
-        JobFailed: a run is unfinished or damaged, a file of the study is missing, or the tables
-            were made of other runs. A failed run may be missing if the study allows it.
-        Damaged: a table or a random return cannot be read, or is not the one that its job wrote.
+        JobFailed: a run is unfinished or damaged, a file of the study is missing, the choice of
+            tuning too, or the tables were made of other runs. A failed run may be missing if the
+            study allows it.
+        Damaged: a table, a random return or the choice of tuning cannot be read, or is not the one
+            that its job wrote.
     """
     folder = root / "results" / study.study
+    if not study.is_settled:  # else all runs would seem to be of another plan
+        raise JobFailed(
+            f"nothing was packed: {folder / CHOICE} is missing or lacks an arm. The same "
+            "`snakemake` command makes it"
+        )
+    tuned_in = study.study + SUFFIX if study.tuned and study.stage == "reported" else None
     runs, missing = _runs(study, root)
     names = {*_of_study(runs), *(name for name in _OPTIONAL if (folder / name).is_file())}
+    names |= {CHOICE} if tuned_in else set()
     if lacking := sorted(name for name in names if not (folder / name).is_file()):
         raise JobFailed(
             f"nothing was packed: {folder} lacks files. The same `snakemake` command makes "
             "them:\n  " + "\n  ".join(lacking)
         )
     for name in names:
-        if name.startswith("random/"):
+        if name.startswith("random/") or name == CHOICE:
             read_record(folder / name)
     commits = _commits(folder / "tables")
     _refuse_other_runs(folder / "tables", runs)
     names |= {f"{finished.folder}/{name}" for finished in runs for name in RUN_FILES}
-    return Contents(study, folder, sorted(names), runs, missing, commits)
+    return Contents(study, folder, sorted(names), runs, missing, commits, tuned_in)
 
 
 def _runs(study: Study, root: Path) -> tuple[list[Finished], list[RunStatus]]:

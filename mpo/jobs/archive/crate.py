@@ -19,7 +19,7 @@ from mpo import provenance
 from mpo.jobs.archive.contents import Contents, Finished
 from mpo.jobs.archive.formats import described
 from mpo.study.config import canonical_json
-from mpo.study.files import METRICS, POLICIES, RUN
+from mpo.study.files import CHOICE, METRICS, POLICIES, RUN
 from mpo.study.status import RunStatus
 
 NAME, AUTHOR, LICENSE = "mpo-benchmark", "The MPO benchmark authors", "MIT"
@@ -53,8 +53,10 @@ def metadata(found: Contents, files: Mapping[str, Mapping[str, Any]], about: Abo
     for name, checksum in files.items():
         crate.add_file(None, name, properties=described(name, checksum))
     _describe_root(crate, found, about)
-    actions = [_training(crate, finished) for finished in found.runs]
-    actions += [_failure(crate, status) for status in found.missing]
+    plan: Any = {"@id": "study.json"}
+    plan = [plan, {"@id": CHOICE}] if found.tuned_in else plan
+    actions = [_training(crate, finished, plan) for finished in found.runs]
+    actions += [_failure(crate, status, plan) for status in found.missing]
     actions += [_analysis(crate, commit, names) for commit, names in found.commits.items()]
     actions.append(_packing(crate))
     crate.root_dataset["mentions"] = actions
@@ -70,10 +72,12 @@ def _describe_root(crate: ROCrate, found: Contents, about: About) -> None:
     if found.missing:
         names = ", ".join(f"{status.run.run_id} ({status.status})" for status in found.missing)
         missing = f"{len(found.missing)} of {len(study.runs)} planned runs are missing: {names}."
+    tuned = f"The arms were tuned in study {found.tuned_in}, which is not in this archive."
+    tuned = f" {tuned} Its choice is {CHOICE}." if found.tuned_in else ""
     root["name"] = f"Study {study.study}"
     root["description"] = (
         f"Results of a study of Maximum a Posteriori Policy Optimisation (MPO): {len(found.runs)} "
-        f"runs in {environments}, with their evaluations, tables and figures. {missing}"
+        f"runs in {environments}, with their evaluations, tables and figures. {missing}{tuned}"
     )
     root["datePublished"] = str(about.published or last[:10])
     root["license"] = _license(crate, about.license)
@@ -89,8 +93,8 @@ def _describe_root(crate: ROCrate, found: Contents, about: About) -> None:
     )
 
 
-def _training(crate: ROCrate, finished: Finished) -> ContextEntity:
-    """A training and the files that it wrote. What evaluated it is not recorded."""
+def _training(crate: ROCrate, finished: Finished, plan: Any) -> ContextEntity:
+    """A training, of a plan, and the files that it wrote. What evaluated it is not recorded."""
     run, origin, error = finished.run, finished.record["provenance"], finished.record["error"]
     commit = origin["git_sha"] + (", with uncommitted changes" if origin["git_dirty"] else "")
     packages = {"Python": origin["python"], **origin["packages"]}
@@ -103,12 +107,12 @@ def _training(crate: ROCrate, finished: Finished) -> ContextEntity:
         startTime=origin["started"],
         endTime=origin["finished"],
         instrument=_software(crate, commit, packages),
-        object={"@id": "study.json"},
+        object=plan,
         result=[{"@id": quote(f"{finished.folder}/{name}")} for name in (METRICS, POLICIES, RUN)],
     )
 
 
-def _failure(crate: ROCrate, status: RunStatus) -> ContextEntity:
+def _failure(crate: ROCrate, status: RunStatus, plan: Any) -> ContextEntity:
     """A training that failed. It left no record of its software."""
     return _add(
         crate,
@@ -117,7 +121,7 @@ def _failure(crate: ROCrate, status: RunStatus) -> ContextEntity:
         name=f"Training of {status.run.run_id}",
         description=f"It ended without results ({status.status}).",
         instrument=_software(crate),
-        object={"@id": "study.json"},
+        object=plan,
         actionStatus="http://schema.org/FailedActionStatus",
         error=status.error or status.status,
     )

@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mpo.study.files import (
+    CHOICE,
     EVALUATION_COST,
     EVALUATIONS,
     METRICS,
@@ -32,6 +33,7 @@ _TYPES = {
 _FILES = {
     "study.json": "The config of the study",
     QUESTIONS: "What the study asked, written down before its first run",
+    CHOICE: "What tuning chose for the arms: the settings that the runs were trained with",
     "summary.md": "The summary of the study",
     "failures.md": "The runs that diverged or failed",
     TABLE_CHECKSUMS: "Checksums of the tables",
