@@ -283,8 +283,8 @@ def check(args: Namespace) -> None:
 
 
 def status(args: Namespace) -> None:
-    """Prints the status of every run, during and after the workflow."""
-    from mpo.study.status import overview
+    """Prints the status of every run, during and after the workflow, and what is left to do."""
+    from mpo.study.overview import overview
 
     found = [args.study] if args.study else sorted(Path("results").glob("*/study.json"))
     if not found:
@@ -292,7 +292,8 @@ def status(args: Namespace) -> None:
     parts = []
     for path in found:
         try:
-            parts.append(overview(_study(path), _root(path)))
+            study = _study(path)
+            parts.append(overview(study, _root(path), _stage(path, study)))
         except (checksums.Damaged, OSError) as error:
             if args.study:
                 raise
@@ -302,10 +303,10 @@ def status(args: Namespace) -> None:
 
 def failures(args: Namespace) -> None:
     """Writes a page about the runs that diverged or failed."""
-    from mpo.study import status
+    from mpo.study import overview
 
     study = _study(args.study)
-    text = status.failures(study, _root(args.study))
+    text = overview.failures(study, _root(args.study))
     with replacing(args.out) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -339,6 +340,12 @@ def _study(path: Path) -> Study:
     if own and path.parts[-3:-2] == ("results",) and path.parts[-2] != study.study:
         raise checksums.Damaged(path, f"it is the plan of study {study.study}")
     return study
+
+
+def _stage(path: Path, study: Study) -> Study | None:
+    """The study that tunes the arms of the one in a file, if they are tuned."""
+    config = study.tuning_stage(json.loads(path.read_text(encoding="utf-8")))
+    return Study.parse(config) if config else None
 
 
 def _device(name: str) -> "torch.device":

@@ -56,6 +56,10 @@ RUN_FILES = (*TABLED, POLICIES)
 """All files of a finished run."""
 
 
+CHECKPOINTS = "checkpoint-*.pt"
+"""Files of the state that a training resumes from; the star is the environment step."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder, which replaces `path` on success only.

@@ -5,18 +5,14 @@ or its environment hung), or damaged (a file cannot be read, or is not the one t
 Jobs may run on other machines that share the file system.
 """
 
-import re
 import socket
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
-from tabulate import tabulate
 
 from mpo.study.cells import Run
 from mpo.study.checksums import (
@@ -39,14 +35,9 @@ UNFINISHED = ("failed", "timeout")
 """Statuses of runs that ended without results. They are tried again, unless the study allows
 missing runs."""
 
-_TROUBLED = ("diverged", *UNFINISHED, "damaged")
-
 _SILENCE_S = 120.0
 """Seconds without a heartbeat after which a job counts as dead; network file systems may show a
 new heartbeat late."""
-
-_LOG_LINES = 20
-"""Number of log lines that `failures` shows per run."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +59,8 @@ class RunStatus:
     """Progress per second."""
     age_s: float | None = None
     """Seconds since the last heartbeat."""
+    process: tuple[str, int] | None = None
+    """Host and process id of that job; seeds that are trained together share it."""
 
 
 def run_status(run: Run, root: Path) -> RunStatus:
@@ -79,6 +72,22 @@ def run_status(run: Run, root: Path) -> RunStatus:
         return _finished(run, root) or _reported(run, root)
     except (Damaged, OSError) as error:
         return RunStatus(run, "damaged", str(error))
+
+
+def statuses(study: Study, root: Path) -> list[RunStatus]:
+    """Returns the status of each run, in the order of the plan.
+
+    `root` is the directory that contains `results/`. `collect` may have found more damage than
+    `run_status` sees.
+    """
+    noted = noted_damage(study, root)
+    found = [run_status(run, root) for run in study.runs]
+    return [
+        replace(s, status="damaged", error=noted[s.run.run_id])
+        if s.status in FINISHED and s.run.run_id in noted
+        else s
+        for s in found
+    ]
 
 
 def given_up(run: Run, root: Path) -> bool:
@@ -117,75 +126,8 @@ def noted_damage(study: Study, root: Path) -> dict[str, str]:
     }
 
 
-def overview(study: Study, root: Path) -> str:
-    """Returns the study's status as text.
-
-    One table counts the statuses in each cell. Two more list the running runs with their progress,
-    and the diverged, failed, timed-out and damaged runs with the reason.
-    """
-    statuses = _statuses(study, root)
-    parts = [_headline(study, statuses), _cells(statuses)]
-    running = [s for s in statuses if s.status == "running"]
-    if running:
-        rows = [
-            {
-                "running": s.run.run_id,
-                "phase": s.phase,
-                "done": f"{s.count}/{s.total}",
-                "1/s": f"{s.per_s:.1f}",
-                "ETA": _eta(s),
-                "heartbeat": f"{s.age_s:.0f} s ago",
-            }
-            for s in running
-        ]
-        parts.append(tabulate(rows, headers="keys"))
-    troubled = [s for s in statuses if s.status in _TROUBLED]
-    if troubled:
-        rows = [
-            {"in trouble": s.run.run_id, "status": s.status, "why": _last_line(s.error)}
-            for s in troubled
-        ]
-        parts.append(tabulate(rows, headers="keys"))
-    return "\n\n".join(parts)
-
-
-def failures(study: Study, root: Path) -> str:
-    """Returns a Markdown page on the diverged, failed, timed-out and damaged runs.
-
-    Each is shown with its error and the last lines of its log.
-    """
-    statuses = _statuses(study, root)
-    parts = [f"# Failures of study `{study.study}`", _headline(study, statuses)]
-    if any(s.status in UNFINISHED for s in statuses):
-        parts.append(
-            "The same `snakemake` command retries failed runs from their last checkpoint. Set "
-            "`allow_missing: true` in the config, or pass `--config allow_missing=true`, to build "
-            "the tables without them."
-        )
-    for s in statuses:
-        if s.status not in _TROUBLED:
-            continue
-        parts += [f"## {s.run.run_id}: {s.status}", _fenced(str(s.error).splitlines())]
-        log = s.run.log(s.phase or "train")
-        if lines := _end_of(root / log):
-            parts += [f"Last lines of `{log}`:", _fenced(lines)]
-    return "\n\n".join(parts) + "\n"
-
-
 def _note(study: Study) -> Path:
     return Path("results", study.study, DAMAGE)
-
-
-def _statuses(study: Study, root: Path) -> list[RunStatus]:
-    """The status of each run; `collect` may have found more damage than sizes show."""
-    noted = noted_damage(study, root)
-    found = [run_status(run, root) for run in study.runs]
-    return [
-        replace(s, status="damaged", error=noted[s.run.run_id])
-        if s.status in FINISHED and s.run.run_id in noted
-        else s
-        for s in found
-    ]
 
 
 def _last_change(directory: Path) -> int:
@@ -239,22 +181,8 @@ def _reported(run: Run, root: Path) -> RunStatus:
             total=int(said["total"]),
             per_s=float(said["per_s"]),
             age_s=age,
+            process=(str(said["host"]), int(said["pid"])),
         )
-
-
-def _fenced(lines: list[str]) -> str:
-    """Lines as a block of code, whatever backticks they hold."""
-    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return "\n".join([fence, *lines, fence])
-
-
-def _end_of(log: Path) -> list[str]:
-    """The last lines of a log; none if it cannot be read."""
-    try:
-        return log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
-    except OSError:
-        return []
 
 
 def _alive(said: dict[str, Any], age_s: float) -> bool:
@@ -266,31 +194,3 @@ def _alive(said: dict[str, Any], age_s: float) -> bool:
         return psutil.Process(said["pid"]).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _headline(study: Study, statuses: list[RunStatus]) -> str:
-    counts = Counter(s.status for s in statuses)
-    words = ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
-    runs = "1 run" if len(statuses) == 1 else f"{len(statuses)} runs"
-    return f"{runs} of study {study.study}: {words}."
-
-
-def _cells(statuses: list[RunStatus]) -> str:
-    cells: dict[tuple[str, str], Counter[str]] = {}
-    for s in statuses:
-        cells.setdefault((s.run.spec.env_name, s.run.variant), Counter())[s.status] += 1
-    rows = [
-        {"environment": env, "variant": variant, **{n: counts[n] or "" for n in STATUSES}}
-        for (env, variant), counts in cells.items()
-    ]
-    return tabulate(rows, headers="keys")
-
-
-def _eta(s: RunStatus) -> str:
-    if s.per_s <= 0:
-        return ""
-    return str(timedelta(seconds=round((s.total - s.count) / s.per_s)))
-
-
-def _last_line(error: str | None) -> str:
-    return error.splitlines()[-1] if error else ""

@@ -24,7 +24,7 @@ import filelock
 import torch
 
 from mpo.study.config import ConfigError
-from mpo.study.files import replacing
+from mpo.study.files import CHECKPOINTS, replacing
 from mpo.training.signals import Interrupted, StopRequest
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def peek(path: Path) -> dict[str, Any] | None:
     Takes no lock and does not check the journal, so `load` may return an older state. The state has
     at least `env_steps` of the trainer and `diverged` of the recorder.
     """
-    newest = max(path.glob("checkpoint-*.pt"), default=None)
+    newest = max(path.glob(CHECKPOINTS), default=None)
     if newest is None:
         return None
     try:
@@ -136,7 +136,7 @@ class ResumeDirectory:
         Raises:
             ConfigError: the state has another identity, so it belongs to another training.
         """
-        checkpoints = sorted(self.path.glob("checkpoint-*.pt"), reverse=True)
+        checkpoints = sorted(self.path.glob(CHECKPOINTS), reverse=True)
         for path in checkpoints:
             try:
                 content = _read_checkpoint(path)
@@ -192,9 +192,9 @@ class ResumeDirectory:
             held += piece["count"]
         kept.reverse()
         content = {"identity": self._identity, "pieces": kept, "state": dict(state)}
-        _write(self.path / f"checkpoint-{env_step:012d}.pt", content)
+        _write(self.path / CHECKPOINTS.replace("*", f"{env_step:012d}"), content)
         self._pieces = kept
-        last_two = sorted(self.path.glob("checkpoint-*.pt"))[-2:]
+        last_two = sorted(self.path.glob(CHECKPOINTS))[-2:]
         named = {path.name for path in last_two} | {piece["file"] for piece in (*before, *kept)}
         for path in self.path.iterdir():
             if path.suffix in (".pt", ".tmp") and path.name not in named and not _is_folder(path):

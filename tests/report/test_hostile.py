@@ -10,7 +10,7 @@ import pytest
 from mpo.analysis import tables
 from mpo.report import figures, html, paper_tables, summary, typeset
 from mpo.study.files import PAGES, TYPESET
-from mpo.study.status import failures
+from mpo.study.overview import failures
 from tests import synthetic
 
 HOSTILE = (

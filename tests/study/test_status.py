@@ -3,8 +3,9 @@ import re
 import pytest
 
 from mpo.study.config import Execution
+from mpo.study.overview import failures, overview
 from mpo.study.packs import packs
-from mpo.study.status import failures, given_up, overview, run_status
+from mpo.study.status import given_up, run_status
 from tests import synthetic
 
 
