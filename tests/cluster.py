@@ -57,8 +57,8 @@ SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 GresTypes=gpu
-# Without accounting, a finished job is known only for this long.
-MinJobAge=600
+# Without accounting, a finished job is known only for this long, in seconds; a slow machine needs it.
+MinJobAge=7200
 KillWait={kill_wait}
 OverTimeLimit=0
 ReturnToService=2
