@@ -57,7 +57,7 @@ SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 GresTypes=gpu
-# Without accounting, a finished job is known only for this long, in seconds; a slow machine needs it.
+# Without accounting, a finished job is known only for this long; a slow machine needs hours.
 MinJobAge=7200
 KillWait={kill_wait}
 OverTimeLimit=0

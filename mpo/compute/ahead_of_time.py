@@ -126,16 +126,17 @@ def _kept(key: str, scope: dict[str, Any], make: Callable[[], Any]) -> Callable[
         scope: the globals of the function.
         make: makes the function.
     """
+    made = None
     try:
         folder = _folder()
         with FileLock(folder / f"{key}.lock", timeout=_WAIT_S):
             if (made := _load(folder / key, scope)) is None:
                 made = make()
                 _save(folder / key, made)
-            return made
+    # Some versions of filelock raise the second where a file system has no locks.
     except (OSError, NotImplementedError, Timeout) as error:
         logger.info("compiled code is not kept: %s", error)
-        return make()
+    return make() if made is None else made
 
 
 def _folder() -> Path:

@@ -53,16 +53,9 @@ REGULATORS = {
     "normalized": {"normalize_observations": True},
     "polyak": {"target_polyak": 0.05, "behaviour_policy": "target"},
 }
-SLOW = ("retrace", "categorical", "normalized", "polyak")
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        pytest.param(settings, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
-        for name, settings in REGULATORS.items()
-    ],
-)
+@pytest.mark.parametrize("settings", first_of(REGULATORS.values()), ids=REGULATORS)
 def test_a_regulator_is_solved_to_riccatis_gain_and_value(tmp_path, settings):
     """The gain is within 0.08; the value at |x| = 1 within 8 % of the learnt, still noisy policy's.
 

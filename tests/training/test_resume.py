@@ -29,7 +29,7 @@ CASES = {
 STEPS = 1500
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(11, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", first_of([5, 11]))
 @pytest.mark.parametrize("case", first_of(CASES))
 def test_any_number_of_kills_changes_no_bit(tmp_path, case, kills):
     spec, chance = CASES[case], random.Random(case)

@@ -1,6 +1,5 @@
 # Requires: every run's files. Produces: the study's tables, its statistics and its summary page.
 ENVIRONMENTS = {environment.slug: environment for environment in STUDY.environments}
-LONGEST = max(cell.total_steps for cell in STUDY.cells)
 WITHOUT = " --allow-missing" if STUDY.allow_missing else ""
 
 
@@ -44,7 +43,7 @@ rule random:
     log:
         f"{STUDY_DIR}/logs/random/{{env}}.log",
     resources:
-        **small_job(f"--budget {LONGEST} {WATCH}{WITHOUT}"),
+        **small_job(f"--budget {max(BUDGETS.values())} {WATCH}{WITHOUT}"),
     params:
         config=lambda wildcards: STUDY.random_spec(ENVIRONMENTS[wildcards.env]).identity,
     shell:

@@ -185,7 +185,7 @@ def job(mem_mb, minutes, options=""):
 
 
 # The runs of a stage of tuning are shorter than the reported ones, and may be of the same cell.
-BUDGETS = dict(sorted((run.env_slug, run.total_steps) for s in STUDIES.values() for run in s.runs))
+BUDGETS = dict(sorted((c.env_slug, c.total_steps) for s in STUDIES.values() for c in s.cells))
 
 
 def training_job(mem_mb, minutes, options):
