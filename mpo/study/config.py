@@ -280,7 +280,7 @@ class Execution(Section):
     cuda_graphs: bool = True
     """Whether acting, sampling and learning are each launched as one CUDA graph. GPU only."""
 
-    compile_on_cpu: bool | Literal["auto"] = "auto"
+    compile_on_cpu: Literal["auto", True, False] = "auto"
     """Whether acting and learning are compiled with torch.compile on a CPU. `auto`: where it saves
     more time than it takes, decided by sizes and budget when a cell's first run starts; later runs
     of the cell follow. Without a C++ compiler the log says so and the plain code runs. On a GPU
