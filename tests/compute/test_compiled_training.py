@@ -120,13 +120,16 @@ def test_large_products_are_exact_whichever_library_makes_them(at_home, monkeypa
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-4)
 
 
-def test_without_a_compiler_this_is_said_and_done_without(monkeypatch, caplog):
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+def test_without_a_compiler_this_is_said_and_done_without(caplog):
     caches = (compile.available_on_cpu, cpp_builder.cpp_compiler_search)
     try:
         for cache in caches:
             cache.cache_clear()
-        with caplog.at_level(logging.WARNING):
+        # torch's own way to change a setting: pytest's would leave it hidden for later tests.
+        with (
+            inductor.patch({"cpp.cxx": ("no-such-compiler",)}),
+            caplog.at_level(logging.WARNING),
+        ):
             agents = [
                 MPOAgent(OBS, D, make_agent().config, (seed,), CPU, compile_on_cpu=True)
                 for seed in (3, 4)
