@@ -148,12 +148,12 @@ RHO, LAMBDA = 0.5, 0.9
     ("settings", "reach"),
     first_of(
         [
-            ({"use_retrace": True, "retrace_steps": Chain.LENGTH}, Chain.LENGTH),
             ({"use_retrace": True, "retrace_steps": 2}, 2),
+            ({"use_retrace": True, "retrace_steps": Chain.LENGTH}, Chain.LENGTH),
             ({}, 1),
         ]
     ),
-    ids=["retrace 5", "retrace 2", "td"],
+    ids=["retrace 2", "retrace 5", "td"],
 )
 def test_before_the_first_target_copy_retrace_reaches_as_far_as_its_window(settings, reach):
     """The target critic is still 0, so with one-step TD only the last state's value changes.

@@ -31,6 +31,7 @@ from tests.algorithm.test_agent import (
     snapshot,
     targets,
 )
+from tests.cases import first_of
 from tests.reference import PlainCritic
 from tests.test_trainer import results
 
@@ -121,7 +122,7 @@ def test_an_option_changes_what_is_learnt_and_no_seed_feels_its_neighbours(
     check(tmp_path, without(mode), MODES[mode] | OPTIONS[option])
 
 
-@pytest.mark.parametrize("lever", LEVERS)
+@pytest.mark.parametrize("lever", first_of(LEVERS))
 def test_a_lever_changes_what_is_learnt_and_no_seed_feels_its_neighbours(tmp_path, without, lever):
     check(tmp_path, without("n-step"), MODES["n-step"] | LEVERS[lever])
 
@@ -135,7 +136,7 @@ def check(folder, without, settings):
     assert alone != without
 
 
-@pytest.mark.parametrize("options", [ALL | {"target_polyak": 0.01}, ALL_COPIED])
+@pytest.mark.parametrize("options", first_of([ALL | {"target_polyak": 0.01}, ALL_COPIED]))
 def test_all_options_together_are_resumed_bit_for_bit(tmp_path, options):
     trained(tmp_path / "calm", **options)
     for steps in (150, 230, 400):
@@ -297,7 +298,7 @@ def test_squashed_observations_are_bounded_and_stay_apart():
     assert clipped(obs).flatten()[6] == clipped(obs).flatten()[7] == 10
 
 
-@pytest.mark.parametrize("bound", ["clip", "squash"])
+@pytest.mark.parametrize("bound", first_of(["clip", "squash"]))
 def test_a_snapshot_is_evaluated_with_its_own_normalisation(tmp_path, bound):
     normal = {"normalize_observations": True, "observation_bound": bound}
     trainer = trained(tmp_path, seeds=(3,), **normal)

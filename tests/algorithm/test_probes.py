@@ -50,7 +50,7 @@ def values(trainer, observation):
 
 @pytest.mark.parametrize("retrace", first_of([False, True]))
 @pytest.mark.parametrize(
-    ("env_id", "optimum"), [("probe/Target-v0", 0.3), ("probe/Rescaled-v0", 0.5)]
+    ("env_id", "optimum"), first_of([("probe/Rescaled-v0", 0.5), ("probe/Target-v0", 0.3)])
 )
 def test_the_best_action_is_found_in_canonical_units(tmp_path, env_id, optimum, retrace):
     trainer = trained(tmp_path, env_id, use_retrace=retrace)
@@ -59,6 +59,7 @@ def test_the_best_action_is_found_in_canonical_units(tmp_path, env_id, optimum, 
     )
 
 
+@pytest.mark.slow
 def test_each_stacked_seed_learns_to_copy_a_dict_observation(tmp_path):
     trainer = trained(tmp_path, "probe/Copy-v0", steps=1500, extra_seeds=(1, 2))
     grid = np.random.default_rng(0).uniform(-0.7, 0.7, (200, 2)).astype(np.float32)

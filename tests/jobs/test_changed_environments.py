@@ -75,6 +75,7 @@ def test_after_an_edit_a_training_is_not_continued(tmp_path, mine):
     assert record(tmp_path, "run.json", 200)["provenance"]["resumed"] == []
 
 
+@pytest.mark.slow
 def test_after_an_edit_that_changes_the_observations_it_is_refused_as_well(tmp_path, mine):
     processes.finish(processes.train(tmp_path, SPEC, 100))
     mine.write_text(mine.read_text().replace("(1,)", "(2,)").replace("zeros(1", "zeros(2"))
@@ -83,6 +84,7 @@ def test_after_an_edit_that_changes_the_observations_it_is_refused_as_well(tmp_p
     assert not [*processes.resume(tmp_path, SPEC).glob("*.unusable")]
 
 
+@pytest.mark.slow
 def test_after_an_edit_an_older_training_is_not_evaluated(tmp_path, mine):
     processes.finish(processes.train(tmp_path, SPEC, 100))
     edit(mine)

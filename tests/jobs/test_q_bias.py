@@ -19,6 +19,7 @@ from tests import (
     probes,  # noqa: F401 (registers the environments)
     processes,
 )
+from tests.cases import first_of
 
 KINDS = {
     "one": {},
@@ -142,7 +143,7 @@ def test_episodes_of_unequal_length_are_taken_apart():
         assert (episode.actions == act(episode.obs)).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", first_of(KINDS))
 def test_the_last_critic_is_read_back_and_measured(tmp_path, kind):
     spec = processes.run_spec("Pendulum-v1", **KINDS[kind])
     stack = Stack(spec.env_id, spec.training, [0], torch.device("cpu"))
@@ -193,6 +194,7 @@ def test_without_a_critic_or_with_infinite_values_there_is_none():
     assert q_bias.measure(spec.training, policy, constant(spec, np.inf), recordings) is None
 
 
+@pytest.mark.slow
 def test_the_job_records_it_and_a_file_of_an_older_version_is_evaluated_without(tmp_path):
     spec = processes.run_spec("Pendulum-v1")
     folder = processes.results(tmp_path, spec, 200)

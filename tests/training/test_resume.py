@@ -110,7 +110,7 @@ def test_a_signal_stops_with_a_checkpoint_and_the_next_attempt_goes_on(tmp_path,
     assert found == processes.bits(tmp_path / "calm")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", first_of(["SIGTERM", "SIGINT"]))
 def test_a_signal_stops_an_evaluation_which_can_be_made_again(tmp_path, name):
     spec = CASES["td"]
     run = processes.results(tmp_path, spec, 200)
@@ -241,6 +241,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_run_clearly_and_with_space_it_goes_on(tmp_path, small_disk):
     disk, remount = small_disk
     spec = processes.run_spec("Pendulum-v1", policy_layer_sizes=(64,))

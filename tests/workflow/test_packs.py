@@ -91,13 +91,12 @@ def test_each_seed_of_a_pack_has_its_own_status_log_and_state(tmp_path):
         assert processes.newest_step(processes.resume(tmp_path, SPEC, seed)) == step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "company",
     [
         [SEEDS, (3, 4), (4, 5), SEEDS],
-        pytest.param(
-            [SEEDS, SEEDS, (3, 4), (4, 5), SEEDS, (5, 3), SEEDS, SEEDS], marks=pytest.mark.slow
-        ),
+        [SEEDS, SEEDS, (3, 4), (4, 5), SEEDS, (5, 3), SEEDS, SEEDS],
     ],
 )
 def test_packs_that_are_killed_anywhere_and_packed_anew_end_in_the_same_bits(
@@ -122,6 +121,7 @@ def test_packs_that_are_killed_anywhere_and_packed_anew_end_in_the_same_bits(
     assert bits(tmp_path) == of(alone)
 
 
+@pytest.mark.slow
 def test_a_kill_between_two_seeds_checkpoints_is_made_up_for(tmp_path, alone):
     """The seeds are then at different steps. Those behind catch up in a stack of their own."""
     for seed, steps in ((3, 300), (4, 100), (5, 100)):
@@ -169,7 +169,8 @@ def test_what_is_done_is_written_without_waiting_for_what_is_not(tmp_path, alone
     assert bits(tmp_path) == of(alone)
 
 
-@pytest.mark.parametrize("q_lr", first_of([1e38, 1e30]))
+@pytest.mark.slow
+@pytest.mark.parametrize("q_lr", [1e38, 1e30])
 def test_seeds_that_diverge_do_so_as_they_would_alone(tmp_path, q_lr):
     spec = SPEC.model_copy(
         update={"training": SPEC.training.model_copy(update={"q_lr": q_lr, "optimizer": "sgd"})}

@@ -13,7 +13,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from mpo.report.figures import FIGURES
 from tests.pipeline import snakemake
 
-pytestmark = pytest.mark.needs("chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.needs("chromium")]
 
 
 class Browser:
@@ -82,7 +82,7 @@ class Browser:
         return 0
 
 
-@pytest.fixture(scope="module", params=["html", pytest.param("zip", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["html", "zip"])
 def browser(tiny_study, tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("report") / "project"
     shutil.copytree(tiny_study, folder)

@@ -113,6 +113,7 @@ def test_a_longer_budget_keeps_the_shorter_result(finished):
     assert jobs["train"] == 16
 
 
+@pytest.mark.slow
 def test_a_policy_is_filmed_on_request(finished):
     film = "results/tiny/runs/Pendulum-v1/retrace-on_optimizer-adam/seed0/step400/video.mp4"
     done = snakemake(finished, "--cores", "1", film)
@@ -120,6 +121,7 @@ def test_a_policy_is_filmed_on_request(finished):
     assert (finished / film).read_bytes()[4:8] == b"ftyp"
 
 
+@pytest.mark.slow
 def test_films_and_event_files_are_made_where_the_config_says_so(finished):
     config = TINY | {"extras": {"videos": True, "tensorboard": True}}
     there = len(list(finished.rglob("video.mp4")))
@@ -195,6 +197,7 @@ def test_a_lost_figure_is_drawn_again_as_it_was(finished):
     assert picture.read_bytes() == before and "rule figure_effects" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_rules_command_can_be_pasted_and_gives_the_same_bits(finished):
     output = (finished / "output.txt").read_text()
     run = "Pendulum-v1/retrace-on_optimizer-adam/seed1"
@@ -264,6 +267,7 @@ def test_the_docs_explain_what_snakemake_says_of_files_that_are_no_config(tmp_pa
     assert not (folder / "results").exists()
 
 
+@pytest.mark.slow
 def test_every_study_of_the_config_folder_can_be_planned(tmp_path):
     """Each message appears once, whatever the environments do to logging."""
     project(tmp_path)
