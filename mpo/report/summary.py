@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mpo.analysis.baselines import in_words
+from mpo.analysis.baselines import comparable, in_words
 from mpo.analysis.tables import flat, read
 from mpo.provenance import commit, packages
 from mpo.report import answers, paper_tables, tuning
@@ -77,7 +77,7 @@ def write(
         "## Final scores",
         markdown(paper_tables.final_scores(study, tables)).rstrip(),
         markdown(paper_tables.aggregates(study, tables)).rstrip(),
-        *_published(read(tables, "baselines")),
+        *_published(comparable(read(tables, "baselines"), study)),
         "## Figures",
         *(
             _figure(study, _source(path, tables, tuning_tables), path, output.parent)
@@ -147,7 +147,7 @@ def _missing(runs: pd.DataFrame) -> list[str]:
 
 
 def _published(baselines: pd.DataFrame) -> list[str]:
-    """The section on published returns in the study's environments; empty without any."""
+    """The section on the published returns to compare with; empty without any."""
     if baselines.empty:
         return []
     table = pd.DataFrame(
@@ -158,10 +158,14 @@ def _published(baselines: pd.DataFrame) -> list[str]:
             "return": [in_words(row) for row in baselines.to_dict("records")],
             "runs": baselines["n"].map("{:g}".format, na_action="ignore").fillna(""),
             "source": baselines["source"],
+            # Tables of an older version have none.
+            "notes": baselines.reindex(columns=["notes"])["notes"].fillna(""),
         }
     )
     return [
         "## Published returns",
+        "Of each algorithm the row with the most steps within the budget, or else with the fewest. "
+        "All rows are in tables/baselines.",
         table.map(inline).to_markdown(index=False, disable_numparse=True),
     ]
 

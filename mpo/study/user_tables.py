@@ -28,7 +28,7 @@ class Reference(Section):
 
 
 class Baseline(Section):
-    """A published result: one row of `config/baselines.csv`; lo, hi and n may be empty."""
+    """A published result: one row of `config/baselines.csv`; lo, hi, n and notes may be empty."""
 
     env: Text
     algorithm: Text
@@ -43,6 +43,9 @@ class Baseline(Section):
     n: Annotated[Count | None, Cell]
     """Number of training runs."""
     source: Text
+    notes: Annotated[str | None, Cell] = None
+    """How the result came about: version of the environment, action repeat, updates per step,
+    evaluation. The column may be left out."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -84,18 +87,13 @@ def baselines(table: Path) -> list[Baseline]:
 
 
 def _read(table: Path, kind: type[Row], key: tuple[str, ...]) -> list[Row]:
-    columns = list(kind.model_fields)
     found: dict[tuple[object, ...], tuple[int, Row]] = {}
     try:
         # Spreadsheets begin their files with a mark of the encoding.
         with table.open(newline="", encoding="utf-8-sig") as lines:
             rows = csv.reader(lines, strict=True)
             head = next(rows, [])
-            if sorted(head) != sorted(columns):
-                raise ConfigError(
-                    f"{table}: expected the columns {', '.join(columns)} in the first line, "
-                    f"received {', '.join(head)[:200] or 'nothing'}"
-                )
+            _check_head(table, kind, head)
             for values in rows:
                 if not values:
                     continue
@@ -116,6 +114,18 @@ def _read(table: Path, kind: type[Row], key: tuple[str, ...]) -> list[Row]:
     except OSError as error:
         raise ConfigError(f"{table} cannot be read: {error.strerror}") from None
     return [row for _, row in found.values()]
+
+
+def _check_head(table: Path, kind: type[Row], head: list[str]) -> None:
+    required = [name for name, field in kind.model_fields.items() if field.is_required()]
+    optional = [name for name in kind.model_fields if name not in required]
+    wanted = [*required, *(name for name in optional if name in head)]
+    if sorted(head) != sorted(wanted):
+        more = f" (and {', '.join(optional)}, which may be left out)" if optional else ""
+        raise ConfigError(
+            f"{table}: expected the columns {', '.join(required)}{more} in the first line, "
+            f"received {', '.join(head)[:200] or 'nothing'}"
+        )
 
 
 def _row(where: str, kind: type[Row], head: list[str], values: list[str]) -> Row:

@@ -4,8 +4,11 @@ from pathlib import Path
 import pytest
 
 from mpo.analysis import baselines
+from mpo.environments import envs
 from mpo.report import paper_tables, summary
 from mpo.report.figures import caption, learning_curves
+from mpo.study import user_tables
+from mpo.study.cells import Environment
 from mpo.study.config import ConfigError
 from tests import synthetic
 
@@ -55,7 +58,16 @@ def test_the_row_to_compare_with_is_the_last_within_the_budget_or_else_the_first
 
 def test_without_a_table_there_are_none():
     found = baselines.read(synthetic.plan(), None)
-    assert found.empty and list(found.columns) == HEAD.strip().split(",")
+    assert found.empty and list(found.columns) == [*HEAD.strip().split(","), "notes"]
+
+
+def test_notes_are_a_column_that_may_be_left_out(tmp_path, some):
+    assert baselines.read(synthetic.plan(), some)["notes"].isna().all()
+    (tmp_path / "noted.csv").write_text(
+        f"{HEAD.strip()},notes\nPendulum-v1,TD3,1,2,,,,s,by hand\nPendulum-v1,SAC,1,2,,,,s,\n"
+    )
+    found = baselines.read(synthetic.plan(), tmp_path / "noted.csv")
+    assert found["notes"].fillna("").tolist() == ["by hand", ""]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +82,10 @@ def test_without_a_table_there_are_none():
         (
             HEAD.replace("mean", "meen") + "A-v0,TD3,1,2,,,,s\n",
             "columns .* mean, .*received .* meen",
+        ),
+        (
+            HEAD.replace("source", "source,notes,notes") + "A-v0,TD3,1,2,,,,s,,\n",
+            r"\(and notes, which may be left out\) in the first line, received .* notes, notes",
         ),
         (HEAD + "A-v0,TD3,1,2,,,,s\nA-v0,TD3,many,2,,,,s\n", "line 3, steps: .*integer.*'many'"),
         (HEAD + "A-v0,TD3,1,nan,,,,s\n", "line 2, mean: .*finite number, received 'nan'"),
@@ -98,6 +114,23 @@ def test_the_projects_own_baselines_hold_the_environments_of_its_study():
     assert set(found["env"]) == {e.id for e in study.environments}
     mpo = found[(found["algorithm"] == "MPO") & (found["steps"] == 500_000)]
     assert mpo["mean"].tolist() == [941] and found["source"].str.len().min() > 10
+
+
+def test_the_projects_own_baselines_are_of_todays_agents_and_say_how_they_came_about():
+    found = user_tables.baselines(Path(__file__).parents[2] / "config/baselines.csv")
+    cheetah = {row.algorithm for row in found if row.env == "dm_control/cheetah-run-v0"}
+    assert cheetah >= {"MPO", "DMPO", "D4PG", "SAC", "MR.Q", "SimBa", "SimbaV2", "BRO", "XQC"}
+    for row in found:
+        if row.env != "Pendulum-v1":
+            assert (
+                row.notes and ("action repeat" if "/" in row.env else "environment v") in row.notes
+            )
+
+
+def test_the_projects_own_baselines_are_of_environments_that_there_are():
+    found = user_tables.baselines(Path(__file__).parents[2] / "config/baselines.csv")
+    for env in {row.env for row in found}:
+        envs.check(Environment(id=env))
 
 
 def test_learning_curves_show_them_and_say_when(tmp_path, some):
@@ -151,7 +184,9 @@ def test_final_scores_stand_beside_them(tmp_path, some):
     assert "in tables/baselines" in table.note and "ublished" not in ours.note
 
 
-def test_the_page_lists_them_with_their_source(tmp_path, some):
+def test_the_page_lists_those_to_compare_with_their_source_and_notes(tmp_path, some):
+    noted = SOME.replace(",s\n", ",s,in the rain\n").replace("source\n", "source,notes\n")
+    some.write_text(noted)
     study = synthetic.plan()
     synthetic.write_runs(study, tmp_path)
     for published, shown in ((some, True), (None, False)):
@@ -159,5 +194,6 @@ def test_the_page_lists_them_with_their_source(tmp_path, some):
         summary.write(study, tables, [], tmp_path / "summary.md")
         text = (tmp_path / "summary.md").read_text()
         assert ("## Published returns" in text) is shown
-        row = r"\| MPO +\| 10000 +\| 200 \[150.5, 250\] +\| 10 +\| s +\|"
+        row = r"\| MPO +\| 10000 +\| 200 \[150.5, 250\] +\| 10 +\| s +\| in the rain +\|"
         assert bool(re.search(row, text)) is shown
+        assert len(re.findall(r"\| MPO +\| \d+ +\|", text)) == shown
