@@ -30,6 +30,7 @@ _ITEMS = {
     "Environment": "ids or [mappings](#environments)",
     "Bundle": "[mappings](#bundles)",
     "Contrast": "[mappings](#contrasts)",
+    "Others": "[mappings](#others)",
 }
 """What the items of a list are, by the section that describes them."""
 
@@ -71,6 +72,10 @@ values in this bundle.
 An entry compares two values of an axis, written as `axes` has them, or two names of
 [bundles](#bundles).
 """,
+    "others": """\
+An entry names a file of scores and says how to read it.
+[Changing a study](../changing-a-study.md#other-peoples-scores) has examples.
+""",
     "optimizers": """\
 An entry may have any keys of [training](#training) but `retrace` and `optimizer`. One that is no
 built-in also has `class` and `settings`, or `matrices` and `rest`, which have these keys each:
@@ -104,6 +109,8 @@ def json_schema() -> dict[str, Any]:
     sections["Bundle"] = _object(bundle) | {"required": ["name"]}
     sections["Contrast"]["required"] = ["axis", "against"]
     del sections["Contrast"]["properties"]["level"]["default"]  # to leave it out is not null
+    sections["Others"]["required"] = ["path", "columns", "source"]
+    sections["Others"]["properties"]["environments"]["default"] = {}
     _describe_optimizers(sections, own)
     keys["environments"]["uniqueItems"] = keys["seeds"]["uniqueItems"] = True
     parts: dict[str, Any] = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mpo.analysis import answers, baselines, collect, tables
+from mpo.analysis import answers, baselines, collect, others, tables
 from mpo.study.cells import Run
 from mpo.study.plan import Study
 
@@ -141,7 +141,8 @@ def write_tables(study: Study, root: Path, published: Path | None = None) -> Pat
     folder = root / "tables"
     tables.write(collect.collect(study, root), folder)
     found = answers.compute(study, folder, *write_scale(study, root / "scale"))
-    tables.write(found | {"baselines": baselines.read(study, published)}, folder)
+    found |= {"baselines": baselines.read(study, published), **others.compute(study, folder)}
+    tables.write(found, folder)
     return folder
 
 

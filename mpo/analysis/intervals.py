@@ -50,12 +50,51 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         raise ValueError(f"expected one or more finite values, received {x.tolist()}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, received {confidence}")
-    mean = float(x.mean())
-    if x.size == 1:
+    deviation = float(x.std(ddof=1)) if x.size > 1 else np.nan
+    return t_interval_of(x.size, float(x.mean()), deviation, confidence)
+
+
+def t_interval_of(n: int, mean: float, deviation: float, confidence: float = 0.95) -> Interval:
+    """The interval of `t_interval`, from the mean and the standard deviation of n values.
+
+    Args:
+        n: number of values.
+        mean: of the values.
+        deviation: their standard deviation s, with n−1 in its denominator.
+        confidence: as in `t_interval`.
+    """
+    if n == 1:
         return Interval(1, mean, np.nan, np.nan)
+    half = float(stdtrit(n - 1, 1 - (1 - confidence) / 2) * deviation / np.sqrt(n))
+    return Interval(n, mean, mean - half, mean + half)
+
+
+def welch_interval(x: Interval, y: Interval, confidence: float = 0.95) -> Interval:
+    """The difference x̄ − ȳ of two independent means, and Welch's t interval of it.
+
+    With e the standard error of a mean, the difference has the variance e_x² + e_y², with
+    (e_x² + e_y²)² / (e_x⁴/(n_x−1) + e_y⁴/(n_y−1)) degrees of freedom. e is the half-width of the
+    mean's interval over t(1 − (1−c)/2, n−1).
+
+    Args:
+        x: the first mean with its Student-t interval.
+        y: the second mean, of other runs.
+        confidence: c, the nominal coverage of all three intervals.
+
+    Returns:
+        The interval, with n = n_x + n_y; its bounds are NaN if x or y has none.
+
+    Source: Welch, Biometrika 34 (1947), as in `pooled_t_interval`.
+    """
     level = 1 - (1 - confidence) / 2
-    half = float(stdtrit(x.size - 1, level) * x.std(ddof=1) / np.sqrt(x.size))
-    return Interval(x.size, mean, mean - half, mean + half)
+    mean, n = x.mean - y.mean, x.n + y.n
+    if min(x.n, y.n) < 2 or np.isnan(x.hi - x.lo + y.hi - y.lo):
+        return Interval(n, mean, np.nan, np.nan)
+    each = np.array([x.n - 1, y.n - 1])
+    v = (np.array([x.hi - x.lo, y.hi - y.lo]) / 2 / stdtrit(each, level)) ** 2
+    freedom = v.sum() ** 2 / (v**2 / each).sum() if v.any() else 1.0
+    half = float(stdtrit(freedom, level) * np.sqrt(v.sum()))
+    return Interval(n, mean, mean - half, mean + half)
 
 
 def pooled_t_interval(samples: Sequence[ArrayLike], confidence: float = 0.95) -> Interval:

@@ -192,12 +192,13 @@ def collect(args: Namespace) -> None:
 
 def statistics(args: Namespace) -> None:
     """Computes the statistics of a study from its tables."""
-    from mpo.analysis import answers, baselines, tables
+    from mpo.analysis import answers, baselines, others, tables
 
     study = _study_of_tables(args)
     published = baselines.read(study, args.baselines)
     found = answers.compute(study, args.tables, args.references, args.random)
-    tables.write(found | {"baselines": published}, args.tables)
+    found |= {"baselines": published, **others.compute(study, args.tables)}
+    tables.write(found, args.tables)
 
 
 def choose(args: Namespace) -> None:

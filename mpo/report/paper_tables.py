@@ -5,7 +5,7 @@ cell with an interval reads `estimate [lo, hi]`.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from mpo.analysis.baselines import comparable, in_words
 from mpo.analysis.contrasts import POOLED, SUM
 from mpo.analysis.intervals import EXPLORATORY, MINUS, t_interval
 from mpo.analysis.tables import CONFIDENCE, read
+from mpo.report import others
+from mpo.report.numbers import digits, number, wide
 from mpo.report.typeset import NONE, Table, latex, markdown
 from mpo.study.files import TYPESET, replacing
 from mpo.study.plan import Study
@@ -54,12 +56,13 @@ def write(study: Study, tables: Path, outputs: Path) -> None:
 def final_scores(study: Study, tables: Path) -> Table:
     """The final return of each arm in each environment: mean and Student-t interval.
 
-    Rows with published returns follow, those `nearest` to the study's budgets.
+    Rows with published returns and of other people's runs follow, those `nearest` to the study's
+    budgets.
     """
     scores = read(tables, "scores").query("policy == 'mode'")
     seeds = scores.loc[scores["n"] > 0, "n"]
     cells = [_final(row, seeds.max()) for row in scores.to_dict("records")]
-    frame = _wide(scores.assign(cell=cells), ["arm"], "env", "cell")
+    frame = wide(scores.assign(cell=cells), ["arm"], "env", "cell")
     finals = read(tables, "finals").groupby("env", sort=False)
     marked = pd.DataFrame({env: _best(rows) for env, rows in finals}).reindex_like(frame)
     differing = f", {seeds.max()} unless stated in the cell" if seeds.nunique() > 1 else ""
@@ -79,11 +82,21 @@ def final_scores(study: Study, tables: Path) -> Table:
             "the other arms)"
         )
         notes.append(f"Bold: {rule}{'' if marked.any(axis=None) else '; there is none'}.")
-    published = _published(comparable(read(tables, "baselines"), study), study)
+    published = comparable(read(tables, "baselines"), study)
+    published["result"] = [in_words(row) for row in published.to_dict("records")]
+    of_others = others.near_the_budget(study, tables)
     if len(published):
         notes.append("Published: results of other authors; sources are in tables/baselines.")
-        frame = pd.concat([frame, published.reindex(columns=frame.columns)]).fillna(NONE)
-        marked = marked.reindex(frame.index, fill_value=False)
+    if len(of_others):
+        notes.append(
+            "Others: runs of other people, from the files that the config names; sources are in "
+            "tables/others."
+        )
+    for found, whose in ((published, "published"), (of_others, "others")):
+        if len(found):
+            rows = _beside(found, study, whose).reindex(columns=frame.columns)
+            frame = pd.concat([frame, rows]).fillna(NONE)
+    marked = marked.reindex(frame.index, fill_value=False)
     caption = f"Final return after the whole budget, study {study.study}."
     return Table(frame, marked, caption, " ".join(notes))
 
@@ -98,7 +111,7 @@ def aggregates(study: Study, tables: Path) -> Table:
     frame = pd.DataFrame(index=pd.Index(finals["arm"].unique(), name="arm"), columns=[*_METRICS])
     note = "No environment has a reference score and a finished run of every arm."
     if not found.empty:
-        frame = _wide(found.assign(cell=_cells(found)), ["arm"], "metric", "cell").loc[frame.index]
+        frame = wide(found.assign(cell=_cells(found)), ["arm"], "metric", "cell").loc[frame.index]
         scored = finals.dropna(subset="score").groupby(["env", "arm"]).size()
         warning = ": with so few seeds these intervals are too narrow"
         note = (
@@ -130,11 +143,11 @@ def effects(study: Study, tables: Path) -> Table:
         note = "No factor is varied, or no pair is complete."
         return Table(frame, _nothing(frame), caption, note)
     both = found.groupby(rows, sort=False)[["n", "correlation"]].first()
-    frame = _wide(found, rows, "unit", "cell").reindex(columns=units, fill_value=NONE)
+    frame = wide(found, rows, "unit", "cell").reindex(columns=units, fill_value=NONE)
     frame = frame.fillna(NONE)
     frame["n"] = both["n"].astype(str)
-    frame["r"] = both["correlation"].map(lambda r: NONE if math.isnan(r) else _digits(r, 2))
-    sure = _wide(found, rows, "unit", "sure").reindex(columns=frame.columns).eq(True)
+    frame["r"] = both["correlation"].map(lambda r: NONE if math.isnan(r) else digits(r, 2))
+    sure = wide(found, rows, "unit", "sure").reindex(columns=frame.columns).eq(True)
     single = found[found["env"] != POOLED]
     note = (
         "Mean difference between two levels of a factor, with the same environment, seed and "
@@ -161,14 +174,14 @@ def costs(study: Study, tables: Path) -> Table:
         "memory, MB": groups["max_rss_mb"].max(),
         "CPU, h": groups["cpu_s"].sum(min_count=1) / 3600,
     }
-    frame = pd.DataFrame({name: column.map(_number) for name, column in numbers.items()})
+    frame = pd.DataFrame({name: column.map(number) for name, column in numbers.items()})
     pairs = zip(finished, planned, strict=True)
     frame.insert(0, "runs", [f"{n}" if n == of else f"{n} of {of}" for n, of in pairs])
     hours = (runs["wall_s"].sum() + runs["eval_s"].sum()) / 3600
     note = (
         "Means over the finished runs; seeds trained in one process share its time equally. "
         "Memory: largest peak of any process. CPU: sum over the trainings. Three significant "
-        f"digits. In all {_number(hours)} hours of training and evaluation, if run one by one."
+        f"digits. In all {number(hours)} hours of training and evaluation, if run one by one."
     )
     return Table(frame, _nothing(frame), f"Costs of the runs, study {study.study}.", note)
 
@@ -179,19 +192,19 @@ def _final(row: Mapping[Hashable, Any], seeds: int) -> str:
         return _MISSING
     apart = [f"n = {row['n']}"] if row["n"] != seeds else []
     apart += [f"{row['diverged']} div."] if row["diverged"] else []
-    return _number(row["mean"], row["lo"], row["hi"]) + (f" ({', '.join(apart)})" if apart else "")
+    return number(row["mean"], row["lo"], row["hi"]) + (f" ({', '.join(apart)})" if apart else "")
 
 
-def _published(baselines: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """One row per algorithm, one column per environment with a baseline."""
+def _beside(found: pd.DataFrame, study: Study, whose: str) -> pd.DataFrame:
+    """One row per algorithm of other authors, one column per environment with a result."""
     budgets = {run.spec.env_name: run.total_steps for run in study.runs}
     cells = [
-        in_words(row)
+        row["result"]
         + ("" if row["steps"] == budgets[row["env"]] else f" (after {row['steps']} steps)")
-        for row in baselines.to_dict("records")
+        for row in found.to_dict("records")
     ]
-    found = baselines.assign(cell=cells, arm=baselines["algorithm"] + ", published")
-    return _wide(found, ["arm"], "env", "cell")
+    named = found.assign(cell=cells, arm=found["algorithm"] + f", {whose}")
+    return wide(named, ["arm"], "env", "cell")
 
 
 def _best(finals: pd.DataFrame) -> pd.Series:
@@ -207,40 +220,13 @@ def _best(finals: pd.DataFrame) -> pd.Series:
     return pd.Series(best)
 
 
-def _wide(long: pd.DataFrame, rows: Sequence[str], column: str, value: str) -> pd.DataFrame:
-    """Pivots to wide form, keeping rows and columns in their order of appearance."""
-    return long.set_index([*rows, column])[value].unstack(sort=False).rename_axis(columns=None)
-
-
 def _nothing(frame: pd.DataFrame) -> pd.DataFrame:
     """A mask that marks no cell."""
     return pd.DataFrame(False, frame.index, frame.columns)
 
 
 def _cells(found: pd.DataFrame) -> list[str]:
-    return [_number(*row) for row in found[["estimate", "lo", "hi"]].to_numpy()]
-
-
-def _number(value: float, lo: float = math.nan, hi: float = math.nan) -> str:
-    """Formats a value and its bounds, rounded to the second digit of the interval's half-width.
-
-    The value has at most six significant digits, or three if it has no interval.
-    """
-    if math.isnan(value):
-        return NONE
-    if math.isnan(lo):
-        return _digits(value, _decimals(abs(value) / 10))
-    decimals = _decimals(max((hi - lo) / 2, abs(value) / 10_000))
-    return "{} [{}, {}]".format(*(_digits(x, decimals) for x in (value, lo, hi)))
-
-
-def _decimals(x: float) -> int:
-    """Decimal places down to the second significant digit of x; negative if x is 100 or more."""
-    return 1 - int(f"{x:.1e}".partition("e")[2])
-
-
-def _digits(x: float, decimals: int) -> str:
-    return f"{round(x, decimals):z.{max(decimals, 0)}f}".replace("-", MINUS)
+    return [number(*row) for row in found[["estimate", "lo", "hi"]].to_numpy()]
 
 
 def _counted(n: pd.Series, noun: str) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from mpo.analysis.baselines import comparable, in_words
 from mpo.analysis.tables import flat, read
 from mpo.provenance import commit, packages
-from mpo.report import answers, paper_tables, tuning
+from mpo.report import answers, others, paper_tables, tuning
 from mpo.report import figures as drawings
 from mpo.report.figures.style import plural
 from mpo.report.typeset import inline, markdown
@@ -77,6 +77,7 @@ def write(
         "## Final scores",
         markdown(paper_tables.final_scores(study, tables)).rstrip(),
         markdown(paper_tables.aggregates(study, tables)).rstrip(),
+        *others.section(study, tables),
         *_published(comparable(read(tables, "baselines"), study)),
         "## Figures",
         *(

@@ -38,6 +38,7 @@ from mpo.study.config import (
 from mpo.study.contrasts import Comparison, Contrast, comparisons
 from mpo.study.hyperparameters import Training, training_value
 from mpo.study.optimizers import ARM_KEYS, BUILT_IN, Definition, choices, definition
+from mpo.study.others import Others
 from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec, path_text
 from mpo.study.tuning import SUFFIX, Choice, Tuning, arms, key_of
 
@@ -96,6 +97,12 @@ class Study(Section):
     `[{axis: optimizer, level: sgd, against: adam}]`. The summary reports them first, with p-values
     adjusted for their number (Holm); all other effects are exploratory. They are no part of a run's
     identity, so changing them trains nothing."""
+
+    others: tuple[Others, ...] = ()
+    """Files of other people's scores, shown and compared with the study's own, as in `[{path:
+    sac.csv, algorithm: SAC, columns: {env: task, env_step: step, seed: seed, return: score},
+    environments: {walker-walk: dm_control/walker-walk-v0}, source: "where it is from"}]`. They are
+    no part of a run's identity, so changing them trains and evaluates nothing."""
 
     tuning: Tuning | None = None
     stage: Literal["reported", "tuning"] = "reported"
@@ -266,7 +273,8 @@ class Study(Section):
         found["axes"] = {axis: given[axis] for axis in self.tuned.axes if axis in given}
         if BUNDLE not in self.tuned.axes:
             found.pop("bundles", None)
-        found.pop("contrasts", None)  # of reported runs
+        for key in ("contrasts", "others"):  # of reported runs
+            found.pop(key, None)
         return found
 
     @cached_property

@@ -4,6 +4,7 @@ pandas is not imported here, since the tables are checked while Snakemake plans.
 """
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
@@ -86,26 +87,19 @@ def baselines(table: Path) -> list[Baseline]:
     return _read(table, Baseline, ("env", "algorithm", "steps"))
 
 
-def _read(table: Path, kind: type[Row], key: tuple[str, ...]) -> list[Row]:
-    found: dict[tuple[object, ...], tuple[int, Row]] = {}
+def csv_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields each row of a csv file that is not empty, after the number of its last line.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     try:
         # Spreadsheets begin their files with a mark of the encoding.
         with table.open(newline="", encoding="utf-8-sig") as lines:
             rows = csv.reader(lines, strict=True)
-            head = next(rows, [])
-            _check_head(table, kind, head)
             for values in rows:
-                if not values:
-                    continue
-                line = rows.line_num
-                row = _row(f"{table}, line {line}", kind, head, values)
-                same = tuple(getattr(row, name) for name in key)
-                if same in found:
-                    raise ConfigError(
-                        f"{table}, line {line}: a second row for {', '.join(map(str, same))}; the "
-                        f"first is in line {found[same][0]}"
-                    )
-                found[same] = line, row
+                if values:
+                    yield rows.line_num, values
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise ConfigError(f"{table}: expected text in UTF-8, received {byte:#04x}") from None
@@ -113,6 +107,40 @@ def _read(table: Path, kind: type[Row], key: tuple[str, ...]) -> list[Row]:
         raise ConfigError(f"{table}, line {rows.line_num}: {error}") from None
     except OSError as error:
         raise ConfigError(f"{table} cannot be read: {error.strerror}") from None
+
+
+def row_of(where: str, head: list[str], values: list[str]) -> dict[str, str]:
+    """Returns a row's values by the names of their columns.
+
+    Args:
+        where: the file and the line, for messages.
+        head: the names of the columns.
+        values: of the row.
+
+    Raises:
+        ConfigError: there are more or fewer values than columns.
+    """
+    if len(values) != len(head):
+        raise ConfigError(
+            f"{where}: expected {len(head)} values, received {len(values)}: {', '.join(values)}"
+        )
+    return dict(zip(head, values, strict=True))
+
+
+def _read(table: Path, kind: type[Row], key: tuple[str, ...]) -> list[Row]:
+    found: dict[tuple[object, ...], tuple[int, Row]] = {}
+    rows = csv_rows(table)
+    _, head = next(rows, (1, []))
+    _check_head(table, kind, head)
+    for line, values in rows:
+        row = _row(f"{table}, line {line}", kind, head, values)
+        same = tuple(getattr(row, name) for name in key)
+        if same in found:
+            raise ConfigError(
+                f"{table}, line {line}: a second row for {', '.join(map(str, same))}; the "
+                f"first is in line {found[same][0]}"
+            )
+        found[same] = line, row
     return [row for _, row in found.values()]
 
 
@@ -129,12 +157,8 @@ def _check_head(table: Path, kind: type[Row], head: list[str]) -> None:
 
 
 def _row(where: str, kind: type[Row], head: list[str], values: list[str]) -> Row:
-    if len(values) != len(head):
-        raise ConfigError(
-            f"{where}: expected {len(head)} values, received {len(values)}: {', '.join(values)}"
-        )
     try:
-        return kind.model_validate(dict(zip(head, values, strict=True)))
+        return kind.model_validate(row_of(where, head, values))
     except ValidationError as error:
         problems = explain(error).splitlines()
         raise ConfigError("\n".join(f"{where}, {problem}" for problem in problems)) from None

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpo.analysis import answers, baselines, collect, contrasts, references, tables
+from mpo.analysis import answers, baselines, collect, contrasts, others, references, tables
 from mpo.analysis.aggregates import iqm
 from mpo.analysis.intervals import t_interval
 from mpo.report import summary
@@ -265,13 +265,15 @@ def test_an_environment_without_any_run_needs_no_random_return(tmp_path):
     own = found["finals"]["env"] == study.environments[1].id
     assert found["finals"].loc[own, "score"].isna().all()
     kept = ["run_id", "return", "score"]
-    others = found["finals"].loc[~own, kept], whole["finals"].loc[~own, kept]
-    pd.testing.assert_frame_equal(*others)
+    rest = found["finals"].loc[~own, kept], whole["finals"].loc[~own, kept]
+    pd.testing.assert_frame_equal(*rest)
     assert (found["aggregates"]["environments"] == 2).all()
     assert study.environments[1].id not in set(found["effects"]["env"])
     with pytest.raises(ConfigError, match=f"random return of {study.environments[2].id} was not"):
         answers.compute(lost, tmp_path / "tables", table, random[:1])
-    tables.write(found | {"baselines": baselines.read(study, None)}, tmp_path / "tables")
+    found |= {"baselines": baselines.read(study, None)}
+    found |= others.compute(lost, tmp_path / "tables")
+    tables.write(found, tmp_path / "tables")
     summary.write(lost, tmp_path / "tables", [], tmp_path / "summary.md")
     text = (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert f"no reference score: {study.environments[1].id}." in text

@@ -165,7 +165,7 @@ def test_up_to_twelve_algorithms_can_be_told_apart(tmp_path, count):
     looks = {(line.get_color(), str(line._dash_pattern)) for line in lines}
     assert (len(lines), len(looks)) == (count, 12)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert ("Published: looks repeat after 12" in labels) is (count > 12)
+    assert ("Dotted: looks repeat after 12" in labels) is (count > 12)
 
 
 def test_final_scores_stand_beside_them(tmp_path, some):

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpo.analysis import baselines, intervals, tables
+from mpo.analysis import baselines, intervals, others, tables
 from mpo.report import paper_tables, typeset
+from mpo.report.numbers import number
 from mpo.study.files import TYPESET
 from tests import synthetic
 
@@ -46,9 +47,10 @@ def hand_made(folder, returns, diverged=()):
                     taken = cost | {"max_rss_mb": 400.0 + seed}
                 runs.append(cell | {"seed": seed, "status": status} | taken)
     frames = {"scores": scores, "finals": finals, "runs": runs}
-    none = baselines.read(synthetic.plan(), None)
+    none = {"baselines": baselines.read(synthetic.plan(), None)}
+    none |= others.compute(synthetic.plan(), folder)
     found = {name: pd.DataFrame(rows) for name, rows in frames.items()}
-    tables.write(found | {"baselines": none}, folder)
+    tables.write(found | none, folder)
     return folder
 
 
@@ -146,7 +148,7 @@ def test_cells_say_what_sets_their_runs_apart(tmp_path):
     ],
 )
 def test_an_interval_says_how_many_digits_there_are(numbers, text):
-    assert paper_tables._number(*numbers) == text
+    assert number(*numbers) == text
 
 
 def test_latex_is_escaped_and_ruled(tmp_path):
@@ -223,7 +225,7 @@ def test_aggregates_have_their_intervals_and_no_winner(made):
     assert list(table.frame.index) == list(tables.read(folder, "finals")["arm"].unique())
     found = tables.read(folder, "aggregates").set_index(["arm", "metric"])
     iqm = found.loc[("Retrace on, sgd", "iqm"), ["estimate", "lo", "hi"]]
-    assert table.frame.loc["Retrace on, sgd", "IQM"] == paper_tables._number(*iqm)
+    assert table.frame.loc["Retrace on, sgd", "IQM"] == number(*iqm)
     assert not table.marked.any(axis=None) and "Bold" not in table.note
     assert "500 replicates, given two or more seeds." in table.note
     assert "Over 3 environments and 15 runs per arm" in table.note
@@ -249,7 +251,7 @@ def test_effects_are_bold_where_the_interval_excludes_zero(made):
         if row["against"] == "their sum":
             name = "Retrace on and sgd, beyond their sum"
         cell = (name, row["env"]), row["unit"]
-        assert table.frame.loc[cell] == paper_tables._number(row["estimate"], row["lo"], row["hi"])
+        assert table.frame.loc[cell] == number(row["estimate"], row["lo"], row["hi"])
         assert table.marked.loc[cell] == (row["lo"] > 0 or row["hi"] < 0)
         assert table.frame.loc[cell[0], ["n", "r"]].tolist() == [
             str(row["n"]),
@@ -326,7 +328,7 @@ def test_the_mean_action_is_shown(made):
     study, folder = made
     mode = tables.read(folder, "scores").query("policy == 'mode'").iloc[0]
     cell = paper_tables.final_scores(study, folder).frame.loc[mode["arm"], mode["env"]]
-    assert cell == paper_tables._number(mode["mean"], mode["lo"], mode["hi"])
+    assert cell == number(mode["mean"], mode["lo"], mode["hi"])
 
 
 def test_no_drawing_or_learning_library_is_needed():

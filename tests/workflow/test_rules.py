@@ -39,6 +39,7 @@ def edited(finished):
         ("report/typeset.py", SHOWN),
         ("report/figures/style.py", DRAWN | {"summary": 1, "pages": 1}),
         ("analysis/baselines.py", {"statistics": 1} | DRAWN | SHOWN),
+        ("analysis/others.py", {"statistics": 1} | DRAWN | SHOWN),
         ("analysis/collect.py", {"collect": 1, "statistics": 1} | DRAWN | SHOWN),
         ("analysis/tables.py", {"collect": 1, "statistics": 1} | DRAWN | SHOWN),
         ("analysis/intervals.py", {"collect": 1, "statistics": 1} | DRAWN | SHOWN),

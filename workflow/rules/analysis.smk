@@ -57,6 +57,7 @@ rule statistics:
         tables=rules.collect.output,
         references=user_table(STUDY, "references"),
         baselines=user_table(STUDY, "baselines"),
+        others=[each.path for each in STUDY.others],
         # Of an environment without any run nothing is asked: it may not even work.
         random=expand(
             rules.random.output, env=dict.fromkeys(run.env_slug for run in WANTED[STUDY.study])
@@ -68,7 +69,9 @@ rule statistics:
     resources:
         **small_job(),
     params:
-        code=lambda wildcards: code_of("mpo.analysis.answers", "mpo.analysis.baselines"),
+        code=lambda wildcards: code_of(
+            "mpo.analysis.answers", "mpo.analysis.baselines", "mpo.analysis.others"
+        ),
         tables=subpath(output[0], parent=True),
     shell:
         "python -m mpo statistics --study {input.study:q} --tables {params.tables:q}"

@@ -15,7 +15,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 import mpo
-from mpo.study import config_files, questions, user_tables
+from mpo.study import config_files, other_scores, questions, user_tables
 from mpo.study.checksums import Damaged
 from mpo.study.config import ConfigError, canonical_json
 from mpo.report.figures import FIGURES, TUNING_FIGURES
@@ -73,6 +73,9 @@ def parse_study():
         if workflow.is_main_process:
             user_tables.references(Path(user_table(study, "references")))
             user_tables.baselines(Path(user_table(study, "baselines")))
+            other_scores.check(
+                study.others, [environment.name for environment in study.environments]
+            )
             from mpo.environments.envs import check
 
             # dm_control logs with absl, which would print all of Snakemake's messages a second

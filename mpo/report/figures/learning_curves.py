@@ -17,12 +17,12 @@ from mpo.study.plan import Study
 
 _MARKED = 6  # markers per curve
 _DOTS: tuple[Any, ...] = ((0, (1, 1.5)), (0, (1, 4)), (0, (3, 1.5, 1, 1.5)), (0, (1, 1, 1, 4)))
-_PUBLISHED: list[dict[str, Any]] = [
+_GREYS: list[dict[str, Any]] = [
     {"color": grey, "linewidth": 1.0, "linestyle": dots}
     for grey in ("0.25", "0.5", "0.7")
     for dots in _DOTS
 ]
-"""The looks of published algorithms; more of them share a look."""
+"""The looks of other people's algorithms; more of them share a look."""
 
 
 def draw(study: Study, tables: Path) -> Figure:
@@ -52,7 +52,8 @@ def draw(study: Study, tables: Path) -> Figure:
     table = read(tables, "curves")
     curves = dict(list(table.groupby(["env", "arm"])))
     published = comparable(read(tables, "baselines"), study)
-    lines = dict(zip(published["algorithm"].unique(), cycle(_PUBLISHED), strict=False))
+    others = _within(study, read(tables, "others"))
+    lines = _lines(published, others)
     for env, axes in grid.axes_dict.items():
         if not table.loc[table["env"] == env, "n"].any():
             style.mark_empty(axes)
@@ -64,17 +65,17 @@ def draw(study: Study, tables: Path) -> Figure:
             _curve(axes, curves[env, arm], look, index)
         axes.set_ylim(limits)
         for baseline in published[published["env"] == env].to_dict("records"):
-            axes.axhline(baseline["mean"], **lines[baseline["algorithm"]], zorder=1)
+            line = lines[f"{baseline['algorithm']}, published"]
+            axes.axhline(baseline["mean"], **line, zorder=1)
             style.show(axes, baseline["mean"])
+        for name, curve in others[others["env"] == env].groupby("algorithm", sort=False):
+            _other(axes, curve, lines[f"{name}, others"])
         style.count_steps(axes)
     grid.set_titles("{col_name}", size=style.title_size(study))
     grid.set_axis_labels(style.STEPS, "Return")
-    references = [
-        Line2D([], [], **line, label=f"{style.literal(name)}, published")
-        for name, line in lines.items()
-    ]
-    if len(lines) > len(_PUBLISHED):
-        text = f"Published: looks repeat after {len(_PUBLISHED)}"
+    references = [Line2D([], [], **line, label=style.literal(name)) for name, line in lines.items()]
+    if len(lines) > len(_GREYS):
+        text = f"Dotted: looks repeat after {len(_GREYS)}"
         references.append(Line2D([], [], linestyle="", label=text))
     style.legend_below(grid.figure, [*style.arms_key(looks), *references])
     return grid.figure
@@ -97,8 +98,33 @@ def _curve(axes: Axes, curve: pd.DataFrame, look: style.Look, index: int) -> Non
     )
 
 
+def _within(study: Study, others: pd.DataFrame) -> pd.DataFrame:
+    """The points of other people's curves up to the study's budgets."""
+    budgets = {run.spec.env_name: run.total_steps for run in study.runs}
+    return others[others["env_step"] <= others["env"].map(budgets)]
+
+
+def _lines(published: pd.DataFrame, others: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The look of each of other people's algorithms, by its label."""
+    labels = [f"{name}, others" for name in others["algorithm"].unique()]
+    labels += [f"{name}, published" for name in published["algorithm"].unique()]
+    return dict(zip(labels, cycle(_GREYS), strict=False))
+
+
+def _other(axes: Axes, curve: pd.DataFrame, line: dict[str, Any]) -> None:
+    """Draws the mean and the interval of other people's runs; the axis makes room for the mean."""
+    limits = axes.get_ylim()
+    steps, color = curve["env_step"], line["color"]
+    axes.fill_between(steps, curve["lo"], curve["hi"], color=color, alpha=0.1, lw=0, zorder=1)
+    # With a marker, since a file may have a single point.
+    axes.plot(steps, curve["mean"], **line, marker=".", markersize=3, zorder=1)
+    axes.set_ylim(limits)
+    for value in (curve["mean"].min(), curve["mean"].max()):
+        style.show(axes, value)
+
+
 def caption(study: Study, tables: Path) -> str:
-    """Describes the figure: seeds, episodes, intervals and published returns."""
+    """Describes the figure: seeds, episodes, intervals and other people's results."""
     curves = read(tables, "curves")
     published = comparable(read(tables, "baselines"), study)
     episodes = style.plural(int(curves["episodes"].max()), "evaluation episode")
@@ -110,6 +136,7 @@ def caption(study: Study, tables: Path) -> str:
     return (
         "Return of the mean-action policy during training, not smoothed: "
         f"{seeds}{'' if curves['n'].max() == 1 else band}.{_in_words(published)}"
+        f"{_others_in_words(_within(study, read(tables, 'others')))}"
     )
 
 
@@ -123,3 +150,15 @@ def _in_words(published: pd.DataFrame) -> str:
         for name, low, high in steps.itertuples()
     ]
     return f" Dotted: published returns of {', '.join(words)} (tables/baselines)."
+
+
+def _others_in_words(others: pd.DataFrame) -> str:
+    """A sentence that lists other people's runs, their seeds and their source."""
+    if others.empty:
+        return ""
+    found = others.groupby("algorithm", sort=False)["n"]
+    words = [f"{name}, {style.seeds_in_words(n)}" for name, n in found]
+    return (
+        " Dotted with bands: means of other people's runs and their 95 % intervals "
+        f"(tables/others): {'; '.join(words)}."
+    )
