@@ -11,6 +11,7 @@ from mpo.study.config import ConfigError
 from mpo.study.plan import Study
 from tests import pipeline
 from tests.pipeline import ROOT, project
+from tests.study import test_tuning
 from tests.study.test_config_files import dry_run
 from tests.study.test_plan import DEFAULT, SMALL, changed
 
@@ -149,6 +150,8 @@ def test_they_are_no_part_of_any_identity_nor_of_tuning():
     plain, other = Study.parse(SMALL), Study.parse(changed("others", [entry()]))
     assert plain.runs == other.runs and plain.evaluation_spec == other.evaluation_spec
     assert "others" not in DEFAULT
+    tuned = test_tuning.config()
+    assert test_tuning.stage(tuned | {"others": [entry()]}) == test_tuning.stage(tuned)
 
 
 def test_they_are_refused_before_any_job_and_are_inputs_of_the_statistics(tmp_path):
