@@ -99,7 +99,7 @@ NOT_RUN = {
             'make study CONFIG="config/presets/fast.yaml config/search/reacher.yaml"',
             'make study CONFIG="config/presets/fast.yaml config/search/reacher_noise.yaml"',
             "snakemake --cores all --configfile config/presets/fast.yaml config/small.yaml",
-            "snakemake --cores all --configfile config/optimizers.yaml",
+            "snakemake --cores all --configfile config/muon.yaml",
             "snakemake --cores all --configfile config/presets/fast.yaml config/small.yaml "
             '--config environments="[dm_control/cartpole-swingup-v0, dm_control/reacher-easy-v0, '
             'dm_control/ball_in_cup-catch-v0]"',
