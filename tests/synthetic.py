@@ -189,6 +189,7 @@ def write_run(
         "env_step": steps,
         "updates": steps,
         "wall_s": steps / 500.0,
+        "cpu_s": steps / 480.0,
         "episodes": 5,
         "episode_return": [expected(step) for step in steps],
         "episode_length": 200.0,

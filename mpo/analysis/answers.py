@@ -3,7 +3,8 @@
 Tables: finals (final return and score of each run), references (the scale of the scores),
 aggregates, profiles, improvements (comparisons of arms), effects (of factors, paired by seed),
 differences (the effects of single seeds), contrasts (those that the config names), efficiency,
-power, and sample_efficiency (an arm's IQM during training).
+power, sample_efficiency (an arm's IQM during training), cost_curves (its return against the cost of
+training) and cost_ratios (of factors).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mpo.analysis import aggregates, contrasts, efficiency, intervals, references
+from mpo.analysis import aggregates, contrasts, costs, efficiency, intervals, references
 from mpo.analysis.tables import read, seed_returns
 from mpo.study.plan import Study
 from mpo.study.status import FINISHED
@@ -38,7 +39,12 @@ _COLUMNS = {
         *("threshold", "reached", "median_steps", "median_lo", "median_hi"),
     ),
     "power": (*contrasts.KEY, "env", "environments", "sd", "effect", "seeds"),
-    "sample_efficiency": ("arm", "share", "env_step", "wall_s", *_BOUNDS, "environments", "n"),
+    "sample_efficiency": (
+        *("arm", "share", "env_step", "wall_s", "unit", "cost"),
+        *(*_BOUNDS, "environments", "n"),
+    ),
+    "cost_curves": costs.CURVES,
+    "cost_ratios": costs.RATIOS,
 }
 """Columns of the tables that can be empty: with a single arm, without any reference score, or
 without a named contrast."""
@@ -89,6 +95,8 @@ def compute(
         "sample_efficiency": _table(
             "sample_efficiency", _sample_efficiency(study, tables, scale, shared, rng)
         ),
+        "cost_curves": _table("cost_curves", costs.curve_rows(tables)),
+        "cost_ratios": _table("cost_ratios", costs.ratio_rows(study, tables)),
     }
 
 
@@ -197,10 +205,11 @@ def _sample_efficiency(
     shared: Sequence[str],
     rng: np.random.Generator,
 ) -> Iterator[dict[str, Any]]:
-    """Each arm's IQM at fractions of the training budget, and the mean training time in seconds.
+    """Each arm's IQM at fractions of the training budget, and what training has cost by then.
 
     The fractions are the snapshots of the shared environment with the fewest snapshots. Scores of
-    the other environments, and all clocks, are interpolated linearly. A diverged run keeps its
+    the other environments, and all clocks, are interpolated linearly. Costs are means of the runs
+    in an environment, then over environments. A diverged run keeps its
     last score, and its clock stops.
     """
     if not shared:
@@ -212,21 +221,20 @@ def _sample_efficiency(
     shares = np.linspace(0, 1, fewest + 1)
     curves = seed_returns(tables, "online").query("env in @shared")
     curves = curves.assign(score=references.scores(curves, scale))
-    clocks = read(tables, "train")[["run_id", "env_step", "wall_s"]]
-    started = clocks.drop_duplicates("run_id").assign(env_step=0, wall_s=0.0)
-    clocks = pd.concat([started, clocks]).merge(curves[["run_id", "env", "arm"]].drop_duplicates())
-    timed = dict(list(clocks.groupby(["env", "arm"])))
+    unit = costs.clock(read(tables, "runs")).unit
+    timed = dict(list(costs.clocks(tables).groupby(["env", "arm"])))
     for arm, runs in curves.groupby("arm", sort=False):
-        scores, seconds = [], []  # [runs, shares] and [shares] of each environment
+        scores, spent = [], []  # [runs, shares] and [wall_s and cost, shares] of each environment
         for env, cell in runs.groupby("env", sort=False):
             steps = shares * budgets[str(env)]
             scores.append(_at(steps, cell, "score"))
-            seconds.append(_at(steps, timed[env, arm], "wall_s").mean(0))
-        for index, (share, wall_s) in enumerate(zip(shares, np.mean(seconds, 0), strict=True)):
+            spent.append([_at(steps, timed[env, arm], x).mean(0) for x in ("wall_s", "cost")])
+        for index, (share, *time) in enumerate(zip(shares, *np.mean(spent, 0), strict=True)):
             x = [of_runs[:, index] for of_runs in scores]
             found = aggregates.aggregates(x, rng, replicates=_CURVE_REPLICATES).iqm
             env_step = round(share * budgets[shared[0]]) if common else None
-            row = {"arm": arm, "share": share, "env_step": env_step, "wall_s": wall_s}
+            row = {"arm": arm, "share": share, "env_step": env_step, "unit": unit}
+            row |= dict(zip(("wall_s", "cost"), time, strict=True))
             yield row | {**_bounds(found), "environments": len(found.n), "n": sum(found.n)}
 
 

@@ -33,8 +33,8 @@ _NOT_ESTIMATED = {
 }
 
 
-class _Contrast(NamedTuple):
-    """A level against another, by their places in the arrays of `_cells`."""
+class Contrast(NamedTuple):
+    """A level against another, by their places in `arrays`."""
 
     names: dict[str, str]
     """The columns of `KEY`."""
@@ -47,13 +47,13 @@ def effect_rows(
     study: Study, finals: pd.DataFrame, shared: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Each level of each varied axis against its first level, then interactions of two axes."""
-    cells = _cells(study, finals, "score")
+    cells = arrays(study, finals, "score")
     pooled = [cells[env] for env in shared]
-    contrasts = _against_the_first(study)
+    contrasts = against_the_first(study)
     for contrast in contrasts:
         for env, unit, one in _by_environment(study, finals, contrast):
             yield contrast.names | _in_one(env, unit, one)
-        if (found := _pooled(pooled, contrast)) is not None:
+        if (found := effect_over(pooled, contrast)) is not None:
             yield contrast.names | _over_all(found)
     for (first, i, k, _), (second, j, m, _) in combinations(contrasts, 2):
         scores = [x for x in pooled if i != j and _complete(x, {i: (0, k), j: (0, m)})]
@@ -69,7 +69,7 @@ def effect_rows(
 
 def difference_rows(study: Study, finals: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """The differences that `effect_rows` averages within an environment, one row per seed."""
-    for contrast in _against_the_first(study):
+    for contrast in against_the_first(study):
         for env, unit, found in _by_environment(study, finals, contrast):
             for difference in found.differences:
                 yield contrast.names | {"env": env, "unit": unit, "difference": difference}
@@ -83,30 +83,30 @@ def primary_rows(
     A contrast that cannot be estimated has a row, too, over 0 environments: what was named before
     does not vanish.
     """
-    cells = _cells(study, finals, "score")
+    cells = arrays(study, finals, "score")
     pooled = [cells[env] for env in shared]
-    contrasts = [_contrast(study, *each) for each in study.primary]
-    found = [_pooled(pooled, contrast) for contrast in contrasts]
+    contrasts = [contrast_of(study, *each) for each in study.primary]
+    found = [effect_over(pooled, contrast) for contrast in contrasts]
     adjusted = intervals.holm([np.nan if each is None else each.p for each in found])
     for contrast, each, p_holm in zip(contrasts, found, adjusted, strict=True):
         row = _NOT_ESTIMATED if each is None else {"p": each.p} | _over_all(each)
         yield contrast.names | {"p_holm": p_holm} | row
 
 
-def _against_the_first(study: Study) -> list[_Contrast]:
+def against_the_first(study: Study) -> list[Contrast]:
     """Every level of each varied axis except the first, against the first."""
     return [
-        _contrast(study, name, value, values[0])
+        contrast_of(study, name, value, values[0])
         for name, values in _varied(study).items()
         for value in values[1:]
     ]
 
 
-def _contrast(study: Study, axis: str, level: Any, against: Any) -> _Contrast:
+def contrast_of(study: Study, axis: str, level: Any, against: Any) -> Contrast:
     varied = _varied(study)
     values = varied[axis]
     names = {"factor": axis, "level": words(axis, level), "against": words(axis, against)}
-    return _Contrast(names, [*varied].index(axis), values.index(level), values.index(against))
+    return Contrast(names, [*varied].index(axis), values.index(level), values.index(against))
 
 
 def _varied(study: Study) -> dict[str, list[Any]]:
@@ -114,23 +114,26 @@ def _varied(study: Study) -> dict[str, list[Any]]:
 
 
 def _by_environment(
-    study: Study, finals: pd.DataFrame, contrast: _Contrast
+    study: Study, finals: pd.DataFrame, contrast: Contrast
 ) -> Iterator[tuple[str, str, effects.EnvironmentEffect]]:
     """The effect in each environment with a complete pair, as a return and as a score."""
     for unit in ("return", "score"):
-        for env, x in _cells(study, finals, unit).items():
-            if (found := _pooled([x], contrast)) is not None:
+        for env, x in arrays(study, finals, unit).items():
+            if (found := effect_over([x], contrast)) is not None:
                 yield env, unit, found.environments[0]
 
 
-def _pooled(cells: Sequence[np.ndarray], contrast: _Contrast) -> effects.Effect | None:
-    """The effect over the environments that have a complete pair; None without any."""
+def effect_over(cells: Sequence[np.ndarray], contrast: Contrast) -> effects.Effect | None:
+    """The effect over the environments that have a complete pair; None without any.
+
+    `cells` has one array per environment, see `arrays`.
+    """
     _, factor, level, against = contrast
     scores = [x for x in cells if _complete(x, {factor: (against, level)})]
     return effects.main_effect(scores, factor, level, against) if scores else None
 
 
-def _cells(study: Study, finals: pd.DataFrame, unit: str) -> dict[str, np.ndarray]:
+def arrays(study: Study, finals: pd.DataFrame, unit: str) -> dict[str, np.ndarray]:
     """Values by environment, [seeds, levels of the first varied axis, of the second, ...]."""
     # Rows are in the plan's order: environment, axes, seed.
     sizes = [len(values) for values in _varied(study).values()]

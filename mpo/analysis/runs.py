@@ -68,7 +68,7 @@ def read_run(run: Run, root: Path) -> RunFiles:
         if os.path.lexists(directory / POLICIES):
             intact(directory / POLICIES, record)
     with _noting(problems):
-        train = _rows(directory / METRICS, record, ["env_step", "wall_s"])
+        train = _rows(directory / METRICS, record, ["env_step", *CLOCKS])
     with _noting(problems):
         evals = _rows(directory / EVALUATIONS, evaluation, ["env_step", "return"])
     if record and evaluation:

@@ -36,6 +36,7 @@ UNITS = {
     "updates": "updates of the networks",
     "updates_per_s": "1/s",
     "wall_s": "s, the run's share of its process",
+    "cost": "of training, as `unit` says",
     "eval_s": "s",
     "cpu_s": "s, the run's share of its process",
     "max_rss_mb": "MB, of the process",

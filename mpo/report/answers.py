@@ -13,6 +13,7 @@ from mpo.analysis.intervals import EXPLORATORY, MINUS
 from mpo.analysis.tables import read
 from mpo.report import paper_tables, tuning
 from mpo.report.figures.style import plural
+from mpo.report.timing import how_timed
 from mpo.report.typeset import markdown
 from mpo.study.plan import Study
 
@@ -23,7 +24,7 @@ _Row = Mapping[Hashable, Any]
 
 
 def section(study: Study, tables: Path) -> list[str]:
-    """Says what was found: a sentence on each pooled effect, then the table of all effects.
+    """Says what was found: a sentence on each pooled effect and cost, then the table of effects.
 
     Args:
         study: the study's plan.
@@ -37,7 +38,7 @@ def section(study: Study, tables: Path) -> list[str]:
     else:
         parts = _all_exploratory(study, effects)
     table = markdown(paper_tables.effects(study, tables)).rstrip()
-    return ["## Answers", *parts, *(notes if unknown else []), table]
+    return ["## Answers", *parts, *(notes if unknown else []), table, *_costs(study, tables)]
 
 
 def _named_before(study: Study, effects: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
@@ -60,6 +61,32 @@ def _all_exploratory(study: Study, effects: pd.DataFrame) -> list[str]:
     none = "No effect can be pooled: no environment has a score for every arm."
     text = "No contrast was named before the study, so all effects below are exploratory."
     return [text, _list(study, pooled) or none]
+
+
+def _costs(study: Study, tables: Path) -> list[str]:
+    """Says what each level of a factor costs; empty if none is varied."""
+    found = read(tables, "cost_ratios").query("env == @POOLED").to_dict("records")
+    if not found:
+        return []
+    unit = found[0]["unit"]
+    lines = "\n".join(f"- {_cost(study, row)}" for row in found)
+    start = f"Cost: what an environment step takes in {unit}, as a ratio at equal steps."
+    return [start, lines, how_timed(read(tables, "runs"))]
+
+
+def _cost(study: Study, row: _Row) -> str:
+    """A sentence on the cost of a level, as a multiple of that of another one."""
+    tuned = tuning.how_tuned(study, str(row["factor"]))
+    times = f"**{row['level']} / {row['against']}{tuned}**: {row['estimate']:.2f} times"
+    data = f"{plural(int(row['environments']), 'environment')}, {plural(int(row['n']), 'timing')}"
+    if math.isnan(row["lo"]):
+        return (
+            f"{times}, over {data}: no interval, since some arm was timed once only. Seeds trained "
+            "in one process are one timing."
+        )
+    few = row["n"] / row["environments"] < EXPLORATORY
+    bounds = f"[{row['lo']:.2f}, {row['hi']:.2f}]"
+    return f"{times} {bounds}, over {data} in all{' (exploratory)' if few else ''}."
 
 
 def _list(study: Study, rows: list[dict[Hashable, Any]]) -> str:

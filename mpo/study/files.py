@@ -19,7 +19,7 @@ TABLES = ("runs", "evals", "train", "curves", "scores")
 ANSWERS = (
     *("finals", "references", "aggregates", "profiles", "improvements", "effects"),
     *("differences", "contrasts", "efficiency", "power", "baselines", "sample_efficiency"),
-    *("others", "unpaired"),
+    *("cost_curves", "cost_ratios", "others", "unpaired"),
 )
 """The tables that `statistics` makes from those."""
 
@@ -43,7 +43,7 @@ TABLE_CHECKSUMS = ".checksums.json"
 
 PAGES = (
     *("runs", "scores", "contrasts", "effects", "power", "aggregates", "improvements"),
-    *("efficiency", "references", "baselines", "unpaired"),
+    *("efficiency", "cost_ratios", "references", "baselines", "unpaired"),
 )
 """Tables that are also written as HTML pages."""
 

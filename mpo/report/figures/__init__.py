@@ -18,6 +18,7 @@ FIGURES = {
     "profiles": "mpo.report.figures.profiles",
     "improvements": "mpo.report.figures.improvements",
     "sample_efficiency": "mpo.report.figures.sample_efficiency",
+    "cost_curves": "mpo.report.figures.cost_curves",
     "planned_runs": "mpo.report.figures.planned_runs",
     "diagnostics": "mpo.report.figures.diagnostics",
     "critic": "mpo.report.figures.critic",

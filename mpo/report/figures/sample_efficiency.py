@@ -1,4 +1,4 @@
-"""Sample efficiency: each arm's interquartile mean against environment steps and against time."""
+"""Sample efficiency: each arm's interquartile mean against environment steps and against cost."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mpo.analysis.tables import read
 from mpo.report.figures import style
+from mpo.report.timing import how_timed, in_unit
 from mpo.study.plan import Study
 
 _MARKED = 6  # markers per curve
@@ -19,12 +20,12 @@ _NOTHING = "No environment has a reference score and a run of every arm."
 
 
 def draw(study: Study, tables: Path) -> Figure:
-    """One line per arm with a pointwise 95 % band, against progress and against time."""
+    """One line per arm with a pointwise 95 % band, against progress and against cost."""
     looks = style.looks(study)
     found = read(tables, "sample_efficiency")
     if found.empty:
         return style.nothing(_NOTHING)
-    figure, (progress, time) = plt.subplots(1, 2, figsize=(7.0, 2.5), sharey=True)
+    figure, (progress, spent) = plt.subplots(1, 2, figsize=(7.0, 2.5), sharey=True)
     if _one_budget(found):
         _curves(progress, found, "env_step", looks)
         style.count_steps(progress)
@@ -33,10 +34,10 @@ def draw(study: Study, tables: Path) -> Figure:
         _curves(progress, found, "share", looks)
         progress.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         progress.set_xlabel(_SHARE)
-    unit, seconds = _unit(found["wall_s"].max())
-    _curves(time, found.assign(time=found["wall_s"] / seconds), "time", looks)
-    time.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    time.set_xlabel(f"Training time ({unit})")
+    label, length = in_unit(found["unit"].iloc[0], found["cost"].max())
+    _curves(spent, found.assign(cost=found["cost"] / length), "cost", looks)
+    spent.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    spent.set_xlabel(f"{label[0].upper()}{label[1:]} of training")
     progress.set_ylabel("IQM of normalised scores")
     sns.despine(figure)
     figure.tight_layout()
@@ -60,20 +61,16 @@ def caption(study: Study, tables: Path) -> str:
     return (
         "Interquartile mean (IQM) of the normalised score during training (0: random policy, 1: "
         f"reference) over {environments}{budget} (at least {runs} per "
-        f"arm{', exploratory' if few else ''}), against training progress and against mean "
-        f"wall-clock time.{bands if found['lo'].notna().any() else ''} The points are the "
+        f"arm{', exploratory' if few else ''}), against training progress and against what a seed's "
+        f"training has cost by then, on average.{bands if found['lo'].notna().any() else ''} The points are the "
         "snapshots of the environment with the fewest; curves of other environments are "
-        "interpolated linearly. A diverged run keeps its last score, and its clock stops."
+        "interpolated linearly. A diverged run keeps its last score, and its clock stops. "
+        f"{how_timed(read(tables, 'runs'))}"
     )
 
 
 def _one_budget(found: pd.DataFrame) -> bool:
     return bool(found["env_step"].notna().all())
-
-
-def _unit(seconds: float) -> tuple[str, float]:
-    """A readable unit for a duration, and its length in seconds."""
-    return ("s", 1.0) if seconds < 300 else ("min", 60.0) if seconds < 18_000 else ("h", 3600.0)
 
 
 def _curves(axes: Axes, found: pd.DataFrame, x: str, looks: dict[str, style.Look]) -> None:
