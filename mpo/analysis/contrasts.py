@@ -103,6 +103,7 @@ def against_the_first(study: Study) -> list[Contrast]:
 
 
 def contrast_of(study: Study, axis: str, level: Any, against: Any) -> Contrast:
+    """Two levels of a varied axis."""
     varied = _varied(study)
     values = varied[axis]
     names = {"factor": axis, "level": words(axis, level), "against": words(axis, against)}

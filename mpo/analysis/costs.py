@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 from scipy.sparse.csgraph import connected_components
 
 from mpo.analysis import contrasts
@@ -68,24 +67,23 @@ def curve_rows(tables: Path) -> Iterator[dict[str, Any]]:
     unit, diverged = clock(runs).unit, set(runs.loc[runs["status"] == "diverged", "run_id"])
     returns, timed = seed_returns(tables, "online"), dict(list(clocks(tables).groupby("run_id")))
     for (env, arm), cell in returns.groupby(["env", "arm"], sort=False):
-        seeds = dict(list(cell.groupby("run_id", sort=False)))
-        steps = [seed["env_step"] for seed in seeds.values()]
-        of_seeds = [timed[run_id] for run_id in seeds]
-        costs = [
-            np.interp(x, t["env_step"], t["cost"]) for x, t in zip(steps, of_seeds, strict=True)
-        ]
-        going = [cost for cost, run_id in zip(costs, seeds, strict=True) if run_id not in diverged]
-        end = min(cost[-1] for cost in going or costs)
-        grid = np.linspace(0.0, end, len(costs[0]))
-        values = at_costs(costs, [seed["return"] for seed in seeds.values()], grid)
+        seen = cell.pivot(index="run_id", columns="env_step", values="return")
+        of_seeds = [timed[run_id] for run_id in seen.index]
+        costs = np.stack([np.interp(seen.columns, t["env_step"], t["cost"]) for t in of_seeds])
+        ended = seen.index.isin(diverged)
+        end = costs[~ended if (~ended).any() else ended, -1].min()
+        grid = np.linspace(0.0, end, costs.shape[1])
+        values = at_costs(costs, seen.to_numpy(), grid)
         for cost, column in zip(grid, values.T, strict=True):
             n, mean, lo, hi = t_interval(column)
             row = {"env": env, "arm": arm, "unit": unit, "cost": cost, "method": "student-t"}
             yield row | {"mean": mean, "lo": lo, "hi": hi, "n": n}
 
 
-def at_costs(costs: ArrayLike, values: ArrayLike, grid: ArrayLike) -> np.ndarray:
-    """Interpolates each seed's values linearly at given costs; beyond its end, a seed keeps its last.
+def at_costs(costs: np.ndarray, values: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Interpolates the values of each seed linearly at given costs.
+
+    Beyond its end, a seed keeps its last value.
 
     Args:
         costs: what each seed has cost at its evaluations, not falling, [seeds, T].
@@ -95,7 +93,7 @@ def at_costs(costs: ArrayLike, values: ArrayLike, grid: ArrayLike) -> np.ndarray
     Returns:
         [seeds, G].
     """
-    pairs = zip(np.asarray(costs), np.asarray(values), strict=True)
+    pairs = zip(costs, values, strict=True)
     return np.stack([np.interp(grid, own, seen) for own, seen in pairs])
 
 

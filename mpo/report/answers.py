@@ -38,7 +38,7 @@ def section(study: Study, tables: Path) -> list[str]:
     else:
         parts = _all_exploratory(study, effects)
     table = markdown(paper_tables.effects(study, tables)).rstrip()
-    return ["## Answers", *parts, *(notes if unknown else []), table, *_costs(study, tables)]
+    return ["## Answers", *parts, *(notes if unknown else []), table, *_costs(tables)]
 
 
 def _named_before(study: Study, effects: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
@@ -63,21 +63,20 @@ def _all_exploratory(study: Study, effects: pd.DataFrame) -> list[str]:
     return [text, _list(study, pooled) or none]
 
 
-def _costs(study: Study, tables: Path) -> list[str]:
+def _costs(tables: Path) -> list[str]:
     """Says what each level of a factor costs; empty if none is varied."""
     found = read(tables, "cost_ratios").query("env == @POOLED").to_dict("records")
     if not found:
         return []
     unit = found[0]["unit"]
-    lines = "\n".join(f"- {_cost(study, row)}" for row in found)
+    lines = "\n".join(f"- {_cost(row)}" for row in found)
     start = f"Cost: what an environment step takes in {unit}, as a ratio at equal steps."
     return [start, lines, how_timed(read(tables, "runs"))]
 
 
-def _cost(study: Study, row: _Row) -> str:
+def _cost(row: _Row) -> str:
     """A sentence on the cost of a level, as a multiple of that of another one."""
-    tuned = tuning.how_tuned(study, str(row["factor"]))
-    times = f"**{row['level']} / {row['against']}{tuned}**: {row['estimate']:.2f} times"
+    times = f"**{row['level']} / {row['against']}**: {row['estimate']:.2f} times"
     data = f"{plural(int(row['environments']), 'environment')}, {plural(int(row['n']), 'timing')}"
     if math.isnan(row["lo"]):
         return (

@@ -51,6 +51,4 @@ def how_timed(runs: pd.DataFrame) -> str:
 
 
 def _listed(values: list[object]) -> str:
-    return ", ".join(
-        str(value).lower() if isinstance(value, bool) else str(value) for value in values
-    )
+    return ", ".join("yes" if x is True else "no" if x is False else str(x) for x in values)

@@ -115,7 +115,7 @@ def test_an_environment_that_lacks_an_arm_is_not_pooled_and_its_pairs_are_kept(t
     assert effects.loc[contrasts.POOLED, "environments"] == 2
 
 
-def write_curve(study, root, run, scores, wall_s):
+def write_curve(study, root, run, scores, seconds):
     """Sets the scores of a run's evaluations and its training seconds, by environment step."""
     directory = root / run.directory
     floor, gain = synthetic.scale(study, run.spec.env_id)
@@ -123,8 +123,8 @@ def write_curve(study, root, run, scores, wall_s):
     online = evals["phase"] == "online"
     evals.loc[online, "return"] = floor + gain * evals.loc[online, "env_step"].map(scores)
     evals.to_parquet(directory / "evals.parquet")
-    train = pd.DataFrame({"env_step": list(wall_s), "wall_s": list(map(float, wall_s.values()))})
-    train.to_parquet(directory / "train.parquet")
+    train = pd.DataFrame({"env_step": list(seconds), "wall_s": list(map(float, seconds.values()))})
+    train.assign(cpu_s=train["wall_s"]).to_parquet(directory / "train.parquet")
 
 
 def test_sample_efficiency_is_on_the_grid_of_fewest_snapshots(tmp_path):
@@ -150,6 +150,7 @@ def test_sample_efficiency_is_on_the_grid_of_fewest_snapshots(tmp_path):
     assert list(found["estimate"]) == pytest.approx([0.05, 0.45, 0.85])
     # At half the budget, the clocks show 60 and 15 s in A, 8 and 12 s in B.
     assert list(found["wall_s"]) == pytest.approx([0, (37.5 + 10) / 2, (80 + 18) / 2])
+    assert list(found["cost"]) == pytest.approx(list(found["wall_s"]))
     assert found["env_step"].isna().all()  # the budgets differ
     assert (found["environments"] == 2).all() and (found["n"] == 4).all()
     assert (found["replicates"] == 2000).all()
@@ -163,6 +164,8 @@ def test_sample_efficiency_of_one_budget_is_at_its_snapshots(usual):
     for _, curve in curves:
         assert list(curve["env_step"]) == list(range(0, 10_001, 1000))
         assert list(curve["wall_s"]) == pytest.approx(list(curve["env_step"] / 500))
+        assert list(curve["cost"]) == pytest.approx(list(curve["env_step"] / 480))
+        assert (curve["unit"] == "core-seconds").all()
         assert curve["estimate"].iloc[0] == pytest.approx(0, abs=0.05)
         assert curve["estimate"].iloc[-1] > 0.5 and (curve["n"] == 9).all()
 

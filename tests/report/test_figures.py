@@ -6,6 +6,7 @@ from matplotlib.colors import to_rgb
 from mpo.analysis import tables
 from mpo.report import figures
 from mpo.report.figures import (
+    cost_curves,
     costs,
     critic,
     diagnostics,
@@ -47,6 +48,7 @@ CAPTIONS = {
         "2 environments (at least 6 runs per arm, exploratory)",
         "2000 resamples",
     ),
+    "cost_curves": (*T_OF_THREE, "Core-seconds are the CPU time of training"),
     "planned_runs": ("Status of the 24 planned runs, each a cell: 24 ok.",),
     "diagnostics": ("n = 3 seeds (exploratory); their mean (line) and their range (band).",),
     "critic": ("n = 3 seeds (exploratory); their mean (line) and their range (band).",),
@@ -61,6 +63,7 @@ ALONE = {
     "profiles": "at least 1 run per arm",
     "improvements": "no two arms",
     "sample_efficiency": "at least 1 run per arm, exploratory",
+    "cost_curves": "one seed (exploratory, no interval). Each",
     "planned_runs": "Status of the 1 planned run, each a cell: 1 ok.",
     "diagnostics": "one seed (exploratory, no interval). ",
     "critic": "one seed (exploratory, no interval). ",
@@ -78,6 +81,7 @@ WITH_GAPS = {
     "profiles": "at least 3 runs per arm",
     "improvements": "at least 3 runs per arm",
     "sample_efficiency": "over 1 environment (at least 3 runs per arm",
+    "cost_curves": "n = 0 to 3 seeds",
     "planned_runs": "20 ok, 16 failed. ",
     "diagnostics": "n = 0 to 3 seeds",
     "critic": "n = 0 to 3 seeds",
@@ -312,14 +316,14 @@ def made(tmp_path):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_sample_efficiency_shows_every_arm_against_steps_and_time(collected, name):
+def test_sample_efficiency_shows_every_arm_against_steps_and_cost(collected, name):
     study, folder = collected[name]
     figure = sample_efficiency.draw(study, folder)
-    progress, time = figure.axes
+    progress, spent = figure.axes
     assert progress.get_xlabel() == "Environment steps"
-    assert time.get_xlabel() == "Training time (s)"
+    assert spent.get_xlabel() == "Core-seconds of training"
     found = tables.read(folder, "sample_efficiency")
-    for axes, column in ((progress, "env_step"), (time, "wall_s")):
+    for axes, column in ((progress, "env_step"), (spent, "cost")):
         assert len(axes.lines) == len(axes.collections) == arms(study)
         drawn = zip(axes.lines, axes.collections, style.looks(study).items(), strict=True)
         for line, band, (arm, look) in drawn:
@@ -332,15 +336,42 @@ def test_sample_efficiency_shows_every_arm_against_steps_and_time(collected, nam
     assert [text.get_text() for text in figure.legends[0].texts] == list(style.looks(study))
 
 
-@pytest.mark.parametrize(("longer", "unit"), [(10, "s"), (20, "min"), (5000, "h")])
-def test_training_time_is_in_the_unit_that_fits(made, longer, unit):
+@pytest.mark.parametrize("figure", [sample_efficiency, cost_curves])
+@pytest.mark.parametrize(("longer", "unit"), [(10, "seconds"), (20, "minutes"), (5000, "hours")])
+def test_the_cost_is_in_the_unit_that_fits(made, longer, unit, figure):
     study, folder = made(environments=1, seeds=1)
-    wall_s = tables.read(folder, "sample_efficiency")["wall_s"]  # up to 20 s
-    change(folder, "sample_efficiency", wall_s=wall_s * longer)
-    time = sample_efficiency.draw(study, folder).axes[1]
-    seconds = {"s": 1, "min": 60, "h": 3600}[unit]
-    assert time.get_xlabel() == f"Training time ({unit})"
-    assert max(time.lines[0].get_xdata()) == pytest.approx(20 * longer / seconds)
+    for name in ("sample_efficiency", "cost_curves"):
+        cost = tables.read(folder, name)["cost"]  # up to 20.8 s
+        change(folder, name, cost=cost * longer)
+    axes = figure.draw(study, folder).axes[-1]
+    seconds = {"seconds": 1, "minutes": 60, "hours": 3600}[unit]
+    assert axes.get_xlabel().startswith(f"Core-{unit}")
+    assert max(axes.lines[0].get_xdata()) == pytest.approx(10_000 / 480 * longer / seconds)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_cost_curves_show_every_environment_and_arm(collected, name):
+    study, folder = collected[name]
+    figure = cost_curves.draw(study, folder)
+    assert [axes.get_title() for axes in figure.axes] == [e.id for e in study.environments]
+    found = tables.read(folder, "cost_curves")
+    for axes in figure.axes:
+        assert len(axes.lines) == arms(study)
+        for line, (arm, look) in zip(axes.lines, style.looks(study).items(), strict=True):
+            curve = found[(found["arm"] == arm) & (found["env"] == axes.get_title())]
+            assert np.allclose(line.get_xdata(), curve["cost"])
+            assert np.allclose(line.get_ydata(), curve["mean"])
+            assert (line.get_color(), line.get_marker()) == (look.color, look.marker)
+    assert [text.get_text() for text in figure.legends[0].texts] == list(style.looks(study))
+
+
+def test_an_environment_without_runs_has_an_empty_panel_of_costs(tmp_path):
+    study = synthetic.plan()
+    synthetic.write_runs(study, tmp_path)
+    lost = synthetic.lose(study, tmp_path, range(12))
+    empty, full = cost_curves.draw(lost, synthetic.write_tables(lost, tmp_path)).axes
+    assert [text.get_text() for text in empty.texts] == ["no finished run"]
+    assert not empty.lines and len(full.lines) == 4
 
 
 def test_unlike_budgets_are_compared_by_their_shares(made):

@@ -59,13 +59,12 @@ def caption(study: Study, tables: Path) -> str:
 
 
 def _panel(axes: Axes, curves: pd.DataFrame, looks: dict[str, style.Look]) -> None:
-    """Draws the arms in one environment. The means set the limits, as bands of few seeds are wide."""
+    """Draws the arms in one environment. The means set the limits: bands of few seeds are wide."""
     label, length = in_unit(curves["unit"].iloc[0], curves["cost"].max())
-    arms = dict(list(curves.groupby("arm")))
-    for index, (arm, look) in enumerate(looks.items()):
-        if arm not in arms:
-            continue
-        curve = arms[arm]
+    found = dict(list(curves.groupby("arm")))
+    arms = {arm: found[arm] for arm in looks if arm in found}
+    for index, (arm, curve) in enumerate(arms.items()):
+        look = looks[arm]
         spacing = max(1, len(curve) // _MARKED)
         axes.plot(
             curve["cost"] / length,
@@ -79,7 +78,7 @@ def _panel(axes: Axes, curves: pd.DataFrame, looks: dict[str, style.Look]) -> No
     limits = axes.get_ylim()
     for arm, curve in arms.items():
         band = curve["cost"] / length, curve["lo"], curve["hi"]
-        axes.fill_between(*band, color=looks[str(arm)].color, alpha=0.15, lw=0)
+        axes.fill_between(*band, color=looks[arm].color, alpha=0.15, lw=0)
     axes.set_ylim(limits)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))

@@ -61,8 +61,9 @@ def caption(study: Study, tables: Path) -> str:
     return (
         "Interquartile mean (IQM) of the normalised score during training (0: random policy, 1: "
         f"reference) over {environments}{budget} (at least {runs} per "
-        f"arm{', exploratory' if few else ''}), against training progress and against what a seed's "
-        f"training has cost by then, on average.{bands if found['lo'].notna().any() else ''} The points are the "
+        f"arm{', exploratory' if few else ''}), against training progress and against what the "
+        "training of a seed has cost by then, on average."
+        f"{bands if found['lo'].notna().any() else ''} The points are the "
         "snapshots of the environment with the fewest; curves of other environments are "
         "interpolated linearly. A diverged run keeps its last score, and its clock stops. "
         f"{how_timed(read(tables, 'runs'))}"
