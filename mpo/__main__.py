@@ -20,6 +20,7 @@ from mpo.training.signals import EXIT_CODE, Interrupted
 
 _VERBS = (
     cli.train,
+    cli.calibrate,
     cli.evaluate,
     cli.verify,
     cli.video,
@@ -104,15 +105,26 @@ def _add_options_of_runs(sub: _Parsers) -> None:
     text = "CellSpec as JSON: everything but the seeds"
     options("--cell", type=arguments.spec(CellSpec), required=True, help=text)
     options("--checkpoint-interval", type=arguments.seconds, default=60.0, help="in seconds")
-    text = "use torch.compile on a CPU too; auto: as the cell's runs before, or where it pays"
-    options("--compile-on-cpu", choices=("auto", "true", "false"), default="false", help=text)
     text = "environment steps of the cell's longest planned runs, by which auto decides"
     options("--planned-steps", type=arguments.positive, help=text)
-    options("--no-cuda-graphs", action="store_true", help="launch GPU kernels one by one")
     text = "delete a run's checkpoints when it is finished, to save disk space"
     options("--discard-resume-state", action="store_true", help=text)
     text = f"{RUN} of each run, in {Place.FORM}"
     options("--out", type=arguments.file_of_run, nargs="+", required=True, help=text)
+
+    options = sub["calibrate"].add_argument
+    text = "study.json of the stage of tuning, if there is one, and of the study"
+    options("--study", type=arguments.existing_file, nargs="+", required=True, help=text)
+    text = "seeds that a process trains together"
+    options("--seeds-per-job", type=arguments.positive, default=1, help=text)
+    text = "of learning, for each kind of run"
+    options("--seconds", type=arguments.seconds, default=5.0, help=text)
+
+    for name, default in (("train", "false"), ("calibrate", "auto")):
+        options = sub[name].add_argument
+        text = "use torch.compile on a CPU too; auto: as the cell's runs before, or where it pays"
+        options("--compile-on-cpu", choices=("auto", "true", "false"), default=default, help=text)
+        options("--no-cuda-graphs", action="store_true", help="launch GPU kernels one by one")
 
     options = sub["verify"].add_argument
     text = "run directories"
@@ -121,7 +133,7 @@ def _add_options_of_runs(sub: _Parsers) -> None:
     options("--steps", type=arguments.positive, required=True, help=text)
     options("--out", type=arguments.new_file(), required=True, help="Markdown file")
 
-    for name in ("train", "verify"):
+    for name in ("train", "calibrate", "verify"):
         options = sub[name].add_argument
         options("--device", choices=("auto", "cpu", "cuda"), default="auto")
         text = "CPU threads for the networks"
@@ -134,7 +146,7 @@ def _add_options_of_runs(sub: _Parsers) -> None:
     text = "EvaluationSpec as JSON"
     options("--config", type=arguments.spec(EvaluationSpec), required=True, help=text)
 
-    for name in ("train", "evaluate", "random", "video", "verify"):
+    for name in ("train", "calibrate", "evaluate", "random", "video", "verify"):
         text = "seconds that one call of an environment may take"
         options = sub[name].add_argument
         options("--environment-timeout", type=arguments.seconds, default=300.0, help=text)

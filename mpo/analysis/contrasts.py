@@ -85,7 +85,7 @@ def primary_rows(
     """
     cells = arrays(study, finals, "score")
     pooled = [cells[env] for env in shared]
-    contrasts = [contrast_of(study, *each) for each in study.primary]
+    contrasts = [_contrast(study, *each) for each in study.primary]
     found = [effect_over(pooled, contrast) for contrast in contrasts]
     adjusted = intervals.holm([np.nan if each is None else each.p for each in found])
     for contrast, each, p_holm in zip(contrasts, found, adjusted, strict=True):
@@ -96,14 +96,13 @@ def primary_rows(
 def against_the_first(study: Study) -> list[Contrast]:
     """Every level of each varied axis except the first, against the first."""
     return [
-        contrast_of(study, name, value, values[0])
+        _contrast(study, name, value, values[0])
         for name, values in _varied(study).items()
         for value in values[1:]
     ]
 
 
-def contrast_of(study: Study, axis: str, level: Any, against: Any) -> Contrast:
-    """Two levels of a varied axis."""
+def _contrast(study: Study, axis: str, level: Any, against: Any) -> Contrast:
     varied = _varied(study)
     values = varied[axis]
     names = {"factor": axis, "level": words(axis, level), "against": words(axis, against)}

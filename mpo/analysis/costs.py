@@ -100,9 +100,9 @@ def at_costs(costs: np.ndarray, values: np.ndarray, grid: np.ndarray) -> np.ndar
 def ratio_rows(study: Study, tables: Path) -> Iterator[dict[str, Any]]:
     """The ratio of what two levels of a factor cost per environment step, paired by seed.
 
-    It is the exponential of the effect on the logarithm, so a mean is geometric: in each
-    environment, and over all in which some pair is complete. Rows are of the primary contrasts,
-    then of every level against the first. n counts timings, see `timings`.
+    Rows are of every level against the first of its axis. A ratio is the exponential of the effect
+    on the logarithm, so means are geometric: in each environment, and over all in which some pair
+    is complete. n counts timings, see `timings`.
     """
     runs = read(tables, "runs")
     unit, column = clock(runs)
@@ -110,7 +110,7 @@ def ratio_rows(study: Study, tables: Path) -> Iterator[dict[str, Any]]:
     process = contrasts.arrays(study, found, "process")
     logs = contrasts.arrays(study, found, "log_cost")
     cells = {env: timings(x, process[env]) for env, x in logs.items()}
-    for contrast in _contrasts(study):
+    for contrast in contrasts.against_the_first(study):
         row = contrast.names | {"unit": unit, "method": "student-t of the logarithm"}
         for env, x in cells.items():
             if (one := contrasts.effect_over([x], contrast)) is not None:
@@ -151,17 +151,6 @@ def timings(values: np.ndarray, process: np.ndarray) -> np.ndarray:
     _, group = connected_components((own[:, None] == own[None]).any(-1), directed=False)
     means = pd.DataFrame(values.reshape(len(values), -1)).groupby(group).mean()
     return means.to_numpy().reshape(-1, *values.shape[1:])
-
-
-def _contrasts(study: Study) -> list[contrasts.Contrast]:
-    found, told = [], set()
-    primary = [contrasts.contrast_of(study, *each) for each in study.primary]
-    for contrast in (*primary, *contrasts.against_the_first(study)):
-        place = contrast.factor, frozenset((contrast.level, contrast.against))
-        if place not in told:
-            found.append(contrast)
-        told.add(place)
-    return found
 
 
 def _ratio(interval: Interval) -> dict[str, Any]:

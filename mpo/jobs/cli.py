@@ -107,6 +107,29 @@ def evaluate(args: Namespace) -> None:
         write_json(directory / files.EVALUATION_COST, record)
 
 
+def calibrate(args: Namespace) -> None:
+    """Trains every kind of run for some seconds and prints what the study will cost."""
+    import torch
+
+    from mpo.jobs import gpus
+    from mpo.jobs.calibrate import calibrate as measure
+    from mpo.jobs.heartbeat import Heartbeat
+    from mpo.study import calibration
+
+    log = args.log[0] if args.log else None
+    beat = Heartbeat({}, "calibrate", 0, args.environment_timeout, log)
+    with beat, contextlib.ExitStack() as stack:
+        if args.device != "cpu" and torch.backends.cuda.is_built():
+            stack.enter_context(gpus.slot(args.runs_per_gpu))
+        torch.set_num_threads(args.threads)
+        options = {"cuda_graphs": not args.no_cuda_graphs, "compile_on_cpu": args.compile_on_cpu}
+        for path in args.study:
+            study, device = _study(path), _device(args.device)
+            found = measure(study, args.seeds_per_job, args.seconds, device, **options)
+            calibration.write(study, _root(path), found)
+    status(Namespace(study=args.study[-1]))
+
+
 def verify(args: Namespace) -> None:
     """Repeats the first steps of finished runs and compares the metrics bit for bit."""
     import torch

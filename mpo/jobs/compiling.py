@@ -42,7 +42,7 @@ def compiled(spec: CellSpec, place: Place, steps: int, wish: str) -> bool:
     """
     before = _before(spec, place)
     if wish == "auto":
-        chosen = _pays(spec.training, steps) if before is None else before
+        chosen = pays(spec.training, steps) if before is None else before
     else:
         chosen = wish == "true"
         if before not in (None, chosen):
@@ -75,8 +75,8 @@ def _record(spec: CellSpec, place: Place) -> Path:
     return place.resume_directory(spec.identity).with_name(RECORD)
 
 
-def _pays(training: Training, steps: int) -> bool:
-    """Whether compiling saves more time than it takes."""
+def pays(training: Training, steps: int) -> bool:
+    """Returns whether compiling saves more time than it takes in a run of so many steps."""
     updates = max(0, steps - training.update_after) * training.updates_per_step
     widths = training.critic_layer_sizes
     rows = training.batch_size * training.action_samples

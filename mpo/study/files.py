@@ -53,6 +53,9 @@ TABLED = (RUN, METRICS, EVALUATIONS, EVALUATION_COST)
 DAMAGE = "damaged.json"
 """The runs of a study whose files `collect` could not use."""
 
+CALIBRATION = "calibration.json"
+"""What `mpo calibrate` has measured of a study's runs."""
+
 RUN_FILES = (*TABLED, POLICIES)
 """All files of a finished run."""
 

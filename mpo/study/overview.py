@@ -1,7 +1,5 @@
 """What `python -m mpo status` prints, and the page about runs in trouble."""
 
-import math
-import os
 import re
 from collections import Counter
 from datetime import timedelta
@@ -9,8 +7,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from mpo.study import left
 from mpo.study.plan import Study
-from mpo.study.remaining import costs, estimate, work_left
 from mpo.study.status import STATUSES, UNFINISHED, RunStatus, statuses
 
 _TROUBLED = ("diverged", *UNFINISHED, "damaged")
@@ -55,7 +53,8 @@ def overview(study: Study, root: Path, stage: Study | None = None) -> str:
         ]
         parts.append(tabulate(rows, headers="keys"))
     stages = [(stage, statuses(stage, root))] if stage else []
-    return "\n\n".join([*parts, *_left([*stages, (study, found)], root)])
+    rest = left.of_status([*stages, (study, found)], root)
+    return "\n\n".join([*parts, *filter(None, [rest])])
 
 
 def failures(study: Study, root: Path) -> str:
@@ -99,7 +98,7 @@ def _end_of(log: Path) -> list[str]:
 def _headline(study: Study, found: list[RunStatus]) -> str:
     counts = Counter(s.status for s in found)
     words = ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
-    return f"{_count(len(found), 'run')} of study {study.study}: {words}."
+    return f"{left.count(len(found), 'run')} of study {study.study}: {words}."
 
 
 def _cells(found: list[RunStatus]) -> str:
@@ -121,59 +120,3 @@ def _eta(s: RunStatus) -> str:
 
 def _last_line(error: str | None) -> str:
     return error.splitlines()[-1] if error else ""
-
-
-def _left(stages: list[tuple[Study, list[RunStatus]]], root: Path) -> list[str]:
-    """Says what is left of a study and what it will cost; empty if nothing is.
-
-    Args:
-        stages: the stage of tuning, if there is one, and the study, with the status of each run.
-        root: the directory that contains `results/`.
-    """
-    parts = [work_left(study, found, root) for study, found in stages]
-    if not any(parts):
-        return []
-    known = [cost for study, found in stages for cost in costs(study, found, root)]
-    cores = _cores()
-    rest = estimate(parts, known, cores)
-    tuning = f", with the tuning in {stages[0][0].study}" if len(stages) > 1 and parts[0] else ""
-    counts = f"{_count(rest.trainings, 'training')} and {_count(rest.evaluations, 'evaluation')}"
-    left, of_evaluations = f"Left{tuning}: {counts}", rest.evaluation_s
-    if math.isnan(rest.training_s) or (not rest.trainings and math.isnan(of_evaluations)):
-        when = "a training has begun to learn" if rest.trainings else "a run has been evaluated"
-        return [f"{left}. What they will cost is not known yet; it will be once {when}."]
-    core_s = rest.training_s + (0.0 if math.isnan(of_evaluations) else of_evaluations)
-    text = f"{left}, about {_time(core_s, 'core-')}"
-    if math.isnan(of_evaluations):
-        text += " without the evaluations, of which none is done yet"
-    text += f". With {_count(cores, 'core')} of this machine that is {_time(rest.span_s)}"
-    if not math.isnan(rest.bytes):
-        text += f", and {_size(rest.bytes)} of disk"
-    finished = sum(cost.finished for cost in known)
-    done = f"{_count(finished, 'finished training')} and {len(known) - finished} in progress"
-    return [f"{text}. Estimated from {done}."]
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _time(seconds: float, unit: str = "") -> str:
-    hours = seconds / 3600
-    return f"{_number(hours)} {unit}hours" if hours >= 1 else f"{_number(60 * hours)} {unit}minutes"
-
-
-def _size(count: float) -> str:
-    scale, unit = (1e9, "GB") if count >= 1e9 else (1e6, "MB") if count >= 1e6 else (1e3, "kB")
-    return f"{_number(count / scale)} {unit}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"

@@ -36,6 +36,8 @@ class Cost(NamedTuple):
     """Evaluation, in core-seconds per episode."""
     step_bytes: float | None = None
     """All files, with the state to resume from, in bytes per environment step."""
+    calibrated: bool = False
+    """Whether it was measured by a calibration, which trains no run."""
 
 
 class Work(NamedTuple):

@@ -127,15 +127,3 @@ def test_runs_that_are_missing_have_no_process_and_no_pair(tmp_path):
     folder = synthetic.write_tables(lost, tmp_path)
     assert np.isnan(costs.processes(tables.read(folder, "runs"))[0])
     assert [row["n"] for row in costs.ratio_rows(lost, folder)] == [2, 2]
-
-
-def test_a_primary_contrast_is_told_in_its_own_direction_and_once(tmp_path):
-    named = [{"axis": "optimizer", "level": "adam", "against": "sgd"}]
-    study = synthetic.Study.parse(synthetic.config(environments=1) | {"contrasts": named})
-    synthetic.write_runs(study, tmp_path)
-    folder = synthetic.write_tables(study, tmp_path)
-    rows = [row for row in costs.ratio_rows(study, folder) if row["env"] == POOLED]
-    assert [(row["level"], row["against"]) for row in rows] == [
-        ("adam", "sgd"),
-        ("Retrace on", "Retrace off"),
-    ]

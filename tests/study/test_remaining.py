@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from mpo.study import overview
+from mpo.study import left, overview
 from mpo.study.plan import Study
 from mpo.study.remaining import Cost, Estimate, Work, costs, estimate, work_left
 from mpo.study.status import statuses
@@ -152,10 +152,10 @@ def last(text):
 
 
 def test_the_status_says_what_is_left_and_what_it_will_cost(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(overview, "_cores", lambda: 2)
+    monkeypatch.setattr(left, "cores_here", lambda: 2)
     expected = (
         "Left: 3 trainings and 3 evaluations. What they will cost is not known yet; it will be "
-        "once a training has begun to learn."
+        "once a training has begun to learn, or after `snakemake --cores 1 calibrate`."
     )
     assert last(overview.overview(study, tmp_path)) == expected
     synthetic.write_status(study.runs[0], tmp_path, status="running", count=5000)
@@ -187,11 +187,11 @@ def test_the_status_says_what_is_left_and_what_it_will_cost(study, tmp_path, mon
     ],
 )
 def test_amounts_are_told_in_a_unit_that_fits(seconds, size, said):
-    assert (overview._time(seconds), overview._size(size)) == said
+    assert (left._time(seconds), left._size(size)) == said
 
 
 def test_the_stage_of_tuning_counts_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(overview, "_cores", lambda: 4)
+    monkeypatch.setattr(left, "cores_here", lambda: 4)
     given = config(1)
     study = Study.parse(given)
     stage = Study.parse(study.tuning_stage(given))
