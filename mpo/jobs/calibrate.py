@@ -45,16 +45,28 @@ class _Timed(Session):
     def __init__(self, seconds: float, stack: Stack, *arguments: object) -> None:
         super().__init__(stack, *arguments)  # type: ignore[arg-type]
         self._seconds, self._learner = seconds, stack
-        self._first: tuple[float, int] | None = None
+        self._first: tuple[float, float, int] | None = None
+        self.step_s = 0.0
+        """Core-seconds per step of the whole stack."""
 
     def tick(self) -> None:
-        now, step = time.perf_counter(), self._learner.env_steps
+        now, spent, step = time.monotonic(), _core_s(self._learner.device), self._learner.env_steps
         if self._first is None:
             if self._learner.agent.updates >= _WARM:
-                self._first = now, step
+                self._first = now, spent, step
         elif now - self._first[0] >= self._seconds:
-            self.step_s = (now - self._first[0]) / (step - self._first[1])
+            self.step_s = (spent - self._first[1]) / (step - self._first[2])
             raise _Over
+
+
+def _core_s(device: torch.device) -> float:
+    """Core-seconds of this process: CPU time, which other work on the machine does not change.
+
+    A GPU's cores wait for it, so there it is wall-clock time.
+    """
+    if device.type == "cpu":
+        return time.process_time()
+    return time.monotonic() * torch.get_num_threads()
 
 
 def calibrate(
@@ -96,7 +108,7 @@ def calibrate(
             step_s, size, policy = _train(stack, cell, seconds, Path(folder))
         if cell.env_slug not in evaluations:
             evaluations[cell.env_slug] = _evaluate(cell, study, policy)
-        step_s *= torch.get_num_threads() / len(stack.seeds)
+        step_s /= len(stack.seeds)
         found[name] = Rates(step_s, evaluations[cell.env_slug], size / cell.total_steps)
         logger.info("%s: %.0f steps per core-second", cell.cell_id, 1 / step_s)
     return found
@@ -108,7 +120,7 @@ def _train(
     """Trains for some seconds.
 
     Returns:
-        Seconds per step of the whole stack, the bytes of a whole run, and a policy.
+        Core-seconds per step of the whole stack, the bytes of a whole run, and a policy.
     """
     recorder, spec = Recorder(len(stack.seeds)), cell.spec
     spec = spec.model_copy(update={"training": stack.config})
@@ -116,7 +128,9 @@ def _train(
     with open_directories(places, [""] * len(places)) as (directories, stop):
         session = _Timed(seconds, stack, recorder, directories, (), stop)
         try:
-            loop.advance(stack, 10**15, spec, recorder, session, diverged_too=True)
+            while True:  # short runs are lengthened
+                until = stack.env_steps + cell.total_steps
+                loop.advance(stack, until, spec, recorder, session, diverged_too=True)
         except _Over:
             session.save()
     steps = stack.env_steps
@@ -147,10 +161,10 @@ def _evaluate(cell: Cell, study: Study, policy: dict[str, torch.Tensor]) -> floa
     few = {"online_episodes": _EPISODES, "final_episodes": _EPISODES}
     config = Evaluation(**study.evaluation.model_dump() | few)
     policy = {name: value.cpu() for name, value in policy.items()}
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         evaluate(cell.spec.of_seed(study.seeds[0]), [(0, policy)], config, 0, cell.cell_id)
     except EnvironmentFailed as error:
         logger.warning("no evaluation: %s", error)
         return None
-    return (time.perf_counter() - start) / (3 * _EPISODES)
+    return (time.process_time() - start) / (3 * _EPISODES)

@@ -32,6 +32,7 @@ RUN = {
     "snakemake --cores 1 results/default/runs/Pendulum-v1/retrace-on_optimizer-adam/seed0/"
     "step8000/video.mp4": ["runs/Pendulum-v1/retrace-on_optimizer-adam/seed0/step400/video.mp4"],
     "snakemake --cores 2 verify": ["verification.md"],
+    "snakemake --cores 1 calibrate": ["calibration.json"],
     "snakemake --dry-run": [],
     "snakemake --unlock": [],
     "snakemake --report results/default/report.zip": ["report.zip"],

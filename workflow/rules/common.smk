@@ -219,8 +219,8 @@ def files_of(study):
 
 
 def record_questions():
-    """Writes down what the study asks, before its first run."""
-    if workflow.is_main_process:
+    """Writes down what the study asks, before its first run. A calibration is none."""
+    if workflow.is_main_process and {*workflow.dag_settings.targets} != {"calibrate"}:
         questions.write_once(CONFIG, Path(STUDY_DIR))
 
 
