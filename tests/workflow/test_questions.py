@@ -3,6 +3,7 @@
 import json
 
 import pandas as pd
+import pytest
 
 from mpo.study.files import QUESTIONS
 from tests.pipeline import TINY, changed, project, snakemake
@@ -35,6 +36,21 @@ def test_the_questions_are_those_of_the_first_call_that_does_something(tmp_path)
     (folder / "results/tiny/runs/Pendulum-v1").mkdir(parents=True)
     assert len(planned(folder, {"study": "tiny"})["contrasts"]) == 2
     assert not path.exists()
+
+
+@pytest.mark.slow
+def test_a_calibration_starts_no_study_and_is_said_with_the_progress(tmp_path):
+    folder = project(tmp_path)
+    small = changed(environments=["Pendulum-v1"], axes={"optimizer": ["adam"]})
+    done = snakemake(folder, "--cores", "1", "calibrate", config=small)
+    assert done.returncode == 0, done.stderr
+    found = {path.name for path in (folder / "results/tiny").iterdir()}
+    assert "calibration.json" in found and not found & {QUESTIONS, "runs"}
+    left = "Left: 4 trainings and 4 evaluations"
+    assert f"{left}, about" in done.stdout
+    # The first progress line is that of study.json, before anything is known.
+    lines = done.stderr.splitlines()
+    assert lines[lines.index("1 of 2 steps (50%) done") + 1].startswith(f"{left}. What they will")
 
 
 def test_a_contrast_named_later_is_answered_without_a_run(finished):
