@@ -103,7 +103,7 @@ def _hyperparameters(given: Mapping[str, Any]) -> Hyperparameters:
 class MPOTrainer:
     """Trains MPO on one environment for one seed, or for several stacked ones.
 
-    The hyperparameters, from `policy_layer_sizes` to `observation_bound`, are those of
+    The hyperparameters, from `policy_layer_sizes` to `target_precision`, are those of
     `mpo.study.hyperparameters.Hyperparameters`, where each is described. Two have another name
     there: `use_retrace` is `retrace`, and `optimizer_type` is `optimizer`.
 
@@ -181,6 +181,7 @@ class MPOTrainer:
         action_noise: str = "white",
         policy_update_period: int = 1,
         observation_bound: str = "clip",
+        target_precision: str = "float32",
         extra_seeds: Sequence[int] = (),
         cuda_graphs: bool = True,
         compile_on_cpu: bool = False,

@@ -80,13 +80,13 @@ class StackedLinear(Module):
         self.weight = _parameter((torch.stack(drawn) * 2 - 1) * bound)  # [S, in, out]
         self.bias = _parameter(torch.zeros(len(generators), 1, outputs))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Applies the map: [S, B, in] -> [S, B, out]."""
-        return affine(x, self.weight, self.bias)
+    def forward(self, x: Tensor, precision: str = "float32") -> Tensor:
+        """Applies the map: [S, B, in] -> [S, B, out]; see `affine` for `precision`."""
+        return affine(x, self.weight, self.bias, precision)
 
-    def elu(self, x: Tensor) -> Tensor:
+    def elu(self, x: Tensor, precision: str = "float32") -> Tensor:
         """Applies the map, then the ELU: [S, B, in] -> [S, B, out]."""
-        return affine_elu(x, self.weight, self.bias)
+        return affine_elu(x, self.weight, self.bias, precision)
 
     def write_gradients(self, x: Tensor, grad: Tensor) -> None:
         """Writes the parameters' gradients.
@@ -162,6 +162,9 @@ class Torso(Module):
     With a LayerNorm in every layer they are LayerNorm, tanh, then (Linear, LayerNorm, ELU)*.
     """
 
+    precision = "float32"
+    """Of the matrix products in `forward`, see `affine`; `vjp` is always in float32."""
+
     def __init__(
         self,
         widths: Sequence[int],
@@ -190,7 +193,10 @@ class Torso(Module):
         x = tanh_(self.norm(x))
         for layer, norm in itertools.zip_longest(self.layers, self.norms):
             assert isinstance(layer, StackedLinear)
-            x = layer.elu(x) if norm is None else F.elu_(norm(layer(x)))
+            if norm is None:
+                x = layer.elu(x, self.precision)
+            else:
+                x = F.elu_(norm(layer(x, self.precision)))
         return x
 
     def vjp(self, x: Tensor) -> tuple[Tensor, Backward]:

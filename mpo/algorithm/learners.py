@@ -74,6 +74,9 @@ class Learners:
         # The four networks share one normaliser, which is not trained and changes for all at once.
         self.target_policy = copy.deepcopy(self.policy, {id(normalizer): normalizer})
         self.target_critic = copy.deepcopy(self.critic, {id(normalizer): normalizer})
+        self.target_policy.torso.precision = self._config.target_precision
+        for member in self.target_critic.members:
+            member.torso.precision = self._config.target_precision
 
     def _make_duals(self) -> None:
         """Creates the temperatures and the KL multipliers, and the bounds that they enforce."""

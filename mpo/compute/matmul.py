@@ -5,6 +5,8 @@ alone: rounding in batched kernels depends on the size of the stack. Large float
 oneDNN, which uses the full vector width of any x86 CPU. MKL, torch's default, does so on Intel CPUs
 only, and is half as fast on AMD's.
 
+A product can be asked for in reduced precision, see `reduced`; all others are in float32.
+
 On a GPU, and in compiled code, an `out` tensor is filled by a copy. The compiler does not support
 writing a product into it directly, and removes most of these copies.
 
@@ -29,6 +31,9 @@ def _is_intel() -> bool:
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 _SUITS_MKL = _is_intel()
+_HAS_BFLOAT16 = _HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+"""Whether the CPU multiplies bfloat16 (AMX or AVX512). Without that torch takes a hundred times as
+long as in float32."""
 _LARGE = 2**20
 """Fewest multiplications for which oneDNN outweighs the higher cost of calling it."""
 _WIDE = 16
@@ -38,8 +43,13 @@ _MANY_ROWS = 2048
 blocks."""
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Computes x @ weight + bias: [S, B, I], [S, I, O] and [S, 1, O] -> [S, B, O]."""
+def affine(x: Tensor, weight: Tensor, bias: Tensor, precision: str = "float32") -> Tensor:
+    """Computes x @ weight + bias: [S, B, I], [S, I, O] and [S, 1, O] -> [S, B, O].
+
+    With another `precision` than float32 the product is that of `reduced`.
+    """
+    if precision != "float32":
+        return reduced(x, weight, precision) + bias
     if _one_by_one(x):
         seeds = zip(x.split(1), weight.split(1), bias.split(1), strict=True)
         return torch.cat([affine(*seed) for seed in seeds])
@@ -51,18 +61,39 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.bmm(x, weight) + bias
 
 
-def affine_elu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Computes the ELU of `affine`; same shapes."""
-    if x.is_cuda and x.shape[0] * x.shape[1] >= _MANY_ROWS and torch.compiler.is_compiling():
+def affine_elu(x: Tensor, weight: Tensor, bias: Tensor, precision: str = "float32") -> Tensor:
+    """Computes the ELU of `affine`; same arguments."""
+    many = x.is_cuda and x.shape[0] * x.shape[1] >= _MANY_ROWS
+    if many and precision == "float32" and torch.compiler.is_compiling():
         from mpo.compute import triton_kernels
 
         return triton_kernels.affine_elu(x, weight, bias)
-    y = affine(x, weight, bias)
+    y = affine(x, weight, bias, precision)
     if x.device.type == "cpu" and torch.compiler.is_compiling():
         # exp(y) - 1 is faster than the expm1 of torch's ELU. Near 0 its relative error is larger,
         # but its absolute error is only that of rounding a number near 1.
         return torch.where(y > 0, y, y.clamp(max=0).exp() - 1)
     return F.elu_(y)
+
+
+def reduced(x: Tensor, y: Tensor, precision: str) -> Tensor:
+    """Computes x @ y from rounded factors: [S, A, B] and [S, B, C] -> [S, A, C], in float32.
+
+    Their products are exact and are summed in float32.
+
+    Args:
+        x: the left factor.
+        y: the right factor.
+        precision: `bfloat16`: factors and result are rounded to 8 significant bits; `tf32`, on a
+            GPU: the factors to 11.
+    """
+    if _one_by_one(x):
+        return torch.cat([reduced(*s, precision) for s in zip(x.split(1), y.split(1), strict=True)])
+    if precision == "tf32":
+        return torch.ops.mpo.tf32(x, y)
+    if x.device.type == "cpu" and not _HAS_BFLOAT16:
+        return torch.ops.mpo.emulated_bfloat16(x, y)
+    return torch.bmm(x.bfloat16(), y.bfloat16()).float()
 
 
 def product(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
@@ -145,9 +176,35 @@ def _onednn(x: Tensor, y: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, y.T, bias, "none", [], "")
 
 
-# The compiler supports oneDNN's operation with constant weights only. Registered as a custom
-# operation, it only has to know the shape of the result.
+def _emulated_bfloat16(x: Tensor, y: Tensor) -> Tensor:
+    """Computes what a CPU with products of bfloat16 would, up to the order of the sums."""
+    return product(x.bfloat16().float(), y.bfloat16().float()).bfloat16().float()
+
+
+def _tf32(x: Tensor, y: Tensor) -> Tensor:
+    """Computes x @ y with a GPU's TF32; torch's setting is for all products, and put back."""
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = "tf32"
+    try:
+        return torch.bmm(x, y)
+    finally:
+        settings.fp32_precision = before
+
+
+# The compiler supports oneDNN's operation with constant weights only, and no change of settings. It
+# may also take two conversions that follow each other for none. Registered as custom operations, it
+# only has to know the shapes of the results.
 _operations = torch.library.Library("mpo", "DEF")
 _operations.define("onednn(Tensor x, Tensor y, Tensor? bias) -> Tensor")
 _operations.impl("onednn", _onednn, "CPU")
 _operations.impl("onednn", lambda x, y, bias: x.new_empty(x.shape[0], y.shape[1]), "Meta")
+for _name, _function, _device in (
+    ("emulated_bfloat16", _emulated_bfloat16, "CPU"),
+    ("tf32", _tf32, "CUDA"),
+):
+    _operations.define(f"{_name}(Tensor x, Tensor y) -> Tensor")
+    _operations.impl(_name, _function, _device)
+    _operations.impl(_name, lambda x, y: x.new_empty(*x.shape[:2], y.shape[2]), "Meta")
+# Otherwise cuBLAS may round partial sums to bfloat16.
+torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

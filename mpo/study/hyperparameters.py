@@ -30,6 +30,7 @@ Critics = Literal["one", "mean", "minimum"]
 OptimizerReset = Literal["never", "moments", "time"]
 ActionNoise = Literal["white", "pink"]
 BehaviourName = Literal["online", "target"]
+Precision = Literal["float32", "bfloat16", "tf32"]
 
 
 class Hyperparameters(Section):
@@ -237,6 +238,15 @@ class Hyperparameters(Section):
     """Critic steps per step of policy and duals. The updates between two of them train the critic
     alone, which is cheaper."""
 
+    target_precision: Annotated[
+        Precision, Field(exclude_if=lambda value: value == "float32")
+    ] = "float32"
+    """Precision of the products between the hidden layers of the target policy and the target
+    critic, which make up most of the work of an update. Their factors have 24 significant bits with
+    `float32`, 8 with `bfloat16` and 11 with `tf32` (on a GPU only); sums are in float32. First and
+    last layers, activations, LayerNorm and all gradients stay in float32. `bfloat16` is faster on a
+    GPU, or a CPU with AMX or AVX512-BF16; other CPUs emulate it, which is slower than `float32`."""
+
     optimizer_definition: Definition | None = Field(
         default=None, exclude_if=lambda value: value is None
     )
@@ -246,6 +256,18 @@ class Hyperparameters(Section):
     def window(self) -> int:
         """Consecutive transitions in a sample from the replay buffer."""
         return self.retrace_steps if self.retrace else self.n_step
+
+    def check_device(self, device: str) -> None:
+        """Checks that a kind of device (`cpu`, `cuda` or a choice between them) can train this.
+
+        Raises:
+            ConfigError: a value needs a GPU.
+        """
+        if self.target_precision == "tf32" and device == "cpu":
+            raise ConfigError(
+                "target_precision: 'tf32' needs a GPU, received it with device 'cpu'; choose from "
+                "float32, bfloat16"
+            )
 
     @model_validator(mode="after")
     def _retrace_needs_a_window(self) -> "Hyperparameters":

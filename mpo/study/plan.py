@@ -384,6 +384,10 @@ class Study(Section):
                 f"{where}: total_steps must be at least update_after, received "
                 f"{schedule.total_steps} < {training.update_after}"
             )
+        try:
+            training.check_device(self.execution.device)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
         return Cell(
             env_slug=environment.slug,
             variant=variant,

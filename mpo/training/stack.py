@@ -51,8 +51,9 @@ class Stack:
             compile_on_cpu: see `MPOTrainer`.
 
         Raises:
-            ConfigError: the environment or the optimizer cannot be used.
+            ConfigError: the environment, the optimizer or the device cannot be used.
         """
+        config.check_device(device.type)
         # Denormal numbers are many times slower on a CPU and carry no information here.
         torch.set_flush_denormal(True)
         keep_freed()
