@@ -91,9 +91,7 @@ def reduced(x: Tensor, y: Tensor, precision: str) -> Tensor:
         return torch.cat([reduced(*s, precision) for s in zip(x.split(1), y.split(1), strict=True)])
     if precision == "tf32":
         return torch.ops.mpo.tf32(x, y)
-    if x.device.type == "cpu" and not _HAS_BFLOAT16:
-        return torch.ops.mpo.emulated_bfloat16(x, y)
-    return torch.bmm(x.bfloat16(), y.bfloat16()).float()
+    return torch.ops.mpo.bfloat16(x.bfloat16(), y.bfloat16()).float()
 
 
 def product(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
@@ -176,13 +174,15 @@ def _onednn(x: Tensor, y: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, y.T, bias, "none", [], "")
 
 
-def _emulated_bfloat16(x: Tensor, y: Tensor) -> Tensor:
-    """Computes what a CPU with products of bfloat16 would, up to the order of the sums."""
-    return product(x.bfloat16().float(), y.bfloat16().float()).bfloat16().float()
+def _bfloat16(x: Tensor, y: Tensor) -> Tensor:
+    """Computes x @ y in bfloat16, with sums in float32."""
+    if x.device.type == "cpu" and not _HAS_BFLOAT16:
+        return product(x.float(), y.float()).bfloat16()  # the same, but for the order of the sums
+    return torch.bmm(x, y)
 
 
 def _tf32(x: Tensor, y: Tensor) -> Tensor:
-    """Computes x @ y with a GPU's TF32; torch's setting is for all products, and put back."""
+    """Computes x @ y in a GPU's TF32; torch's setting, which is for all products, is put back."""
     settings = torch.backends.cuda.matmul
     before = settings.fp32_precision
     settings.fp32_precision = "tf32"
@@ -193,18 +193,19 @@ def _tf32(x: Tensor, y: Tensor) -> Tensor:
 
 
 # The compiler supports oneDNN's operation with constant weights only, and no change of settings. It
-# may also take two conversions that follow each other for none. Registered as custom operations, it
-# only has to know the shapes of the results.
+# leaves out roundings to bfloat16 where it makes the product itself. Registered as custom
+# operations, it only has to know the shapes of the results.
 _operations = torch.library.Library("mpo", "DEF")
 _operations.define("onednn(Tensor x, Tensor y, Tensor? bias) -> Tensor")
 _operations.impl("onednn", _onednn, "CPU")
 _operations.impl("onednn", lambda x, y, bias: x.new_empty(x.shape[0], y.shape[1]), "Meta")
-for _name, _function, _device in (
-    ("emulated_bfloat16", _emulated_bfloat16, "CPU"),
+for _name, _function, *_devices in (
+    ("bfloat16", _bfloat16, "CPU", "CUDA"),
     ("tf32", _tf32, "CUDA"),
 ):
     _operations.define(f"{_name}(Tensor x, Tensor y) -> Tensor")
-    _operations.impl(_name, _function, _device)
     _operations.impl(_name, lambda x, y: x.new_empty(*x.shape[:2], y.shape[2]), "Meta")
+    for _device in _devices:
+        _operations.impl(_name, _function, _device)
 # Otherwise cuBLAS may round partial sums to bfloat16.
 torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

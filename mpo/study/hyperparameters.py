@@ -238,14 +238,15 @@ class Hyperparameters(Section):
     """Critic steps per step of policy and duals. The updates between two of them train the critic
     alone, which is cheaper."""
 
-    target_precision: Annotated[
-        Precision, Field(exclude_if=lambda value: value == "float32")
-    ] = "float32"
-    """Precision of the products between the hidden layers of the target policy and the target
-    critic, which make up most of the work of an update. Their factors have 24 significant bits with
-    `float32`, 8 with `bfloat16` and 11 with `tf32` (on a GPU only); sums are in float32. First and
-    last layers, activations, LayerNorm and all gradients stay in float32. `bfloat16` is faster on a
-    GPU, or a CPU with AMX or AVX512-BF16; other CPUs emulate it, which is slower than `float32`."""
+    target_precision: Annotated[Precision, Field(exclude_if=lambda value: value == "float32")] = (
+        "float32"
+    )
+    """Precision of the products between hidden layers, in the target policy and the target critic.
+    They make up most of the work of an update, and have no gradients. Their factors have 24
+    significant bits with `float32`, 8 with `bfloat16` and 11 with `tf32` (GPU only); sums are in
+    float32. All else stays in float32: first and last layers, activations, LayerNorm and the
+    online networks. `bfloat16` is meant for GPUs and for CPUs with AMX or AVX512-BF16; other CPUs
+    emulate it, which takes longer than `float32`."""
 
     optimizer_definition: Definition | None = Field(
         default=None, exclude_if=lambda value: value is None

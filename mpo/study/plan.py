@@ -434,7 +434,7 @@ class Study(Section):
 
     def _base(self, environment: Environment, optimizer: str) -> dict[str, Any]:
         """Returns an environment's and an optimizer's training values, before those of the axes."""
-        base = self.training.model_dump()
+        base = dict(self.training)  # a dump would lack keys at their defaults
         given = self.optimizers.get(optimizer, {})
         by_optimizer = {key: value for key, value in given.items() if key not in ARM_KEYS}
         for key, value in by_optimizer.items():

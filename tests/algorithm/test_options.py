@@ -60,6 +60,7 @@ LEVERS = {
     "critic alone": {"policy_update_period": 2},
     "no clipping": {"max_grad_norm": None},
     "squashed": {"normalize_observations": True, "observation_bound": "squash"},
+    "bfloat16": {"target_precision": "bfloat16"},
 }
 ALL = {
     key: value

@@ -21,6 +21,8 @@ MODES = [
     {"retrace": True, "retrace_steps": 4, "per_dimension_kl": False},
     {"critic": "categorical"},
     {"critic": "categorical", "critics": "minimum", "layer_norm": "all"},
+    {"target_precision": "bfloat16", "critics": "mean", "behaviour_policy": "target"},
+    {"target_precision": "tf32", "layer_norm": "all"},
     {
         "retrace": True,
         "retrace_steps": 4,

@@ -139,3 +139,36 @@ def test_without_a_compiler_this_is_said_and_done_without(caplog):
     finally:
         for cache in caches:
             cache.cache_clear()
+
+
+class Reduced:
+    def of(self, x, weight, bias):
+        return matmul.affine_elu(x, weight, bias, "bfloat16")
+
+
+@pytest.mark.needs("compiler")
+@pytest.mark.parametrize("native", [True, False])
+def test_compiled_code_rounds_to_bfloat16(native, monkeypatch):
+    """Compilers take out conversions that cancel each other; 257 would then stay what it is."""
+    monkeypatch.setattr(matmul, "_HAS_BFLOAT16", native)
+    x, weight = torch.tensor([[[257.0]], [[-257.0]]]), torch.tensor([[[1.0]], [[261.0]]])
+    found = compile.compiled(Reduced().of, CPU, on_cpu=True)(x, weight, torch.full((2, 1, 1), 0.25))
+    assert found.flatten().tolist() == [256.25, -1]
+    found = compile.compiled(Reduced().of, CPU, on_cpu=True)(-x, weight, torch.zeros(2, 1, 1))
+    assert found.flatten().tolist() == [-1, 256 * 260]
+
+
+@pytest.mark.slow
+@pytest.mark.needs("compiler")
+def test_in_bfloat16_it_computes_what_the_uncompiled_form_does():
+    """Where a last bit differs, one may round up and the other down."""
+    plain = make_agent((3,), target_precision="bfloat16", retrace=True, retrace_steps=3)
+    made = MPOAgent(OBS, D, plain.config, (3,), CPU, compile_on_cpu=True)
+    made.load_state_dict([plain.state_dict(0)])
+    windows = dict(make_windows(3, (3,)))
+    found, expected = made.update(windows), plain.update(windows)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-3, msg=name)
+    exact = make_agent((3,), retrace=True, retrace_steps=3).update(windows)
+    apart = (found["target_mean"] - exact["target_mean"]).abs()
+    assert apart > 3 * (found["target_mean"] - expected["target_mean"]).abs()

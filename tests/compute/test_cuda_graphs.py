@@ -320,6 +320,7 @@ MODES = [
     {"n_step": 3},
     {"retrace": True, "retrace_steps": 4, "critics": "minimum", "layer_norm": "all"},
     {"weight_decay": 0.1, "warmup_updates": 3, "policy_update_period": 2},
+    {"target_precision": "bfloat16"},
 ]
 
 

@@ -29,7 +29,11 @@ def test_the_identity_of_a_run_with_a_built_in_has_no_new_key():
     for config in (DEFAULT, SMALL):
         for cell in Study.parse(config).cells:
             training = json.loads(cell.spec.identity)["training"]
-            later = {DEFINITION, "observation_bound", "target_precision"}  # absent at their defaults
+            later = {
+                DEFINITION,
+                "observation_bound",
+                "target_precision",
+            }  # absent at their defaults
             assert training.keys() == Training.model_fields.keys() - later
             assert CellSpec.parse(cell.spec.identity) == cell.spec
 

@@ -360,6 +360,14 @@ def test_null_may_be_a_string_where_a_key_may_be_null(word):
     assert compared.axis_values["target_polyak"] == [None, 0.005]
 
 
+def test_tf32_is_refused_where_runs_are_to_use_the_cpu():
+    config = changed("axes.target_precision", ["float32", "tf32"])
+    assert len(Study.parse(config).runs) == 2 * len(Study.parse(SMALL).runs)
+    message = "target_precision-tf32: target_precision: 'tf32' needs a GPU, .* choose from float32"
+    with pytest.raises(ConfigError, match=message):
+        Study.parse(config | {"execution": {"device": "cpu"}})
+
+
 def test_one_problem_is_one_line():
     with pytest.raises(ConfigError) as caught:
         Study.parse(changed("seeds", [0, -1]))
