@@ -11,13 +11,25 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import beside, checkpoint, levers, replay, scale, startup, step, study, update
+from benchmarks import (
+    beside,
+    checkpoint,
+    levers,
+    precision,
+    replay,
+    scale,
+    startup,
+    step,
+    study,
+    update,
+)
 from benchmarks.findings import Finding, machine, write
 from mpo.compute.malloc import keep_freed
 
 PARTS: dict[str, Callable[[], Iterable[Finding]]] = {
     "update": update.measure,
     "levers": levers.measure,
+    "precision": precision.measure,
     "replay": replay.measure,
     "checkpoint": checkpoint.measure,
     "startup": startup.measure,

@@ -17,6 +17,7 @@ from benchmarks import (
     gpu_checks,
     levers,
     plain,
+    precision,
     replay,
     scale,
     sizes,
@@ -101,6 +102,28 @@ def test_diagnostics_can_be_taken_out_and_change_nothing_that_is_learnt():
     assert metrics[0]["critic_rank"].all() and not metrics[1]["critic_rank"].any()
     ours, theirs = (agent.learners.critic_optimizer.flat for agent in agents)
     assert torch.equal(ours, theirs)
+
+
+def test_errors_of_bfloat16_are_measured_against_float64():
+    found = {each.case: each for each in precision.errors(sizes.SIZES["Reacher"], updates=3)}
+    targets, weights, *kls = found.values()
+    for each in (targets, weights):
+        assert each.against == "float32" and 0 < each.reference < 1e-6
+        assert 30 < each.ratio < 1e5 and each.value < 1e-2
+    assert [each.reference for each in kls] == [1e-2, 1e-5]
+    assert all(0 < each.value < each.reference for each in kls)
+
+
+def test_the_kls_that_are_measured_are_those_of_gaussians():
+    def a_pass(mean, stddev):
+        one = torch.ones(1, 1, 1, dtype=torch.float64)
+        return precision.Pass(one, one, mean * one, stddev * one)
+
+    one, other = torch.distributions.Normal(0.0, 2.0), torch.distributions.Normal(1.0, 2.0)
+    wide = torch.distributions.Normal(0.0, 3.0)
+    kl = torch.distributions.kl_divergence
+    found = precision.gaussian_kls(a_pass(0.0, 2.0), a_pass(1.0, 3.0))
+    assert found == pytest.approx((kl(one, other).item(), kl(one, wide).item()))
 
 
 def test_the_replay_that_is_measured_is_full_and_holds_observations_once():

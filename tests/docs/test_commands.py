@@ -82,7 +82,10 @@ _PACKAGES = "installs packages; `make test` has done so with the same constraint
 NOT_RUN = {
     "make test": "runs the tests, this one among them",
     "make bench": "takes an idle machine half an hour; tests/benchmarks/ tests its parts",
-    "make bench PART=update": "takes an idle machine minutes; tests/benchmarks/ tests its parts",
+    **dict.fromkeys(
+        ("make bench PART=update", "make bench PART=precision"),
+        "takes an idle machine minutes; tests/benchmarks/ tests its parts",
+    ),
     "python -m benchmarks --out benchmarks/results/xeon": "as `make bench`",
     "python -m benchmarks.gpu": "needs a GPU",
     "pip install -c constraints.txt -e .": _PACKAGES,
