@@ -246,7 +246,7 @@ class Hyperparameters(Section):
     significant bits with `float32`, 8 with `bfloat16` and 11 with `tf32` (GPU only); sums are in
     float32. All else stays in float32: first and last layers, activations, LayerNorm and the
     online networks. `bfloat16` is meant for GPUs and for CPUs with AMX or AVX512-BF16; other CPUs
-    emulate it, which takes longer than `float32`."""
+    emulate it and gain no time."""
 
     optimizer_definition: Definition | None = Field(
         default=None, exclude_if=lambda value: value is None
