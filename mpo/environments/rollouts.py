@@ -117,6 +117,56 @@ def vector_env(env: str | EnvironmentSpec, count: int) -> SideBySide:
     return SideBySide([make_env(env) for _ in range(count)])
 
 
+class Rollout:
+    """One episode in each of E environments, played step by step, all in parallel."""
+
+    def __init__(
+        self,
+        envs: gym.vector.VectorEnv,
+        seeds: Sequence[int],
+        max_steps: float = math.inf,
+        recording: list[Step] | None = None,
+    ) -> None:
+        """Starts the episodes.
+
+        Args:
+            envs: E environments, one per seed.
+            seeds: reset seeds, [E].
+            max_steps: environment steps after which an episode is cut off.
+            recording: gets every step, if given.
+        """
+        self._envs, self._max_steps, self._recording = envs, max_steps, recording
+        self.obs, _ = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
+        count = len(seeds)
+        self._steps = 0
+        self.episodes = Episodes(
+            returns=np.zeros(count),
+            lengths=np.zeros(count, dtype=np.int64),
+            terminated=np.zeros(count, dtype=bool),
+            running=np.ones(count, dtype=bool),
+        )
+        """The episodes so far, in the order of the seeds."""
+
+    @property
+    def over(self) -> bool:
+        """Whether no episode is running, or those that are have been cut off."""
+        return not self.episodes.running.any() or self._steps >= self._max_steps
+
+    def step(self, actions: np.ndarray) -> None:
+        """Takes a step in each environment; actions [E, D] of finished episodes are ignored."""
+        returns, lengths, ended, running = self.episodes
+        self._steps += 1
+        before = self.obs
+        self.obs, rewards, terminated, truncated, _ = self._envs.step(actions)
+        if self._recording is not None:
+            step = Step(before, actions, rewards, self.obs, terminated, running.copy())
+            self._recording.append(step)
+        returns += np.where(running, rewards, 0.0)
+        lengths += running
+        ended |= running & terminated
+        running &= ~(terminated | truncated)
+
+
 def rollouts(
     envs: gym.vector.VectorEnv,
     act: Act,
@@ -128,7 +178,7 @@ def rollouts(
 
     Args:
         envs: E environments, one per seed.
-        act: the policy; its actions for finished episodes are ignored.
+        act: the policy.
         seeds: reset seeds, [E].
         max_steps: environment steps after which an episode is cut off.
         recording: gets every step, if given.
@@ -136,18 +186,7 @@ def rollouts(
     Returns:
         The episodes, in the order of the seeds.
     """
-    obs, _ = envs.reset(seed=list(seeds))  # type: ignore[arg-type]
-    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=np.int64)
-    ended, running = np.zeros(len(seeds), dtype=bool), np.ones(len(seeds), dtype=bool)
-    step = 0
-    while running.any() and step < max_steps:
-        step += 1
-        before, actions = obs, act(obs)
-        obs, rewards, terminated, truncated, _ = envs.step(actions)
-        if recording is not None:
-            recording.append(Step(before, actions, rewards, obs, terminated, running.copy()))
-        returns += np.where(running, rewards, 0.0)
-        lengths += running
-        ended |= running & terminated
-        running &= ~(terminated | truncated)
-    return Episodes(returns, lengths, ended, running)
+    rollout = Rollout(envs, seeds, max_steps, recording)
+    while not rollout.over:
+        rollout.step(act(rollout.obs))
+    return rollout.episodes

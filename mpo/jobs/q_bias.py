@@ -23,7 +23,7 @@ import torch
 
 from mpo.algorithm.networks import GaussianPolicy, QNetwork, make_critic, make_normalizer
 from mpo.environments.rollouts import Step
-from mpo.jobs.evaluate import load_policy
+from mpo.jobs.snapshots import load_policy
 from mpo.seeding import FIRST_FINAL_SEED, value_generator
 from mpo.study.hyperparameters import Hyperparameters, Training
 

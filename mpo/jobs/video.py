@@ -20,7 +20,7 @@ from mpo.environments import fingerprint
 from mpo.environments.envs import RENDERERS, make_env
 from mpo.environments.rollouts import MAX_PARALLEL, SideBySide
 from mpo.jobs.camera import CODECS, Camera
-from mpo.jobs.evaluate import actor, play
+from mpo.jobs.snapshots import actor, play
 from mpo.seeding import FIRST_FINAL_SEED
 from mpo.study.checksums import intact, read_evaluation, read_run, reading
 from mpo.study.config import ConfigError, JobFailed
@@ -84,7 +84,7 @@ def record(run_directory: Path, output: Path, episode: int = 0) -> Film:
         env = _environment(run_directory, run, spec.environment)
     seeds = [FIRST_FINAL_SEED + episode]
     with closing(SideBySide([env])) as envs, replacing(output) as temporary:
-        policy = actor(spec, state, False, envs, seeds)
+        policy = actor(spec, state, envs)
         rate = _frame_rate(env, spec.env_id)
         with av.open(temporary, "w", format=output.suffix.removeprefix(".")) as container:
             camera = Camera(container, output.suffix, rate)

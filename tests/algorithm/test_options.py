@@ -13,7 +13,7 @@ from mpo.algorithm.agent import MPOAgent
 from mpo.algorithm.layers import Normalizer
 from mpo.algorithm.running_moments import RunningMoments
 from mpo.environments.rollouts import vector_env
-from mpo.jobs.evaluate import actor
+from mpo.jobs.snapshots import actor
 from mpo.seeding import torch_generator
 from mpo.study.config import ConfigError
 from mpo.study.hyperparameters import Hyperparameters
@@ -308,7 +308,7 @@ def test_a_snapshot_is_evaluated_with_its_own_normalisation(tmp_path, bound):
     sizes = {"policy_layer_sizes": (32, 32), "critic_layer_sizes": (32, 32)}
     spec = processes.run_spec("Reacher-v5", **normal, **sizes)
     obs = np.random.default_rng(0).normal(0, 30, size=(4, 10)).astype(np.float32)
-    act = actor(spec, state, False, vector_env("Reacher-v5", 1), [0])
+    act = actor(spec, state, vector_env("Reacher-v5", 1))
     np.testing.assert_allclose(act(obs), trainer.agent.mode(obs), rtol=1e-6)
     assert state["normalize.shift"].abs().max() > 0.01
 

@@ -7,7 +7,8 @@ import torch
 from mpo.algorithm.networks import GaussianPolicy, make_critic
 from mpo.environments.rollouts import rollouts, vector_env
 from mpo.jobs import q_bias
-from mpo.jobs.evaluate import evaluate, load_policy
+from mpo.jobs.evaluate import evaluate
+from mpo.jobs.snapshots import load_policy
 from mpo.seeding import FIRST_FINAL_SEED, value_generator
 from mpo.study.checksums import sealed
 from mpo.study.files import write_json
