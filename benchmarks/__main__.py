@@ -14,6 +14,7 @@ import torch
 from benchmarks import (
     beside,
     checkpoint,
+    evaluation,
     levers,
     precision,
     replay,
@@ -32,6 +33,7 @@ PARTS: dict[str, Callable[[], Iterable[Finding]]] = {
     "precision": precision.measure,
     "replay": replay.measure,
     "checkpoint": checkpoint.measure,
+    "evaluation": evaluation.measure,
     "startup": startup.measure,
     "scale": scale.measure,
     "study": study.measure,

@@ -6,6 +6,7 @@ groups, and the rows in them, are part of what identifies a result.
 Letters: G groups, E episodes of a group, O observation, D action dimensions.
 """
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +66,8 @@ def play_groups(
 ) -> list[Episodes]:
     """Plays groups of episodes side by side; each has the numbers that it has alone.
 
+    The first group is played alone, so that little is lost if its episodes never end.
+
     Args:
         spec: the run's spec.
         groups: the groups, [G].
@@ -79,11 +82,10 @@ def play_groups(
         EnvironmentFailed: see `play`.
     """
     found: list[Episodes] = []
-    for start in range(0, len(groups), MAX_GROUPS):
-        block = [
-            _Player(spec, group, max_episode_steps, budget)
-            for group in groups[start : start + MAX_GROUPS]
-        ]
+    starts = [0, *range(1, len(groups), MAX_GROUPS), len(groups)]
+    for start, end in itertools.pairwise(starts):
+        some = groups[start:end]
+        block = [_Player(spec, group, max_episode_steps, budget) for group in some]
         playing = block
         while playing:
             stacks = list(_stacked(spec.training, playing))
