@@ -13,6 +13,7 @@ from benchmarks import __main__ as program
 from benchmarks import (
     beside,
     checkpoint,
+    evaluation,
     findings,
     gpu_checks,
     levers,
@@ -188,6 +189,13 @@ def test_planning_and_analysis_are_measured_on_studies_of_the_size_told(tmp_path
     shares = [each.ratio for each in analysis if each.against == "the whole analysis"]
     assert len(shares) == 4 and sum(shares) == pytest.approx(1)
     assert analysis[0].case == "tables of 80 runs"
+
+
+def test_an_evaluation_is_timed_side_by_side_and_one_group_after_another(monkeypatch):
+    monkeypatch.setattr(evaluation, "CASES", {"InvertedDoublePendulum": 3})
+    apart, physics = evaluation.measure(rounds=1)
+    assert apart.case == "InvertedDoublePendulum, 3 groups of 10 episodes"
+    assert apart.value == physics.value and physics.ratio > 1
 
 
 @pytest.mark.slow
