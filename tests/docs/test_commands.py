@@ -83,7 +83,7 @@ NOT_RUN = {
     "make test": "runs the tests, this one among them",
     "make bench": "takes an idle machine half an hour; tests/benchmarks/ tests its parts",
     **dict.fromkeys(
-        ("make bench PART=update", "make bench PART=precision"),
+        tuple(f"make bench PART={part}" for part in ("update", "evaluation", "precision")),
         "takes an idle machine minutes; tests/benchmarks/ tests its parts",
     ),
     "python -m benchmarks --out benchmarks/results/xeon": "as `make bench`",
