@@ -229,8 +229,8 @@ def _add_options_of_reports(sub: _Parsers) -> None:
     options("--caption", type=arguments.new_file(), required=True, help="text file")
     options = sub["summary"].add_argument
     picture = arguments.picture_of((*FIGURES, *TUNING_FIGURES))
-    text = "directory of the tables of the tuning stage, if arms were tuned"
-    options("--tuning", type=arguments.existing_folder, nargs="?", help=text)
+    text = "directory of the tables of the tuning stage, if arms were tuned; of each rung in turn"
+    options("--tuning", type=arguments.existing_folder, nargs="*", default=(), help=text)
     options("--figures", type=picture, nargs="+", required=True, help="PNG files")
     for name in ("summary", "failures"):
         options = sub[name].add_argument

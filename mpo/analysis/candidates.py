@@ -55,7 +55,7 @@ def read_arms(study: Study, tuning: Tuning, tables: Path) -> list[TunedArm]:
     runs = iter(study.runs)
     for environment in study.environments:
         for arm in arms(tuning, study.axis_values):
-            tried = tuning.candidates_of(arm)
+            tried = study.candidates(environment, arm)
             of_arm = [run.run_id for run in itertools.islice(runs, len(tried) * count)]
             shape = (len(tried), count)
             found.append(
@@ -116,6 +116,11 @@ def best(ordered: np.ndarray) -> int:
     return int(np.argmax(ordered))
 
 
-def best_across(of: Scores) -> int:
-    """The place of the candidate with the best mean score over the environments."""
-    return best(ranked(of.values.mean(2).mean(0), of.diverged.any((0, 2))))
+def best_first(ordered: np.ndarray) -> np.ndarray:
+    """The places of all candidates, along the last axis; of equal ones, the first comes first."""
+    return np.argsort(-ordered, axis=-1, kind="stable")
+
+
+def ranked_across(of: Scores) -> np.ndarray:
+    """As `ranked`, of the mean scores over the environments, [K]."""
+    return ranked(of.values.mean(2).mean(0), of.diverged.any((0, 2)))

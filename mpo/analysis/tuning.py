@@ -1,5 +1,7 @@
 """What the stage of tuning tells: how good each candidate is, and which is chosen.
 
+In a rung of halving before the last, several candidates are chosen: those that go on.
+
 Tables: candidates (one row per environment, tuned arm and candidate), choices (per environment and
 tuned arm: what is chosen, how surely, and what a choice for all environments would cost), best_of
 (the expected value of the best of k candidates) and sensitivity (per arm, see `sensitivity`).
@@ -9,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,9 +20,9 @@ from mpo.analysis import sensitivity
 from mpo.analysis.candidates import (
     Scores,
     TunedArm,
-    best,
-    best_across,
+    best_first,
     ranked,
+    ranked_across,
     read_arms,
     scores,
 )
@@ -54,8 +56,10 @@ def compute(
     tuning = study.tuned
     assert tuning is not None
     found = read_arms(study, tuning, tables)
-    known = scores(found, scale)
-    across = {name: best_across(of) for name, of in known.items()}
+    # In later rungs of halving each environment may have other candidates.
+    comparable = study.rung == 1 or tuning.choose == "across"
+    known = scores(found, scale) if comparable else {}
+    across = {name: best_first(ranked_across(of)) for name, of in known.items()}
     if tuning.choose == "across" and not across:
         raise ConfigError(
             "tuning.choose: 'across' needs a reference of at least one environment in "
@@ -64,20 +68,33 @@ def compute(
     candidates, choices, best_of, chosen = (list[dict[str, Any]]() for _ in range(4))
     rng = np.random.default_rng(study.statistics.seed)
     for each in found:
-        name = label(each.arm)
-        own, common = best(_ranked_arm(each)), across.get(name)
+        name, count = label(each.arm), tuning.left(each.arm, study.rung + 1)
+        own, common = best_first(_ranked_arm(each)), across.get(name)
         taken = common if tuning.choose == "across" and common is not None else own
-        shares = _shares(each, rng)
-        candidates += _candidate_rows(each, tuning, taken, own, common, shares)
-        choices.append(_choice_row(each, tuning, taken, own, common, shares))
+        places = _Places(taken[:count], own[0], None if common is None else common[0])
+        shares = _shares(each, count, rng)
+        candidates += _candidate_rows(each, tuning, places, shares)
+        choices.append(_choice_row(each, tuning, places, shares))
         best_of += _best_of_rows(each)
-        settings = tuning.settings(each.candidates[taken])
-        chosen.append({"env": each.env_slug, "arm": each.arm, "settings": settings})
+        for place in places.taken:
+            settings = tuning.settings(each.candidates[place])
+            chosen.append({"env": each.env_slug, "arm": each.arm, "settings": settings})
     record = {"study": study.study, "criterion": tuning.criterion, "choose": tuning.choose}
     names = dict.fromkeys(label(each.arm) for each in found)
     rows = {"candidates": candidates, "choices": choices, "best_of": best_of}
     rows["sensitivity"] = [*sensitivity.rows(names, len(study.seeds), known)]
     return {name: pd.DataFrame(of) for name, of in rows.items()}, record | {"chosen": chosen}
+
+
+class _Places(NamedTuple):
+    """Candidates of a tuned arm in one environment."""
+
+    taken: np.ndarray
+    """The chosen one; in a rung of halving before the last, those that go on, the best first."""
+    own: int
+    """The best one here."""
+    common: int | None
+    """The best one for all environments; None if it is not known."""
 
 
 def _ranked_arm(each: TunedArm, seeds: Any = slice(None)) -> np.ndarray:
@@ -86,19 +103,19 @@ def _ranked_arm(each: TunedArm, seeds: Any = slice(None)) -> np.ndarray:
     return np.moveaxis(ranked(values.mean(-1), diverged.any(-1)), 0, -1)
 
 
-def _shares(each: TunedArm, rng: np.random.Generator) -> np.ndarray:
-    """The share of the resamples of the tuning seeds in which each candidate is chosen, [K]."""
+def _shares(each: TunedArm, best: int, rng: np.random.Generator) -> np.ndarray:
+    """The share of the resamples of the tuning seeds in which each is among the best, [K]."""
     count = each.values.shape[1]
     if count**count <= _RESAMPLES:
         resamples = np.array([*itertools.product(range(count), repeat=count)])
     else:
         resamples = rng.integers(count, size=(_RESAMPLES, count))
-    chosen = _ranked_arm(each, resamples).argmax(-1)
-    return np.bincount(chosen, minlength=len(each.candidates)) / len(resamples)
+    chosen = best_first(_ranked_arm(each, resamples))[:, :best]
+    return np.bincount(chosen.ravel(), minlength=len(each.candidates)) / len(resamples)
 
 
 def _candidate_rows(
-    each: TunedArm, tuning: Tuning, taken: int, own: int, common: int | None, shares: np.ndarray
+    each: TunedArm, tuning: Tuning, places: _Places, shares: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     for place, candidate in enumerate(each.candidates):
         values = each.values[place][~np.isnan(each.values[place])]
@@ -111,17 +128,18 @@ def _candidate_rows(
             **{"criterion": tuning.criterion, "mean": math.nan, "lo": math.nan, "hi": math.nan},
             **interval,
             "diverged": int(each.diverged[place].sum()),
-            "chosen": place == taken,
-            "best_here": place == own,
-            "best_across": place == common,
+            "chosen": place in places.taken,
+            "best_here": place == places.own,
+            "best_across": place == places.common,
             "share": shares[place],
             "on_edge": tuning.is_on_edge(each.arm, candidate),
         }
 
 
 def _choice_row(
-    each: TunedArm, tuning: Tuning, taken: int, own: int, common: int | None, shares: np.ndarray
+    each: TunedArm, tuning: Tuning, places: _Places, shares: np.ndarray
 ) -> dict[str, Any]:
+    taken, own, common = places.taken[0], places.own, places.common
     alone = Scores(each.values[None], each.diverged[None])
     return {
         "env": each.env,

@@ -225,7 +225,7 @@ def statistics(args: Namespace) -> None:
 
 
 def choose(args: Namespace) -> None:
-    """Compares the candidates of a tuning stage, and chooses one for each arm."""
+    """Compares the candidates of a tuning stage, and chooses for each arm."""
     from mpo.analysis import references, tables, tuning
 
     study = _study_of_tables(args)
@@ -317,7 +317,7 @@ def status(args: Namespace) -> None:
     for path in found:
         try:
             study = _study(path)
-            parts.append(overview(study, _root(path), _stage(path, study)))
+            parts.append(overview(study, _root(path), _stages(path, study)))
         except (checksums.Damaged, OSError) as error:
             if args.study:
                 raise
@@ -366,10 +366,13 @@ def _study(path: Path) -> Study:
     return study
 
 
-def _stage(path: Path, study: Study) -> Study | None:
-    """The study that tunes the arms of the one in a file, if they are tuned."""
-    config = study.tuning_stage(json.loads(path.read_text(encoding="utf-8")))
-    return Study.parse(config) if config else None
+def _stages(path: Path, study: Study) -> list[Study]:
+    """The studies that tune the arms of the one in a file, if they are tuned."""
+    results = _root(path) / "results"
+    return [
+        Study.parse(config, read_choice(results / config["study"] / CHOICE))
+        for config in study.tuning_stages(json.loads(path.read_text(encoding="utf-8")))
+    ]
 
 
 def _device(name: str) -> "torch.device":

@@ -48,7 +48,7 @@ def write(
     tables: Path,
     figures: Sequence[Path],
     output: Path,
-    tuning_tables: Path | None = None,
+    tuning_tables: Sequence[Path] = (),
     plan: Path | None = None,
 ) -> None:
     """Writes the summary.
@@ -58,7 +58,8 @@ def write(
         tables: the directory of its tables.
         figures: PNG files, named like their figures; linked relative to `output`.
         output: the Markdown file.
-        tuning_tables: the directory of the tables of the tuning stage, if arms were tuned.
+        tuning_tables: the directory of the tables of the tuning stage, if arms were tuned; with
+            halving, of each rung.
         plan: the study.json, beside which the study's questions were recorded; if given, what was
             edited since is named.
     """
@@ -171,10 +172,9 @@ def _published(baselines: pd.DataFrame) -> list[str]:
     ]
 
 
-def _source(figure: Path, tables: Path, tuning_tables: Path | None) -> Path:
+def _source(figure: Path, tables: Path, tuning_tables: Sequence[Path]) -> Path:
     """The directory of the tables that a figure is drawn from."""
-    of_tuning = figure.stem in drawings.TUNING_FIGURES and tuning_tables
-    return of_tuning or tables
+    return tuning_tables[0] if figure.stem in drawings.TUNING_FIGURES and tuning_tables else tables
 
 
 def _figure(study: Study, tables: Path, path: Path, page: Path) -> str:

@@ -1,6 +1,7 @@
 """The section of a study's summary on how its arms were tuned."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,22 +14,23 @@ from mpo.study.plan import Study
 from mpo.study.tuning import Tuning, arms
 
 
-def section(study: Study, tables: Path) -> list[str]:
+def section(study: Study, tables: Sequence[Path]) -> list[str]:
     """Says what was tuned and chosen, how surely, and what to be careful about.
 
     Args:
         study: the reported study.
-        tables: the directory of the tables of its tuning stage.
+        tables: the directory of the tables of its tuning stage; with halving, of each rung.
     """
     tuning = study.tuned
     assert tuning is not None
-    choices = read(tables, "choices")
+    choices = read(tables[-1], "choices")
     return [
         "## Tuning",
-        _how(study, tuning, choices),
+        _how(study, tuning),
         *_warnings(study, tuning, choices),
         _table(choices),
-        _sensitivity(read(tables, "sensitivity")),
+        *_only_compared_early(tuning),
+        _sensitivity(read(tables[0], "sensitivity")),
     ]
 
 
@@ -39,9 +41,7 @@ def how_tuned(study: Study, factor: str) -> str:
     return ", at the settings given" if factor == "optimizer" else ""
 
 
-def _how(study: Study, tuning: Tuning, choices: pd.DataFrame) -> str:
-    counts = sorted({*choices["of"]})
-    per_arm = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+def _how(study: Study, tuning: Tuning) -> str:
     measure = {"area": "area under the learning curve", "final": "final return"}[tuning.criterion]
     chosen = {
         "environment": "in each environment",
@@ -49,12 +49,65 @@ def _how(study: Study, tuning: Tuning, choices: pd.DataFrame) -> str:
     }[tuning.choose]
     seeds = ", ".join(map(str, tuning.seeds))
     return (
-        f"Before the reported runs, {per_arm} candidates per arm ({', '.join(tuning.keys)}) were "
-        f"trained with the seeds {seeds} for {100 * tuning.budget:.0f} % of the budget."
+        f"Before the reported runs, {_per_arm(study, tuning, 1)} candidates per arm "
+        f"({', '.join(tuning.keys)}) were trained with the seeds {seeds} for "
+        f"{100 * tuning.budget:.0f} % of the budget{_halved(study, tuning)}."
         f"{_searched(study, tuning)} The one with the best {measure} was chosen {chosen}. The "
         "intervals of the answers are conditional on what was chosen: they do not hold the "
         "uncertainty of the choice."
     )
+
+
+def _per_arm(study: Study, tuning: Tuning, rung: int) -> str:
+    """The number of each arm's candidates in a rung, or the least and the greatest."""
+    counts = sorted(tuning.left(arm, rung) for arm in arms(tuning, study.axis_values))
+    return f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+
+
+def _halved(study: Study, tuning: Tuning) -> str:
+    """Says the rungs of halving and the steps of each arm; continues a sentence."""
+    if tuning.halving is None:
+        return ""
+    rungs = ", ".join(
+        f"{_per_arm(study, tuning, rung)} to {100 * share:.3g} %"
+        for rung, share in enumerate(tuning.shares, start=1)
+    )
+    steps = {name: f"{count:_}".replace("_", " ") for name, count in arm_steps(study).items()}
+    each = {f"{count} to each arm" for count in steps.values()}
+    given = each if len(each) == 1 else {f"{count} to {name}": 0 for name, count in steps.items()}
+    return (
+        " at most, by successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): the best "
+        f"1/{tuning.halving.factor} of each arm went on after each rung, {rungs} of the budget. "
+        f"That gave {', '.join(given)} environment steps"
+    )
+
+
+def arm_steps(study: Study) -> dict[str, int]:
+    """Returns the environment steps that tuning gives each arm, in all environments and seeds."""
+    tuning = study.tuned
+    assert tuning is not None
+    budgets = [study.tuning_steps(environment) for environment in study.environments]
+    found = {}
+    for arm in arms(tuning, study.axis_values):
+        counts = [tuning.left(arm, rung) for rung in range(1, tuning.rungs + 1)]
+        steps = sum(
+            count * (end - start)
+            for ends in budgets
+            for count, start, end in zip(counts, [0, *ends], ends, strict=False)
+        )
+        found[label(arm)] = steps * len(tuning.seeds)
+    return found
+
+
+def _only_compared_early(tuning: Tuning) -> list[str]:
+    """Says of halving which tables and figures hold all candidates."""
+    if tuning.halving is None:
+        return []
+    return [
+        "All candidates were trained to the end of the first rung only. The sensitivity, in the "
+        f"figure and below, is therefore that at {100 * tuning.shares[0]:.3g} % of the budget; the "
+        "table above is of the candidates in the last rung."
+    ]
 
 
 def _searched(study: Study, tuning: Tuning) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ _LOG_LINES = 20
 """Number of log lines that `failures` shows per run."""
 
 
-def overview(study: Study, root: Path, stage: Study | None = None) -> str:
+def overview(study: Study, root: Path, stages: Iterable[Study] = ()) -> str:
     """Returns the study's status as text.
 
     One table counts the statuses in each cell. Two more list the running runs with their progress,
@@ -27,9 +28,12 @@ def overview(study: Study, root: Path, stage: Study | None = None) -> str:
     Args:
         study: the study.
         root: the directory that contains `results/`.
-        stage: the study that tunes its arms, if they are tuned; what is left there counts, too.
+        stages: the studies that tune its arms, if they are tuned; what is left there counts, too.
     """
     found = statuses(study, root)
+    if study.has_stand_ins:
+        many = _count(len(found), "run")
+        return f"{many} of study {study.study}: of which candidates, {study.chosen_in} will tell."
     parts = [_headline(study, found), _cells(found)]
     running = [s for s in found if s.status == "running"]
     if running:
@@ -52,8 +56,8 @@ def overview(study: Study, root: Path, stage: Study | None = None) -> str:
             for s in troubled
         ]
         parts.append(tabulate(rows, headers="keys"))
-    stages = [(stage, statuses(stage, root))] if stage else []
-    rest = left.of_status([*stages, (study, found)], root)
+    before = [(stage, statuses(stage, root)) for stage in stages]
+    rest = left.of_status([*before, (study, found)], root)
     return "\n\n".join([*parts, *filter(None, [rest])])
 
 

@@ -26,6 +26,7 @@ from mpo.study.config import (
     Evaluation,
     Execution,
     Extras,
+    Int,
     Schedule,
     Section,
     Seed,
@@ -108,6 +109,8 @@ class Study(Section):
     stage: Literal["reported", "tuning"] = "reported"
     """Which runs are planned: the reported ones, or the candidates of `tuning`. The pipeline sets
     it in the study of that stage."""
+    rung: Annotated[Int, Field(ge=1)] = 1
+    """Which rung of `tuning.halving` is planned in the stage of tuning. The pipeline sets it."""
 
     evaluation: Evaluation = Evaluation()
     statistics: Statistics = Statistics()
@@ -129,6 +132,7 @@ class Study(Section):
             config: the mapping.
             choice: what tuning has chosen, if it has. Without it, tuned arms are planned with one
                 of their candidates: their paths are right, their specs are not; see `is_settled`.
+                A later rung of halving is planned with candidates of the right number.
 
         Raises:
             ConfigError: the study cannot be planned; the message has one line per problem.
@@ -237,37 +241,63 @@ class Study(Section):
         """How the arms are tuned, checked and converted to the types of the schema."""
         if self.tuning is None:
             return None
+        if self.tuning.halving and not self.execution.keep_resume_state:
+            raise ConfigError(
+                "execution.keep_resume_state: expected true with tuning.halving, whose longer "
+                "trainings resume the shorter ones, received false"
+            )
         reported = () if self.stage == "tuning" else self.seeds
         return self.tuning.checked(self._axis_values, reported, self.statistics.seed)
 
     @property
+    def chosen_in(self) -> str | None:
+        """The study that chooses what is trained in this one; None if nothing is chosen for it."""
+        if self.tuned is None or (self.stage == "tuning" and self.rung == 1):
+            return None
+        if self.stage == "reported":
+            return self.study + SUFFIX
+        base = self.study.removesuffix(_rung_suffix(self.rung, self.tuned))
+        return base + _rung_suffix(self.rung - 1, self.tuned)
+
+    @property
     def is_settled(self) -> bool:
         """Whether the specs of all runs are known: nothing waits for a choice of tuning."""
-        if self.tuned is None or self.stage == "tuning":
+        if self.chosen_in is None:
             return True
-        wanted = {(e.slug, key_of(arm)) for e in self.environments for arm in self._tuned_arms}
+        places = itertools.product(self.environments, self._tuned_arms)
+        if self.stage == "tuning":
+            return all(self._survivors(*place) for place in places)
+        wanted = {(environment.slug, key_of(arm)) for environment, arm in places}
         return self._choice is not None and wanted <= {*self._choice}
+
+    @property
+    def has_stand_ins(self) -> bool:
+        """Whether its candidates only stand in for those that the rung before will choose."""
+        return self.stage == "tuning" and not self.is_settled
 
     @property
     def _tuned_arms(self) -> list[dict[str, Any]]:
         return arms(self.tuned, self._axis_values) if self.tuned else []
 
-    def tuning_stage(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Returns the config of the study that tunes this one's arms, if they are tuned.
+    def tuning_stages(self, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Returns the configs of the studies that tune this one's arms, one for each rung.
 
         Args:
             config: this study's config.
         """
         if self.tuned is None or self.stage == "tuning":
-            return None
+            return []
+        return [self._tuning_stage(config, rung) for rung in range(1, self.tuned.rungs + 1)]
+
+    def _tuning_stage(self, config: Mapping[str, Any], rung: int) -> dict[str, Any]:
+        assert self.tuned is not None
         environments = []
         for environment, given in zip(self.environments, config["environments"], strict=True):
             own = given if isinstance(given, Mapping) else {"id": given}
-            schedule = self._schedule(environment)
-            count = int(schedule.total_steps * self.tuned.budget) // schedule.snapshot_interval
-            steps = max(1, count) * schedule.snapshot_interval
-            environments.append({**own, "total_steps": steps})
-        found = {**config, "study": self.study + SUFFIX, "stage": "tuning"}
+            environments.append({**own, "total_steps": self.tuning_steps(environment)[rung - 1]})
+        name = self.study + SUFFIX + _rung_suffix(rung, self.tuned)
+        found = {**config, "study": name, "stage": "tuning"}
+        found |= {"rung": rung} if self.tuned.halving else {}
         found |= {"environments": environments, "seeds": list(self.tuned.seeds)}
         given = config.get("axes", {})
         found["axes"] = {axis: given[axis] for axis in self.tuned.axes if axis in given}
@@ -276,6 +306,32 @@ class Study(Section):
         for key in ("contrasts", "others"):  # of reported runs
             found.pop(key, None)
         return found
+
+    def tuning_steps(self, environment: Environment) -> list[int]:
+        """Returns the environment steps of a candidate at the end of each rung.
+
+        Raises:
+            ConfigError: two rungs have the same, for want of snapshots.
+        """
+        assert self.tuned is not None
+        schedule = self._schedule(environment)
+        last = int(schedule.total_steps * self.tuned.budget) // schedule.snapshot_interval
+        counts = self.tuned.halving.steps(last) if self.tuned.halving else [last]
+        steps = [max(1, count) * schedule.snapshot_interval for count in counts]
+        if len({*steps}) < len(steps):
+            raise ConfigError(
+                f"tuning.halving: expected rungs of different lengths, in multiples of "
+                f"snapshot_interval ({schedule.snapshot_interval}), received {steps} steps in "
+                f"{environment.name}"
+            )
+        return steps
+
+    def resumed_at(self, run: Run) -> int:
+        """Returns the environment step that the rung before has trained a run to, 0 without one."""
+        if self.stage == "reported" or self.rung == 1 or not (self.tuned and self.tuned.halving):
+            return 0
+        interval = run.spec.snapshot_interval
+        return run.total_steps // interval // self.tuned.halving.factor * interval
 
     @cached_property
     def definitions(self) -> dict[str, Definition]:
@@ -318,14 +374,33 @@ class Study(Section):
         """Every environment with every arm, in the order environment, axis values."""
         names, values = [*self._axis_values], self._axis_values.values()
         arms = [dict(zip(names, each, strict=True)) for each in itertools.product(*values)]
-        if self.tuned is not None and self.stage == "tuning":
-            arms = [arm | candidate for arm in arms for candidate in self._candidates(arm)]
-        return tuple(itertools.starmap(self._cell, itertools.product(self.environments, arms)))
+        return tuple(
+            self._cell(environment, arm | candidate)
+            for environment, arm in itertools.product(self.environments, arms)
+            for candidate in (self.candidates(environment, arm) if self.stage == "tuning" else [{}])
+        )
 
-    def _candidates(self, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Returns the candidates of the tuned arm that an arm belongs to."""
+    def candidates(self, environment: Environment, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Returns the candidates that are planned in the stage of tuning.
+
+        Args:
+            environment: where they are trained.
+            arm: the value of every axis, or of every tuned one.
+        """
+        if self.tuned is None:
+            return [{}]
+        own = {axis: arm[axis] for axis in self.tuned.axes}
+        count = self.tuned.left(own, self.rung)
+        return self._survivors(environment, own) or self.tuned.candidates_of(own)[:count]
+
+    def _survivors(self, environment: Environment, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Returns the candidates that the rung before has chosen; none if it did not."""
         assert self.tuned is not None
-        return self.tuned.candidates_of({axis: arm[axis] for axis in self.tuned.axes})
+        chosen = (self._choice or {}).get((environment.slug, key_of(arm)), ())
+        names = {key_of(settings) for settings in chosen}
+        tried = self.tuned.candidates_of(arm)
+        found = [each for each in tried if key_of(self.tuned.settings(each)) in names]
+        return found if len(found) == self.tuned.left(arm, self.rung) else []
 
     def _tuned_settings(self, environment: Environment, arm: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the training values of a candidate, or those that were chosen for an arm."""
@@ -334,10 +409,11 @@ class Study(Section):
         if self.stage == "tuning":
             return self.tuned.settings({key: arm[key] for key in self.tuned.keys if key in arm})
         own = {axis: arm[axis] for axis in self.tuned.axes}
-        found = (self._choice or {}).get((environment.slug, key_of(own)))
-        if found is None:
+        chosen = (self._choice or {}).get((environment.slug, key_of(own)))
+        if chosen is None:
             candidates = self.tuned.candidates_of(own)
-            found = self.tuned.settings(candidates[len(candidates) // 2])
+            chosen = [self.tuned.settings(candidates[len(candidates) // 2])]
+        (found, *_) = chosen
         for key in found:
             if key in environment.overrides:
                 raise ConfigError(
@@ -454,6 +530,11 @@ class Study(Section):
             if key in SETTABLE:
                 base[key] = training_value(where, key, value)
         return base
+
+
+def _rung_suffix(rung: int, tuning: Tuning) -> str:
+    """What a rung's study is called behind the stage's name; the last rung has that name."""
+    return "" if rung == tuning.rungs else f"-rung{rung}"
 
 
 def _build(section: type[Section], values: dict[str, Any], where: str) -> Any:

@@ -144,12 +144,12 @@ def work_left(study: Study, found: Iterable[RunStatus], root: Path) -> list[Work
     for s in found:
         if s.status in tried:
             run, state = s.run, states[s.run.run_id]
-            trained = _is_trained(run, root)
+            trained, before = _is_trained(run, root), study.resumed_at(run)
             rest.append(
                 Work(
                     *(run.spec.env_name, run.variant),
                     training=not trained,
-                    steps=0 if trained else max(0, run.total_steps - _done(s, state)),
+                    steps=0 if trained else max(0, run.total_steps - max(before, _done(s, state))),
                     episodes=_episodes(study, run),
                     total_steps=run.total_steps,
                     present=_size(root / run.directory, state),

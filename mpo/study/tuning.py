@@ -24,6 +24,7 @@ from mpo.study.config import (
     canonical_json,
     check_keys,
 )
+from mpo.study.halving import Halving
 from mpo.study.hyperparameters import Training, training_value
 from mpo.study.search import BASES, Search, checked_range, checked_values, draw
 
@@ -78,6 +79,11 @@ class Tuning(Section):
     """Share of the reported runs' environment steps that candidates are trained for, rounded down
     to a multiple of `snapshot_interval`."""
 
+    halving: Annotated[Halving | None, NULL] = None
+    """Successive halving, as in `{factor: 3, rungs: 2}`: all candidates are trained for a third of
+    `budget`, and the best third of each arm's for all of it. The longer training resumes the
+    shorter one. Without it, all candidates are trained for all of `budget`."""
+
     criterion: Literal["area", "final"] = "area"
     """What makes a candidate better: the area under its learning curve, or its final return; the
     mean over seeds. A candidate with a seed that diverged ranks behind all others."""
@@ -115,6 +121,24 @@ class Tuning(Section):
         return [
             dict(zip(tuned, values, strict=True)) for values in itertools.product(*tuned.values())
         ]
+
+    @property
+    def rungs(self) -> int:
+        """Number of budgets at which candidates are compared."""
+        return self.halving.rungs if self.halving else 1
+
+    @property
+    def shares(self) -> list[float]:
+        """The share of the reported runs' steps that each rung trains candidates for."""
+        factor = self.halving.factor if self.halving else 1
+        return [self.budget / factor**later for later in reversed(range(self.rungs))]
+
+    def left(self, arm: Mapping[str, Any], rung: int) -> int:
+        """Returns how many of an arm's candidates are in a rung; after the last one it is 1."""
+        count = len(self.candidates_of(arm))
+        if rung > self.rungs:
+            return 1
+        return self.halving.left(count, rung) if self.halving else count
 
     def span(self, arm: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what is tried for an arm: the values of each tuned key, or the ends of its range.
@@ -206,6 +230,13 @@ class Tuning(Section):
                     f"tuning.ranges: expected ranges with {self.candidates} different candidates "
                     f"for the arm {_named(arm)}, received {found._entry(arm)}"
                 )
+            if found.halving and found.left(arm, found.rungs) < 2:
+                raise ConfigError(
+                    "tuning.halving: expected at least "
+                    f"{2 * found.halving.factor ** (found.rungs - 1)} candidates for the arm "
+                    f"{_named(arm)}, so that two are left to choose from in the last of "
+                    f"{found.rungs} rungs, received {len(candidates)}"
+                )
         return found
 
     def _refuse_other_search(self) -> None:
@@ -271,9 +302,9 @@ def key_of(arm: Mapping[str, Any]) -> str:
     return canonical_json(dict(arm))
 
 
-Choice = Mapping[tuple[str, str], Mapping[str, Any]]
+Choice = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 """The values of `training` that were chosen, by an environment's name in paths and `key_of` its
-tuned arm."""
+tuned arm: one for the reported runs, several for a rung of halving."""
 
 
 def read_choice(path: Path) -> Choice | None:
@@ -288,8 +319,11 @@ def read_choice(path: Path) -> Choice | None:
         return None
     if OWN not in record:
         raise Damaged(path, "it has no checksum")
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     with reading(path):
-        return {(row["env"], key_of(row["arm"])): row["settings"] for row in record["chosen"]}
+        for row in record["chosen"]:
+            found.setdefault((row["env"], key_of(row["arm"])), []).append(row["settings"])
+    return found
 
 
 def _is_number(value: Any) -> bool:

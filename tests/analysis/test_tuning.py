@@ -32,7 +32,7 @@ def choose(monkeypatch):
 
     def chosen(diverged=(), scale=SCALE, missing=(), **settings):
         given = config(**settings)
-        study = Study.parse(Study.parse(given).tuning_stage(given))
+        study = Study.parse(Study.parse(given).tuning_stages(given)[0])
         cells = [ADAM, SGD, WALKER["adam"], WALKER["sgd"]]
         values = np.concatenate([cell.flatten() for cell in cells])
         ids = [run.run_id for run in study.runs]

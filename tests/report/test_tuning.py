@@ -32,7 +32,7 @@ def said(tmp_path):
         sensitivity = sensitivity or [sensitive(arm) for arm in ("adam", "sgd")]
         frames = {"choices": pd.DataFrame(choices), "sensitivity": pd.DataFrame(sensitivity)}
         tables.write(frames, tmp_path)
-        return "\n".join(tuning.section(Study.parse(of(**settings)), tmp_path))
+        return "\n".join(tuning.section(Study.parse(of(**settings)), [tmp_path]))
 
     return section
 
@@ -87,7 +87,7 @@ def test_a_search_is_told_with_its_ranges_and_warned_of_only_for_its_ends(said, 
 
 def test_the_figure_joins_the_candidates_of_a_search_in_the_order_of_their_values(tmp_path):
     given = search(1, axes=["retrace"], ranges=[{"q_lr": [1e-4, 1e-2]}])
-    study = Study.parse(Study.parse(given).tuning_stage(given))
+    study = Study.parse(Study.parse(given).tuning_stages(given)[0])
     rates = [candidate["q_lr"] for candidate in study.tuned.candidates_of({"retrace": False})]
     frame = pd.DataFrame({"q_lr": rates, "mean": range(4), "lo": -1.0, "hi": 5.0, "diverged": 0})
     frame = frame.assign(env="Pendulum-v1", arm="Retrace off", candidate="", chosen=False)

@@ -107,5 +107,5 @@ def test_the_stage_of_tuning_names_none():
     given = config({"axis": "gamma", "against": 0.9}) | {
         "tuning": {"axes": ["optimizer"], "grids": grids}
     }
-    stage = Study.parse(given).tuning_stage(given)
+    stage = Study.parse(given).tuning_stages(given)[0]
     assert "contrasts" not in stage and Study.parse(stage).primary == ()

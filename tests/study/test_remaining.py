@@ -194,11 +194,11 @@ def test_the_stage_of_tuning_counts_too(tmp_path, monkeypatch):
     monkeypatch.setattr(left, "cores_here", lambda: 4)
     given = config(1)
     study = Study.parse(given)
-    stage = Study.parse(study.tuning_stage(given))
-    text = last(overview.overview(study, tmp_path, stage))
+    stage = Study.parse(study.tuning_stages(given)[0])
+    text = last(overview.overview(study, tmp_path, [stage]))
     assert text.startswith("Left, with the tuning in made-up-tuning: 30 trainings and 30 evaluat")
     synthetic.write_runs(stage, tmp_path)
-    text = last(overview.overview(study, tmp_path, stage))
+    text = last(overview.overview(study, tmp_path, [stage]))
     # 12 runs of 10,000 steps at 500 a second; an evaluation has 41 episodes, of 12.5 s / 26 each.
     assert text.startswith("Left: 12 trainings and 12 evaluations, about 7.9 core-minutes.")
     assert "With 4 cores of this machine that is 2.0 minutes" in text

@@ -33,7 +33,7 @@ def search(environments=2, **tuning):
 
 def stage(of):
     study = Study.parse(of)
-    return Study.parse(study.tuning_stage(of))
+    return Study.parse(study.tuning_stages(of)[0])
 
 
 def test_the_stage_trains_every_candidate_of_every_arm_on_seeds_of_its_own():
@@ -52,8 +52,8 @@ def test_the_stage_trains_every_candidate_of_every_arm_on_seeds_of_its_own():
 
 def test_the_plan_of_the_stage_is_a_study_by_itself():
     first = stage(config())
-    assert first.tuning_stage({}) is None and first.is_settled
-    given = Study.parse(config()).tuning_stage(config())
+    assert first.tuning_stages({}) == [] and first.is_settled
+    given = Study.parse(config()).tuning_stages(config())[0]
     assert given["study"] == "made-up-tuning" and given["seeds"] == [1000, 1001, 1002]
     assert Study.parse(given).runs == first.runs
 
@@ -287,7 +287,9 @@ def test_the_order_of_keys_and_the_other_arms_change_no_candidate():
 
 def test_a_reported_run_is_the_same_whichever_search_found_its_settings(tmp_path):
     given = config()
-    assert Study.parse(given).tuning_stage(given)["tuning"] == given["tuning"]  # no key is added
+    assert (
+        Study.parse(given).tuning_stages(given)[0]["tuning"] == given["tuning"]
+    )  # no key is added
     rows = [
         {"env": env, "arm": {"optimizer": arm}, "settings": {"q_lr": 0.00123, "policy_lr": 1e-5}}
         for env in ("Pendulum-v1", "dm_control-walker-walk-v0")

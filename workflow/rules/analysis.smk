@@ -20,9 +20,9 @@ rule study:
 rule collect:
     input:
         study=f"{STUDY_DIR}/study.json",
-        choice=[CHOSEN] if TUNING else [],
+        choice=[f"{STUDY_DIR}/{CHOICE}"] if RUNGS else [],
         # A function: every job parses this file, and only this rule needs the list.
-        runs=lambda wildcards: files_of(STUDY),
+        runs=lambda wildcards: files_of(WANTED[STUDY.study]),
     output:
         [f"{STUDY_DIR}/tables/{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")],
     log:
@@ -106,9 +106,13 @@ rule summary:
         answers=rules.statistics.output,
         figures=[
             *[f"{STUDY_DIR}/figures/{name}.png" for name in FIGURES],
-            *([f"{TUNING_DIR}/figures/{name}.png" for name in TUNING_FIGURES] if TUNING else []),
+            *[
+                f"results/{rung.study}/figures/{name}.png"
+                for rung in RUNGS[:1]
+                for name in TUNING_FIGURES
+            ],
         ],
-        choices=[f"{TUNING_DIR}/tables/{TUNED[0]}.parquet"] if TUNING else [],
+        choices=[f"results/{rung.study}/tables/{TUNED[0]}.parquet" for rung in RUNGS],
     output:
         f"{STUDY_DIR}/summary.md",
     log:
@@ -118,7 +122,7 @@ rule summary:
     params:
         code=lambda wildcards: code_of("mpo.report.summary", *FIGURES.values()),
         tables=lambda wildcards, input: Path(input.tables[0]).parent,
-        tuning=f" --tuning {TUNING_DIR}/tables" if TUNING else "",
+        tuning=" --tuning" * bool(RUNGS) + "".join(f" results/{r.study}/tables" for r in RUNGS),
     shell:
         "python -m mpo summary --study {input.study:q} --tables {params.tables:q}{params.tuning}"
         " --figures {input.figures:q} --out {output:q} {resources.options} --log {log:q}"

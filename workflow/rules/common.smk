@@ -1,6 +1,7 @@
-# Requires: `config`. Produces: STUDY and, if its arms are tuned, TUNING, the study of that stage; for
-# both, by name, the runs WANTED in its tables and the PLAN that its study.json holds; the resources of a
-# `job`, the digest `code_of` modules, and all checks of the config.
+# Requires: `config`. Produces: STUDY, and RUNGS of the studies that tune its arms, if it is tuned; for all
+# STUDIES, by name, the runs WANTED in its tables and the PLAN that its study.json holds; which checkpoint
+# has to CHOOSE for a study; the resources of a `job`, the digest `code_of` modules, and all checks of
+# the config.
 import functools
 import gc
 import hashlib
@@ -8,7 +9,7 @@ import logging
 import os
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -58,10 +59,10 @@ def user_table(study, name):
     return path if given or Path(path).exists() else source(path)
 
 
-def choice_so_far():
-    """What tuning has chosen; a damaged choice is none, and will be made again."""
+def choice_so_far(name):
+    """What tuning has chosen for a study; a damaged choice is none, and will be made again."""
     try:
-        return read_choice(Path(f"results/{CONFIG.get('study')}/{CHOICE}"))
+        return read_choice(Path(f"results/{name}/{CHOICE}"))
     except Damaged:
         return None
 
@@ -69,7 +70,7 @@ def choice_so_far():
 def parse_study():
     """The validated study. The process that the user started also tries what it imports."""
     try:
-        study = Study.parse(CONFIG, choice_so_far())
+        study = Study.parse(CONFIG, choice_so_far(CONFIG.get("study")))
         if workflow.is_main_process:
             user_tables.references(Path(user_table(study, "references")))
             user_tables.baselines(Path(user_table(study, "baselines")))
@@ -93,30 +94,42 @@ def parse_study():
     return study
 
 
-def parse_tuning():
-    """The study of the stage of tuning and its config; None without tuning."""
+def parse_rungs():
+    """The config and the study of each rung of tuning; one without halving, none without tuning."""
+    found = []
     try:
-        found = STUDY.tuning_stage(CONFIG)
-        return found and Study.parse(found), found
+        for given in STUDY.tuning_stages(CONFIG):
+            found.append((given, Study.parse(given, choice_so_far(given["study"]))))
     except ConfigError as error:
         raise WorkflowError(f"the config cannot be used:\nin the stage of tuning: {error}")
+    return found
 
 
 CONFIG = merged_config()
 STUDY = parse_study()
-TUNING, TUNING_CONFIG = parse_tuning()
+STAGES = [*parse_rungs(), (CONFIG, STUDY)]
+CONFIGS = {given["study"]: given for given, _ in STAGES}
+STUDIES = {study.study: study for _, study in STAGES}
+RUNGS = [study for _, study in STAGES[:-1]]
 STUDY_DIR = f"results/{STUDY.study}"
-TUNING_DIR = f"results/{TUNING.study}" if TUNING else None
-CHOSEN = f"{STUDY_DIR}/{CHOICE}"
-STUDIES = {study.study: study for study in filter(None, (TUNING, STUDY))}
-WANTED = {
-    name: [run for run in study.runs if not (study.allow_missing and given_up(run, Path()))]
-    for name, study in STUDIES.items()
+# Of each study but the first, the one before it says what is trained: the checkpoint that does.
+CHOOSE = {
+    name: "choose" if name == STUDY.study else f"choose_for_rung_{number}"
+    for number, name in enumerate(STUDIES, start=1)
+    if number > 1
 }
+
+
+def wanted(study):
+    """The runs in a study's tables."""
+    return [run for run in study.runs if not (study.allow_missing and given_up(run, Path()))]
+
+
+WANTED = {name: wanted(study) for name, study in STUDIES.items()}
 # How runs execute changes no result, so the section is left out.
 PLAN = {
-    config["study"]: canonical_json({key: config[key] for key in config if key != "execution"})
-    for config in filter(None, (TUNING_CONFIG, CONFIG))
+    name: canonical_json({key: given[key] for key in given if key != "execution"})
+    for name, given in CONFIGS.items()
 }
 
 
@@ -124,19 +137,26 @@ UNKNOWN = "known after tuning"  # no training takes it; a dry run before the cho
 
 
 @functools.cache
-def identities(name, choice):
-    """The identity of each cell of a study; `choice` is the content of the file, as it is now."""
-    study = STUDIES[name]
-    if TUNING and study is STUDY:
-        study = Study.parse(CONFIG, choice_so_far())
-    return {c.cell_id: c.spec.identity if study.is_settled else UNKNOWN for c in study.cells}
+def planned(name, choice):
+    """The identity of each cell of a study, and the runs in its tables.
+
+    `choice` is the content of the file that says what is trained, as it is now.
+    """
+    study = Study.parse(CONFIGS[name], choice_so_far(name)) if name in CHOOSE else STUDIES[name]
+    identities = {c.cell_id: c.spec.identity if study.is_settled else UNKNOWN for c in study.cells}
+    return identities, wanted(study)
+
+
+def planned_now(name):
+    """As `planned`, where a checkpoint may have chosen since this file was read."""
+    choice = Path(f"results/{name}/{CHOICE}")
+    return planned(name, choice.read_bytes() if name in CHOOSE and choice.is_file() else None)
 
 
 def identity(wildcards):
     """What a training depends on. It is asked for after tuning has chosen, if it has to."""
-    choice = Path(CHOSEN)
-    content = choice.read_bytes() if TUNING and choice.is_file() else None
-    return identities(wildcards.study, content)[wildcards.cell]
+    identities, _ = planned_now(wildcards.study)
+    return identities[wildcards.cell]
 
 
 if not MODULE:
@@ -206,16 +226,20 @@ small_job = functools.partial(job, 2000, 60)
 
 
 def chosen(wildcards):
-    """What a reported run waits for, if arms are tuned. That it was written again trains nothing."""
-    if TUNING is None or wildcards.study == TUNING.study:
+    """What a run waits for, if tuning chooses for it. That it was written again trains nothing."""
+    if wildcards.study not in CHOOSE:
         return []
-    return ancient(checkpoints.choose.get().output.choice)
+    return ancient(checkpoint_for(wildcards.study).get().output.choice)
 
 
-def files_of(study):
-    """The files of a study's runs that its tables are made from."""
-    directories = (run.directory for run in WANTED[study.study])
-    return [f"{directory}/{name}" for directory in directories for name in TABLED]
+def checkpoint_for(name):
+    """The checkpoint that chooses for a study."""
+    return getattr(checkpoints, CHOOSE[name])
+
+
+def files_of(runs):
+    """The files of runs that tables are made from."""
+    return [f"{run.directory}/{name}" for run in runs for name in TABLED]
 
 
 def record_questions():

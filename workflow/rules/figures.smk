@@ -1,10 +1,11 @@
 # Requires: the tables. Produces: each figure as PNG, PDF and SVG, by a rule of its own.
 DRAWN = [(STUDY_DIR, name, rules.collect.output, rules.statistics.output) for name in FIGURES]
-if TUNING:
-    DRAWN += [
-        (TUNING_DIR, name, rules.tuning_collect.output, checkpoints.choose.rule.output.tables)
-        for name in TUNING_FIGURES
-    ]
+# Later rungs of tuning have only some of the candidates.
+DRAWN += [
+    (f"results/{rung.study}", name, tables_of(rung, TABLES), tables_of(rung, TUNED))
+    for rung in RUNGS[:1]
+    for name in TUNING_FIGURES
+]
 
 for folder, figure, tables, answers in DRAWN:
 

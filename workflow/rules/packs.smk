@@ -10,15 +10,19 @@ def training_rules():
     """
     rules = {"train": (["{seed}"], "{steps}", ANY_CELL)}
     if workflow.is_main_process:
-        # No two studies share a seed, so the names differ.
+        every, found = Counter(), defaultdict(list)
         for study in STUDIES.values():
-            cells_of_budget = Counter(cell.total_steps for cell in study.cells)
+            every.update((study.seeds, cell.total_steps) for cell in study.cells)
             for pack, cells in packs(study, WANTED[study.study], Path()).items():
-                name = f"train_{'_'.join(map(str, pack.seeds))}_to_{pack.total_steps}"
-                # Most packs are of all cells. A pattern that names each would take seconds to compile.
-                some = len(cells) < cells_of_budget[pack.total_steps]
-                pattern = "|".join(map(re.escape, cells)) if some else ANY_CELL
-                rules[name] = pack.seeds, pack.total_steps, pattern
+                found[study.seeds, pack] += cells
+        # Rungs of tuning share their seeds, in two environments perhaps a budget, too; no seed is
+        # both tuned on and reported. So the names differ.
+        for (seeds, pack), cells in found.items():
+            name = f"train_{'_'.join(map(str, pack.seeds))}_to_{pack.total_steps}"
+            # Most packs are of all cells. A pattern that names each would take seconds to compile.
+            some = len(cells) < every[seeds, pack.total_steps]
+            pattern = "|".join(map(re.escape, cells)) if some else ANY_CELL
+            rules[name] = pack.seeds, pack.total_steps, pattern
     else:
         # In another workflow, a prefix may stand before the name.
         pattern = re.compile(r"\w*?(train_([\d_]+)_to_(\d+)):")

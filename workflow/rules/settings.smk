@@ -19,8 +19,11 @@ def for_all_trainings(settings, *fields):
 def widen_dag(settings):
     """As a target, `train` stands for all trainings."""
     if "train" in settings.targets:
-        runs = {f"{run.directory}/run.json" for wanted in WANTED.values() for run in wanted}
-        settings.targets = ({*settings.targets} - {"train"}) | runs
+        known = [name for name, study in STUDIES.items() if not study.has_stand_ins]
+        runs = {f"{run.directory}/run.json" for name in known for run in WANTED[name]}
+        # For the sake of runs that are there already, a failed choice would not be made again.
+        choices = {f"results/{name}/{CHOICE}" for name in CHOOSE}
+        settings.targets = ({*settings.targets} - {"train"}) | runs | choices
     for_all_trainings(settings, "forcerun", "until", "omit_from")
 
 

@@ -1,4 +1,4 @@
-# Requires: STUDY, TUNING, TRAINING_RULES. Produces: for each run its trained policies and their evaluation.
+# Requires: STUDY, CHOOSE, TRAINING_RULES. Produces: for each run its trained policies and their evaluation.
 RUN_DIR = "results/{study}/runs/{cell}/seed{seed}/step{steps}"
 LOG_DIR = "results/{study}/logs/{cell}/seed{seed}/step{steps}"
 

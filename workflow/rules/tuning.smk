@@ -1,40 +1,60 @@
-# Requires: TUNING and the rules of tables. Produces: the tables of the candidates, and what is chosen.
-if TUNING:
+# Requires: RUNGS and the rules of tables. Produces: the tables of the candidates, and what is chosen.
+def tables_of(study, names):
+    return [
+        f"results/{study.study}/tables/{name}.{kind}"
+        for name in names
+        for kind in ("parquet", "csv")
+    ]
+
+
+def runs_of_rung(wildcards):
+    """The files of a rung's runs, once the rung before has chosen them."""
+    if wildcards.study in CHOOSE:
+        checkpoint_for(wildcards.study).get()
+    _, runs = planned_now(wildcards.study)
+    return files_of(runs)
+
+
+if RUNGS:
+    RUNG = f"results/{{study,{'|'.join(re.escape(rung.study) for rung in RUNGS)}}}"
 
     use rule study as tuning_study with:
         output:
-            f"{TUNING_DIR}/study.json",
+            f"{RUNG}/study.json",
         log:
-            f"{TUNING_DIR}/logs/study.log",
+            "results/{study}/logs/study.log",
         params:
-            config=PLAN[TUNING.study],
+            config=lambda wildcards: PLAN[wildcards.study],
 
     use rule collect as tuning_collect with:
         input:
-            study=f"{TUNING_DIR}/study.json",
-            choice=[],
-            runs=lambda wildcards: files_of(TUNING),
+            study="results/{study}/study.json",
+            choice=lambda wildcards: (
+                f"results/{wildcards.study}/{CHOICE}" if wildcards.study in CHOOSE else []
+            ),
+            runs=runs_of_rung,
         output:
-            [f"{TUNING_DIR}/tables/{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")],
+            [f"{RUNG}/tables/{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")],
         log:
-            f"{TUNING_DIR}/logs/collect.log",
+            "results/{study}/logs/collect.log",
 
-    # A checkpoint: what reported runs are trained with is known after it.
-    checkpoint choose:
+
+# Checkpoints: what the study after a rung trains is known after it.
+for rung, (name, checkpoint_name) in zip(RUNGS, CHOOSE.items()):
+
+    checkpoint:
+        name:
+            checkpoint_name
         input:
-            study=f"{TUNING_DIR}/study.json",
-            tables=rules.tuning_collect.output,
+            study=f"results/{rung.study}/study.json",
+            tables=tables_of(rung, TABLES),
             references=user_table(STUDY, "references"),
             random=rules.statistics.input.random,
         output:
-            choice=CHOSEN,
-            tables=[
-                f"{TUNING_DIR}/tables/{name}.{kind}"
-                for name in TUNED
-                for kind in ("parquet", "csv")
-            ],
+            choice=f"results/{name}/{CHOICE}",
+            tables=tables_of(rung, TUNED),
         log:
-            f"{TUNING_DIR}/logs/choose.log",
+            f"results/{rung.study}/logs/choose.log",
         resources:
             **small_job(),
         params:

@@ -26,7 +26,6 @@ from mpo.study.files import (
 )
 from mpo.study.plan import Study
 from mpo.study.status import FINISHED, UNFINISHED, RunStatus, run_status
-from mpo.study.tuning import SUFFIX
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ def contents(study: Study, root: Path) -> Contents:
             f"nothing was packed: {folder / CHOICE} is missing or lacks an arm. The same "
             "`snakemake` command makes it"
         )
-    tuned_in = study.study + SUFFIX if study.tuned and study.stage == "reported" else None
+    tuned_in = study.chosen_in
     runs, missing = _runs(study, root)
     names = {*_of_study(runs), *(name for name in _OPTIONAL if (folder / name).is_file())}
     names |= {CHOICE} if tuned_in else set()

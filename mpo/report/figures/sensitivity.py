@@ -46,15 +46,22 @@ def caption(study: Study, tables: Path) -> str:
     tuning, choices = _tuning(study), read(tables, "choices")
     edges = choices.loc[choices["on_edge"], ["arm", "env"]].itertuples(index=False)
     said = ", ".join(f"{arm} in {env}" for arm, env in edges)
-    share = f"{100 * tuning.budget:.0f} %"
     end = "its grid" if tuning.search == "grid" else "the values tried"
+    across = tuning.choose == "across"
+    if tuning.halving:
+        rung = " (the first rung of successive halving)"
+        ring = "the candidates that went on" + (", the same in all environments" if across else "")
+    else:
+        rung = ""
+        ring = "what the reported runs are trained with" + (
+            ", one candidate for all environments" if across else ""
+        )
+        ring += f". It is the end of {end} for {said}" if said else ""
     return (
         f"What tuning found: {_unit(tuning).lower()} of each candidate, the mean over n = "
-        f"{len(tuning.seeds)} tuning seeds at {share} of the budget, with 95 % t intervals. "
-        "A ring marks what the reported runs are trained with"
-        f"{'' if tuning.choose == 'environment' else ', one candidate for all environments'}."
-        f"{f' It is the end of {end} for {said}.' if said else ''} Candidates with a diverged "
-        "run are crossed out and cannot be chosen while another can."
+        f"{len(tuning.seeds)} tuning seeds at {100 * tuning.shares[0]:.3g} % of the budget{rung}, "
+        f"with 95 % t intervals. A ring marks {ring}. Candidates with a diverged run are crossed "
+        "out and cannot be chosen while another can."
     )
 
 
