@@ -93,7 +93,10 @@ def json_schema() -> dict[str, Any]:
     """
     study = _draft(Study.model_json_schema())
     keys, sections = study["properties"], study["$defs"]
-    keys["tuning"] = keys["tuning"]["anyOf"][0]  # null is the same as leaving it out
+    halving = sections["Tuning"]["properties"]["halving"]
+    for node in (keys["tuning"], halving):  # null is the same as leaving them out
+        node |= node.pop("anyOf")[0]
+        del node["default"]
     for node in keys.values():
         if "$ref" in node:
             node["description"] = _target(sections, node)["description"]
@@ -209,9 +212,13 @@ def reference(schema: Mapping[str, Any], config: Mapping[str, Any]) -> str:
             table = _table(own, {}, optional={*own} - {*entry["required"]})
             parts += [f"## {key}\n", _ENTRIES[key], table]
         if "$ref" in node:
-            section = _target(schema["$defs"], node)
-            table = _table(section["properties"], config.get(key, {}))
+            section = _target(schema["$defs"], node)["properties"]
+            table = _table(section, config.get(key, {}))
             parts += [f"## {key}\n", f"{node['description']}\n", table]
+            for inner, part in section.items():
+                if "$ref" in part:
+                    table = _table(_target(schema["$defs"], part)["properties"], {})
+                    parts += [f"### {inner}\n", f"{part['description']}\n", table]
     return "\n".join(parts)
 
 

@@ -9,6 +9,7 @@ from mpo.analysis.candidates import Scores
 from mpo.analysis.intervals import t_interval
 from mpo.study.config import ConfigError
 from mpo.study.plan import Study
+from mpo.study.tuning import key_of
 from tests.study.test_tuning import config
 
 ADAM = np.array([[1.0, 2.0, 3.0], [4.0, 4.0, 1.0], [0.0, 0.0, 0.0]])
@@ -171,3 +172,93 @@ def test_sensitivity_needs_two_seeds_and_two_environments_with_a_reference(choos
     single = Scores(np.array([[[0.2], [0.9]], [[0.7], [0.5]]]), np.zeros((2, 2, 1), bool))
     assert np.isnan(sensitivity.held_out(single)).all()
     assert sensitivity.naive(single).lost == pytest.approx((0.9 + 0.7) / 2 - (0.9 + 0.5) / 2)
+
+
+FOUR = {"optimizer": "adam", "q_lr": [1e-4, 1e-3, 1e-2, 1e-1]}
+RUNGS = [FOUR | {"optimizer": name} for name in ("adam", "sgd")]
+
+
+@pytest.fixture
+def rung(monkeypatch):
+    """As `choose`, of the first of two rungs that halve four candidates of each arm."""
+
+    def chosen(values, diverged=(), **settings):
+        halving = {"factor": 2, "rungs": 2}
+        given = config(grids=RUNGS, halving=halving, budget=0.8, seeds=[1000], **settings)
+        study = Study.parse(Study.parse(given).tuning_stages(given)[0])
+        ids = [run.run_id for run in study.runs]
+        status = ["diverged" if place in diverged else "ok" for place in range(len(ids))]
+        runs = pd.DataFrame({"run_id": ids, "status": status})
+        found = pd.Series(np.concatenate(values), ids)
+        monkeypatch.setattr(candidates, "_criterion", lambda *_: found)
+        monkeypatch.setattr(candidates, "read", lambda *_: runs)
+        tables, record = tuning.compute(study, None, SCALE)
+        names = {}
+        for row in record["chosen"]:
+            place = FOUR["q_lr"].index(row["settings"]["q_lr"])
+            names.setdefault((row["env"].split("-")[0], row["arm"]["optimizer"]), []).append(place)
+        return tables, names
+
+    return chosen
+
+
+# Of adam and sgd in Pendulum-v1, and of both in the walker.
+VALUES = [[1.0, 4.0, 3.0, 2.0], [5.0, 5.0, 5.0, 6.0], [400, 100, 200, 300], [0, 0, 900, 800]]
+
+
+def test_the_best_of_each_arm_go_on_to_the_next_rung(rung):
+    tables, chosen = rung(VALUES)
+    assert chosen == {
+        ("Pendulum", "adam"): [1, 2],
+        ("Pendulum", "sgd"): [3, 0],  # of equals, the first
+        ("dm_control", "adam"): [0, 3],
+        ("dm_control", "sgd"): [2, 3],
+    }
+    table = tables["candidates"]["chosen"].to_numpy().reshape(4, 4)
+    assert [[*np.flatnonzero(row)] for row in table] == [[1, 2], [0, 3], [0, 3], [2, 3]]
+    assert tables["candidates"]["share"].tolist() == table.ravel().astype(float).tolist()
+    assert tables["choices"]["chosen"].tolist()[0] == "q lr 0.001"
+
+
+def test_a_candidate_that_diverged_goes_on_only_where_no_other_is_left(rung):
+    _, chosen = rung(VALUES, diverged=[1])
+    assert chosen["Pendulum", "adam"] == [2, 3]
+    _, chosen = rung(VALUES, diverged=[0, 1, 2])
+    assert chosen["Pendulum", "adam"] == [3, 0]
+
+
+def test_for_all_environments_the_same_candidates_go_on(rung):
+    _, chosen = rung(VALUES, choose="across")
+    # adam: 0.1 + 0.4, 0.4 + 0.1, 0.3 + 0.2, 0.2 + 0.3 are equal but for rounding; sgd: the last
+    # two have 0.5 + 0.9 and 0.6 + 0.8, the others 0.5.
+    assert chosen["Pendulum", "sgd"] == chosen["dm_control", "sgd"]
+    assert sorted(chosen["Pendulum", "sgd"]) == [2, 3]
+    assert chosen["Pendulum", "adam"] == chosen["dm_control", "adam"]
+
+
+def test_in_a_later_rung_environments_with_other_candidates_are_not_compared(monkeypatch):
+    """What each has kept is read in the order of the plan, and one of two is chosen."""
+    given = config(grids=RUNGS, halving={"factor": 2, "rungs": 2}, budget=0.8, seeds=[1000])
+    kept = {("Pendulum-v1", "adam"): [1, 2], ("Pendulum-v1", "sgd"): [0, 3]}
+    kept |= {("dm_control-walker-walk-v0", arm): [0, 1] for arm in ("adam", "sgd")}
+    choice = {
+        (env, key_of({"optimizer": arm})): [
+            {"q_lr": FOUR["q_lr"][place], "policy_lr": FOUR["q_lr"][place] * 0.5}
+            for place in places
+        ]
+        for (env, arm), places in kept.items()
+    }
+    study = Study.parse(Study.parse(given).tuning_stages(given)[1], choice)
+    assert study.is_settled
+    ids = [run.run_id for run in study.runs]
+    monkeypatch.setattr(
+        candidates, "_criterion", lambda *_: pd.Series([1.0, 2, 4, 3, 6, 5, 7, 8], ids)
+    )
+    runs = pd.DataFrame({"run_id": ids, "status": "ok"})
+    monkeypatch.setattr(candidates, "read", lambda *_: runs)
+    tables, record = tuning.compute(study, None, SCALE)
+    places = [FOUR["q_lr"].index(row["settings"]["q_lr"]) for row in record["chosen"]]
+    assert places == [2, 0, 0, 1]
+    assert tables["choices"]["best_across"].isna().all()
+    assert tables["sensitivity"]["environments"].tolist() == [0, 0]
+    assert tables["choices"]["of"].tolist() == [2] * 4

@@ -8,6 +8,7 @@ from mpo.analysis import tables
 from mpo.report import tuning
 from mpo.report.figures import sensitivity as figure
 from mpo.study.plan import Study
+from tests.study.test_halving import config as halving
 from tests.study.test_tuning import config, search
 
 
@@ -98,3 +99,43 @@ def test_the_figure_joins_the_candidates_of_a_search_in_the_order_of_their_value
     assert [*line.get_ydata()] == [*np.argsort(rates)]
     caption = figure.caption(study, tmp_path)
     assert "the end of the values tried for Retrace off in Pendulum-v1." in caption
+
+
+def test_halving_is_told_with_its_rungs_and_the_steps_of_each_arm(said):
+    text = said([choice("Pendulum-v1", arm, of=2) for arm in ("adam", "sgd")], of=halving)
+    assert "8 candidates per arm (q_lr)" in text and "1/3 of each arm went on" in text
+    assert "8 to 30 %, 2 to 90 % of the budget." in text
+    # Two environments, three seeds: eight candidates for 3,000 steps and two for 6,000 more.
+    assert "That gave 216 000 to each arm environment steps." in text
+    assert "is therefore that at 30 % of the budget" in text
+    assert "different numbers" not in text
+
+
+def test_the_steps_of_arms_with_different_numbers_of_candidates_differ_and_are_all_told(said):
+    grids = [
+        {"optimizer": "adam", "q_lr": [1e-4, 1e-3, 1e-2, 1e-1]},
+        {"optimizer": "sgd", "q_lr": [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 2.0]},
+    ]
+    text = said(budget=0.8, grids=grids, halving={"factor": 2, "rungs": 2})
+    assert "4 to 6 candidates per arm" in text and "2 to 3 to 80 %" in text
+    # Six runs of each: 4 for 4,000 steps and 2 for 4,000 more; 6 and 3.
+    assert "That gave 144 000 to adam, 216 000 to sgd environment steps." in text
+    assert "**The arms had different numbers of candidates: adam 4, sgd 6.**" in text
+
+
+def test_the_sensitivity_of_halving_is_that_of_the_first_rung(tmp_path):
+    rows = [sensitive("adam"), sensitive("sgd")]
+    first = {"sensitivity": pd.DataFrame(rows), "choices": pd.DataFrame()}
+    tables.write(first, tmp_path / "first")
+    last = pd.DataFrame([sensitive(arm, 0, [np.nan] * 4) for arm in ("adam", "sgd")])
+    choices = [choice("Pendulum-v1", arm, of=2) for arm in ("adam", "sgd")]
+    tables.write({"sensitivity": last, "choices": pd.DataFrame(choices)}, tmp_path / "last")
+    study = Study.parse(halving())
+    text = "\n".join(tuning.section(study, [tmp_path / "first", tmp_path / "last"]))
+    assert "| adam  | 2              | 0.900" in text and "q lr 0.001" in text
+    stage = Study.parse(study.tuning_stages(halving())[0])
+    choices = [choice("Pendulum-v1", "adam", on_edge=True)]
+    tables.write({"choices": pd.DataFrame(choices)}, tmp_path / "first")
+    caption = figure.caption(stage, tmp_path / "first")
+    assert "at 30 % of the budget (the first rung of successive halving)" in caption
+    assert "A ring marks the candidates that went on. " in caption

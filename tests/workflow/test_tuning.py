@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.pipeline import changed, planned, project, snakemake
+from tests import processes
+from tests.pipeline import changed, kill_while_training, planned, project, snakemake
 
 RATES = {"adam": [1e-4, 1e-3], "sgd": [1e-3, 1e-2]}
 pytestmark = pytest.mark.slow
@@ -155,3 +156,23 @@ def test_a_choice_that_failed_is_tried_again_by_the_next_call(tuned):
     assert done.returncode != 0 and "evals.parquet" in done.stderr
     table.write_bytes(whole)
     assert planned(tuned, config())["choose"] == 1
+
+
+def test_killed_while_a_candidate_trains_the_next_call_goes_on_to_the_same_bits(made, tmp_path):
+    folder = project(tmp_path)
+    often = config(execution={"checkpoint_interval_s": 0.02})
+    step = kill_while_training(folder, often, after=0, before=200)
+    assert not (folder / CHOSEN).exists()
+    done = snakemake(folder, "--cores", "2", config=config())
+    assert done.returncode == 0, done.stderr
+    assert f"resumed at step {step}\n" in done.stderr
+    assert (folder / CHOSEN).read_bytes() == (made / CHOSEN).read_bytes()
+    assert_same_runs(folder, made, 8 + 4)
+
+
+def assert_same_runs(folder, calm, count):
+    """Compares the bits of all runs in two projects."""
+    runs = [path.parent.relative_to(calm) for path in calm.glob("results/*/runs/**/run.json")]
+    assert len(runs) == count
+    for run in runs:
+        assert processes.bits(folder / run) == processes.bits(calm / run)
