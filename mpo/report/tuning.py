@@ -69,16 +69,20 @@ def _halved(study: Study, tuning: Tuning) -> str:
     if tuning.halving is None:
         return ""
     rungs = ", ".join(
-        f"{_per_arm(study, tuning, rung)} to {100 * share:.3g} %"
+        f"{_per_arm(study, tuning, rung)} up to {100 * share:.3g} %"
         for rung, share in enumerate(tuning.shares, start=1)
     )
     steps = {name: f"{count:_}".replace("_", " ") for name, count in arm_steps(study).items()}
-    each = {f"{count} to each arm" for count in steps.values()}
-    given = each if len(each) == 1 else {f"{count} to {name}": 0 for name, count in steps.items()}
+    each = [*steps.values()]
+    if len({*each}) == 1:
+        given = f"Each arm was given {each[0]} environment steps"
+    else:
+        given = ", ".join(f"{name} was given {count}" for name, count in steps.items())
+        given = f"Of environment steps, {given}"
     return (
         " at most, by successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): the best "
         f"1/{tuning.halving.factor} of each arm went on after each rung, {rungs} of the budget. "
-        f"That gave {', '.join(given)} environment steps"
+        f"{given}"
     )
 
 

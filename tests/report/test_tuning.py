@@ -104,9 +104,9 @@ def test_the_figure_joins_the_candidates_of_a_search_in_the_order_of_their_value
 def test_halving_is_told_with_its_rungs_and_the_steps_of_each_arm(said):
     text = said([choice("Pendulum-v1", arm, of=2) for arm in ("adam", "sgd")], of=halving)
     assert "8 candidates per arm (q_lr)" in text and "1/3 of each arm went on" in text
-    assert "8 to 30 %, 2 to 90 % of the budget." in text
+    assert "8 up to 30 %, 2 up to 90 % of the budget." in text
     # Two environments, three seeds: eight candidates for 3,000 steps and two for 6,000 more.
-    assert "That gave 216 000 to each arm environment steps." in text
+    assert "Each arm was given 216 000 environment steps." in text
     assert "is therefore that at 30 % of the budget" in text
     assert "different numbers" not in text
 
@@ -117,9 +117,9 @@ def test_the_steps_of_arms_with_different_numbers_of_candidates_differ_and_are_a
         {"optimizer": "sgd", "q_lr": [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 2.0]},
     ]
     text = said(budget=0.8, grids=grids, halving={"factor": 2, "rungs": 2})
-    assert "4 to 6 candidates per arm" in text and "2 to 3 to 80 %" in text
+    assert "4 to 6 candidates per arm" in text and "4 to 6 up to 40 %, 2 to 3 up to 80 %" in text
     # Six runs of each: 4 for 4,000 steps and 2 for 4,000 more; 6 and 3.
-    assert "That gave 144 000 to adam, 216 000 to sgd environment steps." in text
+    assert "Of environment steps, adam was given 144 000, sgd was given 216 000." in text
     assert "**The arms had different numbers of candidates: adam 4, sgd 6.**" in text
 
 

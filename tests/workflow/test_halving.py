@@ -77,7 +77,7 @@ def test_all_candidates_are_trained_for_a_while_and_the_best_of_each_arm_go_on(m
 
 def test_the_summary_and_the_status_show_the_rungs(made):
     text = (made / "results/tiny/summary.md").read_text()
-    assert "4 to 25 %, 2 to 50 % of the budget. That gave 600 to each arm environment" in text
+    assert "4 up to 25 %, 2 up to 50 % of the budget. Each arm was given 600 environment" in text
     assert "tiny-tuning-rung1/figures/sensitivity.png" in text
     command = [sys.executable, "-m", "mpo", "status"]
     environment = {**os.environ, "PYTHONPATH": str(made)}
