@@ -173,9 +173,9 @@ def _table(choices: pd.DataFrame) -> str:
             "share of resamples": choices["share"].map("{:.2f}".format),
             "best here": choices["best_here"],
             "best across": choices["best_across"].fillna(""),
-            "mean": choices["mean"].map("{:.4g}".format),
-            "held out": choices["held_out"].map("{:.4g}".format),
-            "best across, here": choices["mean_across"].map("{:.4g}".format),
+            "mean": choices["mean"].map(_return),
+            "held out": choices["held_out"].map(_return),
+            "best across, here": choices["mean_across"].map(_return),
         }
     )
     note = (
@@ -212,6 +212,10 @@ def _sensitivity(found: pd.DataFrame) -> str:
         "below 0. Naive: chosen and scored on the same seeds, which flatters both."
     )
     return f"{table.map(inline).to_markdown(index=False, disable_numparse=True)}\n\n{note}"
+
+
+def _return(value: float) -> str:
+    return NONE if math.isnan(value) else f"{value:.4g}"
 
 
 def _score(value: float) -> str:

@@ -138,25 +138,28 @@ UNKNOWN = "known after tuning"  # no training takes it; a dry run before the cho
 
 @functools.cache
 def planned(name, choice):
-    """The identity of each cell of a study, and the runs in its tables.
-
-    `choice` is the content of the file that says what is trained, as it is now.
-    """
-    study = Study.parse(CONFIGS[name], choice_so_far(name)) if name in CHOOSE else STUDIES[name]
-    identities = {c.cell_id: c.spec.identity if study.is_settled else UNKNOWN for c in study.cells}
-    return identities, wanted(study)
+    """A study; `choice` is the content of the file that says what is trained, as it is now."""
+    return Study.parse(CONFIGS[name], choice_so_far(name)) if name in CHOOSE else STUDIES[name]
 
 
-def planned_now(name):
-    """As `planned`, where a checkpoint may have chosen since this file was read."""
+@functools.cache
+def identities(name, choice):
+    """The identity of each cell of a study; for `choice` see `planned`."""
+    study = planned(name, choice)
+    return {c.cell_id: c.spec.identity if study.is_settled else UNKNOWN for c in study.cells}
+
+
+def choice_now(name):
+    """The content of the file that a checkpoint may have written since this file was read."""
     choice = Path(f"results/{name}/{CHOICE}")
-    return planned(name, choice.read_bytes() if name in CHOOSE and choice.is_file() else None)
+    return choice.read_bytes() if name in CHOOSE and choice.is_file() else None
 
 
 def identity(wildcards):
     """What a training depends on. It is asked for after tuning has chosen, if it has to."""
-    identities, _ = planned_now(wildcards.study)
-    return identities[wildcards.cell]
+    # The first rung has all candidates; in later ones they are the same but for their budget.
+    name = STUDY.study if wildcards.study == STUDY.study else RUNGS[0].study
+    return identities(name, choice_now(name))[wildcards.cell]
 
 
 if not MODULE:

@@ -11,8 +11,7 @@ def runs_of_rung(wildcards):
     """The files of a rung's runs, once the rung before has chosen them."""
     if wildcards.study in CHOOSE:
         checkpoint_for(wildcards.study).get()
-    _, runs = planned_now(wildcards.study)
-    return files_of(runs)
+    return files_of(wanted(planned(wildcards.study, choice_now(wildcards.study))))
 
 
 if RUNGS:
