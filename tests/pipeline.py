@@ -9,12 +9,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import yaml
-
-from tests import processes
 
 ROOT = Path(__file__).parents[1]
 TINY = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
@@ -56,38 +53,6 @@ def snakemake(folder, *arguments, config=None):
     process = start(folder, *arguments, config=config)
     stdout, stderr = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
-
-
-def kill_while_training(folder, config, after, before):
-    """Kills Snakemake and its jobs with SIGKILL while a run is between two steps.
-
-    Where that run has gone on too far meanwhile, the next one is waited for.
-
-    Args:
-        folder: the project.
-        config: a study that saves checkpoints all the time.
-        after: a step that the run's newest checkpoint is beyond.
-        before: a step that it is short of.
-
-    Returns:
-        The step of its newest checkpoint.
-    """
-
-    def between():
-        states = {path.parent for path in folder.glob("results/.resume/**/checkpoint-*.pt")}
-        steps = map(processes.newest_step, states)
-        return [step for step in steps if after < step < before]
-
-    while True:
-        process = start(folder, "--cores", "1", config=config)
-        while not between():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert snakemake(folder, "--unlock", config=config).returncode == 0
-        if found := between():
-            return max(found)
 
 
 def dry_run(folder, *arguments):

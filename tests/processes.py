@@ -19,6 +19,7 @@ from mpo.study.specs import EvaluationSpec, RunSpec
 from mpo.training import loop
 from mpo.training.recorder import CLOCKS
 from mpo.training.stack import Stack
+from tests import pipeline
 
 ROOT = Path(__file__).parents[1]
 
@@ -169,6 +170,38 @@ def kill(process):
     """Kills a process the way the OOM killer does."""
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
+
+
+def kill_while_training(folder, config, after, before):
+    """Kills Snakemake and its jobs with SIGKILL while a run is between two steps.
+
+    Where that run has gone on too far meanwhile, the next one is waited for.
+
+    Args:
+        folder: the project.
+        config: a study that saves checkpoints all the time.
+        after: a step that the run's newest checkpoint is beyond.
+        before: a step that it is short of.
+
+    Returns:
+        The step of its newest checkpoint.
+    """
+
+    def between():
+        states = {path.parent for path in folder.glob("results/.resume/**/checkpoint-*.pt")}
+        steps = map(newest_step, states)
+        return [step for step in steps if after < step < before]
+
+    while True:
+        process = pipeline.start(folder, "--cores", "1", config=config)
+        while not between():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert pipeline.snakemake(folder, "--unlock", config=config).returncode == 0
+        if found := between():
+            return max(found)
 
 
 def bits(folder):

@@ -9,7 +9,8 @@ import sys
 import pandas as pd
 import pytest
 
-from tests.pipeline import changed, kill_while_training, planned, project, snakemake
+from tests import processes
+from tests.pipeline import changed, planned, project, snakemake
 from tests.workflow.test_tuning import CHOSEN, assert_same_runs, chosen
 
 pytestmark = pytest.mark.slow
@@ -127,7 +128,7 @@ def test_a_lost_choice_is_made_again_and_trains_nothing(halved, lost):
 def test_killed_in_the_second_rung_the_next_call_goes_on_to_the_same_bits(made, tmp_path):
     folder = project(tmp_path)
     often = config(execution={"checkpoint_interval_s": 0.02})
-    step = kill_while_training(folder, often, after=100, before=200)
+    step = processes.kill_while_training(folder, often, after=100, before=200)
     assert (folder / LAST / "chosen.json").exists() and not (folder / CHOSEN).exists()
     done = snakemake(folder, "--cores", "2", config=config())
     assert done.returncode == 0, done.stderr
