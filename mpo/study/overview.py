@@ -33,7 +33,7 @@ def overview(study: Study, root: Path, stages: Iterable[Study] = ()) -> str:
     found = statuses(study, root)
     if study.has_stand_ins:
         many = _count(len(found), "run")
-        return f"{many} of study {study.study}: of which candidates, {study.chosen_in} will tell."
+        return f"{many} of study {study.study}, of candidates that {study.chosen_in} will choose."
     parts = [_headline(study, found), _cells(found)]
     running = [s for s in found if s.status == "running"]
     if running:
