@@ -130,7 +130,7 @@ def test_killed_in_the_second_rung_the_next_call_goes_on_to_the_same_bits(made, 
     often = config(execution={"checkpoint_interval_s": 0.02})
     step = processes.kill_while_training(folder, often, after=100, before=200)
     assert (folder / LAST / "chosen.json").exists() and not (folder / CHOSEN).exists()
-    done = snakemake(folder, "--cores", "2", config=config())
+    done = snakemake(folder, "train", "--cores", "2", config=config())
     assert done.returncode == 0, done.stderr
     assert f"resumed at step {step}\n" in done.stderr and "rung1" not in done.stderr
     assert (folder / CHOSEN).read_bytes() == (made / CHOSEN).read_bytes()
