@@ -161,7 +161,7 @@ def test_a_choice_that_failed_is_tried_again_by_the_next_call(tuned):
 def test_killed_while_a_candidate_trains_the_next_call_goes_on_to_the_same_bits(made, tmp_path):
     folder = project(tmp_path)
     often = config(execution={"checkpoint_interval_s": 0.02})
-    step = processes.kill_while_training(folder, often, after=0, before=200)
+    step = processes.kill_while_training(folder, often, after=100, before=200)
     assert not (folder / CHOSEN).exists()
     done = snakemake(folder, "train", "--cores", "2", config=config())
     assert done.returncode == 0, done.stderr
