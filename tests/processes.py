@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -194,11 +195,14 @@ def kill_while_training(folder, config, after, before):
 
     while True:
         process = pipeline.start(folder, "--cores", "1", config=config)
+        # Snakemake would wait for somebody to read what it prints.
+        reader = threading.Thread(target=process.communicate)
+        reader.start()
         while not between():
-            assert process.poll() is None, process.communicate()
+            assert process.poll() is None, "all runs have ended"
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        reader.join()
         assert pipeline.snakemake(folder, "--unlock", config=config).returncode == 0
         if found := between():
             return max(found)
