@@ -24,7 +24,7 @@ class Progress:
         """Stores the arguments.
 
         Args:
-            studies: returns the stage of tuning, if there is one, and the study, as they are now.
+            studies: returns the rungs of tuning, if there are any, and the study, as they are now.
             root: the directory that contains `results/`.
             cores: how many the study may use.
         """
@@ -63,7 +63,7 @@ def of_status(stages: Sequence[tuple[Study, list[RunStatus]]], root: Path) -> st
     """Says what is left of a study and what it will cost; None if nothing is.
 
     Args:
-        stages: the stage of tuning, if there is one, and the study, with the status of each run.
+        stages: the rungs of tuning, if there are any, and the study, with the status of each run.
         root: the directory that contains `results/`.
     """
     parts = {study.study: work_left(study, found, root) for study, found in stages}

@@ -32,7 +32,7 @@ def overview(study: Study, root: Path, stages: Iterable[Study] = ()) -> str:
     """
     found = statuses(study, root)
     if study.has_stand_ins:
-        many = _count(len(found), "run")
+        many = f"{len(found)} runs"
         return f"{many} of study {study.study}, of candidates that {study.chosen_in} will choose."
     parts = [_headline(study, found), _cells(found)]
     running = [s for s in found if s.status == "running"]

@@ -24,8 +24,8 @@ rule calibrate:
 
 
 def studies_now():
-    """The stage of tuning, if there is one, and the study with what has been chosen so far."""
-    return [TUNING, Study.parse(CONFIG, choice_so_far())] if TUNING else [STUDY]
+    """The rungs of tuning, if there are any, and the study, with what has been chosen so far."""
+    return [planned(name, choice_now(name)) for name in STUDIES]
 
 
 class LeftToDo(logging.Handler):
