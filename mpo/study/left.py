@@ -88,16 +88,17 @@ def _in_words(parts: Mapping[str, Sequence[Work]], known: Sequence[Cost], cores:
     """Says what work there is and what it will cost; None if there is none.
 
     Args:
-        parts: by the name of their study, stages that come one after the other; the first of two is
-            that of tuning.
+        parts: by the name of their study, stages that come one after the other; those before the
+            last are of tuning.
         known: what runs have cost.
         cores: how many there are.
     """
     if not any(parts.values()):
         return None
     rest = estimate([*parts.values()], known, cores)
-    (first, work), *more = parts.items()
-    tuning = f", with the tuning in {first}" if more and work else ""
+    *of_tuning, _ = parts
+    tuned = any(parts[name] for name in of_tuning)
+    tuning = f", with the tuning in {of_tuning[-1]}" if tuned else ""
     counts = f"{count(rest.trainings, 'training')} and {count(rest.evaluations, 'evaluation')}"
     left, of_evaluations = f"Left{tuning}: {counts}", rest.evaluation_s
     if math.isnan(rest.training_s) or (not rest.trainings and math.isnan(of_evaluations)):
