@@ -245,6 +245,21 @@ def files_of(runs):
     return [f"{run.directory}/{name}" for run in runs for name in TABLED]
 
 
+def tables_of(study, names):
+    return [
+        f"results/{study.study}/tables/{name}.{kind}"
+        for name in names
+        for kind in ("parquet", "csv")
+    ]
+
+
+def runs_of_rung(wildcards):
+    """The files of a rung's runs, once the rung before has chosen them."""
+    if wildcards.study in CHOOSE:
+        checkpoint_for(wildcards.study).get()
+    return files_of(wanted(planned(wildcards.study, choice_now(wildcards.study))))
+
+
 def record_questions():
     """Writes down what the study asks, before its first run. A calibration is none."""
     if workflow.is_main_process and {*workflow.dag_settings.targets} != {"calibrate"}:

@@ -1,26 +1,8 @@
-# Requires: STUDIES, CONFIG, the settings of a training. Produces: what the rest of the study will cost, as
-# the rule `calibrate` measures it before the first run and as Snakemake's progress line says it after.
+# Requires: STUDIES. Produces: what the rest of the study will cost, as Snakemake's progress line says it.
 from snakemake.logging import logger as snakemake_logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from mpo.study.left import Progress
-
-
-# A target of its own. It declares no output: another calibration may be asked for at any time.
-rule calibrate:
-    input:
-        [f"results/{name}/study.json" for name in STUDIES],
-    log:
-        f"{STUDY_DIR}/logs/calibrate.log",
-    threads: EXECUTION.threads
-    resources:
-        **job(8000, 720, f"{DEVICE} {WATCH}{COMPILE}{EAGER}"),
-        gpu=GPUS,
-    params:
-        seeds=EXECUTION.seeds_per_job,
-    shell:
-        "python -m mpo calibrate --study {input:q} --seeds-per-job {params.seeds}"
-        " {resources.options} --threads {threads} --log {log:q}"
 
 
 def studies_now():

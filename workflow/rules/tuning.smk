@@ -1,19 +1,4 @@
 # Requires: RUNGS and the rules of tables. Produces: the tables of the candidates, and what is chosen.
-def tables_of(study, names):
-    return [
-        f"results/{study.study}/tables/{name}.{kind}"
-        for name in names
-        for kind in ("parquet", "csv")
-    ]
-
-
-def runs_of_rung(wildcards):
-    """The files of a rung's runs, once the rung before has chosen them."""
-    if wildcards.study in CHOOSE:
-        checkpoint_for(wildcards.study).get()
-    return files_of(wanted(planned(wildcards.study, choice_now(wildcards.study))))
-
-
 if RUNGS:
     RUNG = f"results/{{study,{'|'.join(re.escape(rung.study) for rung in RUNGS)}}}"
 
