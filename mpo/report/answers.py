@@ -14,7 +14,7 @@ from mpo.analysis.tables import read
 from mpo.report import paper_tables, tuning
 from mpo.report.figures.style import plural
 from mpo.report.timing import how_timed
-from mpo.report.typeset import markdown
+from mpo.report.typeset import inline, markdown
 from mpo.study.plan import Study
 
 _DETECTED = 0.1
@@ -71,7 +71,7 @@ def _costs(tables: Path) -> list[str]:
     unit = found[0]["unit"]
     lines = "\n".join(f"- {_cost(row)}" for row in found)
     start = f"Cost: what an environment step takes in {unit}, as a ratio at equal steps."
-    return [start, lines, how_timed(read(tables, "runs"))]
+    return [start, lines, inline(how_timed(read(tables, "runs")))]
 
 
 def _cost(row: _Row) -> str:
