@@ -55,6 +55,15 @@ def snakemake(folder, *arguments, config=None):
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
+def finished_project(folder, config=None):
+    """Makes a project whose study is finished; output.txt holds what Snakemake printed."""
+    project(folder)
+    done = snakemake(folder, "--cores", "2", config=config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "output.txt").write_text(done.stdout + done.stderr)
+    return folder
+
+
 def dry_run(folder, *arguments):
     """Runs Snakemake in a fork of a process that has imported it, which halves a dry run's time."""
     with tempfile.TemporaryDirectory() as temporary:

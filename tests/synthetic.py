@@ -146,6 +146,20 @@ def write_tables(study: Study, root: Path, published: Path | None = None) -> Pat
     return folder
 
 
+def made(root: Path, **options: Any) -> tuple[Study, Path]:
+    """Makes a study with its runs and all tables; returns it and the folder of the tables."""
+    study = plan(**options)
+    write_runs(study, root)
+    return study, write_tables(study, root)
+
+
+def change(folder: Path, name: str, **columns: Any) -> pd.DataFrame:
+    """Replaces columns of a table; returns the table."""
+    table = tables.read(folder, name).assign(**columns)
+    tables.write({name: table}, folder)
+    return table
+
+
 def write_run(
     study: Study, run: Run, root: Path, rng: np.random.Generator, spread: float = 0.08
 ) -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,22 +32,15 @@ def train(args: Namespace) -> None:
     if len({place.total_steps for place in args.out}) > 1:
         raise ConfigError("--out: runs trained together need the same budget, received several")
 
-    from mpo.jobs import gpus
     from mpo.jobs.heartbeat import Heartbeat
 
     total, timeout = args.out[0].total_steps, args.environment_timeout
     files = {place.status_file: spec.of_seed(place.seed).identity for place in args.out}
     beat = Heartbeat(files, "train", total, timeout, args.log[0] if args.log else None)
-    with beat, contextlib.ExitStack() as stack:
-        import torch
-
+    with beat, _device(args) as device:
         from mpo.jobs.compiling import compiled
         from mpo.jobs.train import train as run
 
-        if args.device != "cpu" and torch.backends.cuda.is_built():
-            stack.enter_context(gpus.slot(args.runs_per_gpu))
-        torch.set_num_threads(args.threads)
-        device = _device(args.device)
         run(
             spec,
             args.out,
@@ -109,22 +103,16 @@ def evaluate(args: Namespace) -> None:
 
 def calibrate(args: Namespace) -> None:
     """Trains every kind of run for some seconds and prints what the study will cost."""
-    import torch
-
-    from mpo.jobs import gpus
     from mpo.jobs.calibrate import calibrate as measure
     from mpo.jobs.heartbeat import Heartbeat
     from mpo.study import calibration
 
     log = args.log[0] if args.log else None
     beat = Heartbeat({}, "calibrate", 0, args.environment_timeout, log)
-    with beat, contextlib.ExitStack() as stack:
-        if args.device != "cpu" and torch.backends.cuda.is_built():
-            stack.enter_context(gpus.slot(args.runs_per_gpu))
-        torch.set_num_threads(args.threads)
+    with beat, _device(args) as device:
         options = {"cuda_graphs": not args.no_cuda_graphs, "compile_on_cpu": args.compile_on_cpu}
         for path in args.study:
-            study, device = _study(path), _device(args.device)
+            study = _study(path)
             found = measure(study, args.seeds_per_job, args.seconds, device, **options)
             calibration.write(study, _root(path), found)
     status(Namespace(study=args.study[-1]))
@@ -132,19 +120,12 @@ def calibrate(args: Namespace) -> None:
 
 def verify(args: Namespace) -> None:
     """Repeats the first steps of finished runs and compares the metrics bit for bit."""
-    import torch
-
-    from mpo.jobs import gpus
     from mpo.jobs import verify as verification
     from mpo.jobs.heartbeat import Heartbeat
 
     log = args.log[0] if args.log else None
     beat = Heartbeat({}, "verify", 0, args.environment_timeout, log)
-    with beat, contextlib.ExitStack() as stack:
-        if args.device != "cpu" and torch.backends.cuda.is_built():
-            stack.enter_context(gpus.slot(args.runs_per_gpu))
-        torch.set_num_threads(args.threads)
-        device = _device(args.device)
+    with beat, _device(args) as device:
         found = [verification.verify(run, args.steps, device) for run in args.runs]
     verification.write(found, args.out)
 
@@ -375,11 +356,20 @@ def _stages(path: Path, study: Study) -> list[Study]:
     ]
 
 
-def _device(name: str) -> "torch.device":
+@contextlib.contextmanager
+def _device(args: Namespace) -> Iterator["torch.device"]:
+    """Waits for a share of a GPU, if one may be used; gives the device to train on."""
     import torch
 
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("execution.device: no CUDA device for 'cuda'; choose from auto, cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    from mpo.jobs import gpus
+
+    with contextlib.ExitStack() as stack:
+        if args.device != "cpu" and torch.backends.cuda.is_built():
+            stack.enter_context(gpus.slot(args.runs_per_gpu))
+        torch.set_num_threads(args.threads)
+        name = args.device
+        if name == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("execution.device: no CUDA device for 'cuda'; choose from auto, cpu")
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        yield torch.device(name)

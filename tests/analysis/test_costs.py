@@ -1,5 +1,7 @@
 """What training costs, against sums by hand."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,19 +14,9 @@ from tests.analysis.test_answers import write_curve
 SINGLE = {"retrace": [True], "optimizer": ["adam"]}
 
 
-def change(folder, name, **columns):
-    """Replaces columns of a table."""
-    tables.write({name: tables.read(folder, name).assign(**columns)}, folder)
-
-
 @pytest.fixture
 def made(tmp_path):
-    def make(**settings):
-        study = synthetic.plan(**settings)
-        synthetic.write_runs(study, tmp_path)
-        return study, synthetic.write_tables(study, tmp_path)
-
-    return make
+    return functools.partial(synthetic.made, tmp_path)
 
 
 def test_each_seed_is_read_off_its_own_clock_and_keeps_its_last_value():
@@ -67,10 +59,10 @@ def test_a_curve_ends_where_the_cheapest_seed_does(tmp_path):
 
 def test_a_diverged_seed_ends_no_curve(tmp_path):
     folder, _ = two_seeds(tmp_path, {5000: 4})
-    change(folder, "runs", status=["ok", "diverged"])
+    synthetic.change(folder, "runs", status=["ok", "diverged"])
     found = pd.DataFrame(costs.curve_rows(folder))
     assert list(found["cost"]) == pytest.approx([0, 20, 40])
-    change(folder, "runs", status=["diverged", "diverged"])
+    synthetic.change(folder, "runs", status=["diverged", "diverged"])
     assert pd.DataFrame(costs.curve_rows(folder))["cost"].max() == pytest.approx(4)
 
 
@@ -79,7 +71,7 @@ def test_a_ratio_is_geometric_paired_by_seed_and_per_step(made):
     # Off, then on, of the two seeds, in each environment. One run diverged at half of its budget.
     spent = [10.0, 20.0, 20.0, 45.0, 100.0, 100.0, 200.0, 100.0]
     steps = [10_000] * 7 + [5000]
-    change(folder, "runs", cpu_s=spent, env_steps=steps, stacked=1.0)
+    synthetic.change(folder, "runs", cpu_s=spent, env_steps=steps, stacked=1.0)
     found = pd.DataFrame(costs.ratio_rows(study, folder)).set_index("env")
     first, second = (found.loc[e.name] for e in study.environments)
     assert first["estimate"] == pytest.approx((2 * 2.25) ** 0.5)
@@ -100,14 +92,14 @@ def test_seeds_that_share_a_process_are_one_timing(made):
     # Off: two processes of two seeds. On: each seed on its own, though two started at once.
     started = [early, next_second, late, late, early, early, late, late]
     columns = {"stacked": [2.0] * 4 + [1.0] * 4, "started": started}
-    change(folder, "runs", cpu_s=[10.0] * 4 + [20.0, 80.0, 20.0, 20.0], **columns)
+    synthetic.change(folder, "runs", cpu_s=[10.0] * 4 + [20.0, 80.0, 20.0, 20.0], **columns)
     processes = costs.processes(tables.read(folder, "runs"))
     assert processes.nunique() == 6
     assert processes[0] == processes[1] != processes[2] == processes[3]
     pooled = list(costs.ratio_rows(study, folder))[-1]
     assert pooled["n"] == 2  # log-ratios: the mean of log 2 and log 8, and log 2
     assert pooled["estimate"] == pytest.approx((4 * 2) ** 0.5)
-    change(folder, "runs", started=early, stacked=4.0)
+    synthetic.change(folder, "runs", started=early, stacked=4.0)
     pooled = list(costs.ratio_rows(study, folder))[-1]
     assert pooled["n"] == 1 and np.isnan(pooled["lo"]) and pooled["estimate"] > 0
 

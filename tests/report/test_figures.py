@@ -1,3 +1,5 @@
+import functools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -296,23 +298,10 @@ def test_unknown_names_and_formats_list_the_choices(collected, tmp_path):
         figures.draw("final_scores", study, folder, [tmp_path / "x.jpg"])
 
 
-def change(folder, name, **columns):
-    """Replaces columns of a table; returns the table."""
-    table = tables.read(folder, name).assign(**columns)
-    tables.write({name: table}, folder)
-    return table
-
-
 @pytest.fixture
 def made(tmp_path):
     """A function that makes a study and its tables, which the test may change."""
-
-    def make(**settings):
-        study = synthetic.plan(**settings)
-        synthetic.write_runs(study, tmp_path)
-        return study, synthetic.write_tables(study, tmp_path)
-
-    return make
+    return functools.partial(synthetic.made, tmp_path)
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -342,7 +331,7 @@ def test_the_cost_is_in_the_unit_that_fits(made, longer, unit, figure):
     study, folder = made(environments=1, seeds=1)
     for name in ("sample_efficiency", "cost_curves"):
         cost = tables.read(folder, name)["cost"]  # up to 20.8 s
-        change(folder, name, cost=cost * longer)
+        synthetic.change(folder, name, cost=cost * longer)
     axes = figure.draw(study, folder).axes[-1]
     seconds = {"seconds": 1, "minutes": 60, "hours": 3600}[unit]
     assert axes.get_xlabel().startswith(f"Core-{unit}")
@@ -397,7 +386,7 @@ def test_planned_runs_are_told_apart_by_colour_and_sign(made):
     status = ["ok"] * 24
     status[1], status[5], status[6], status[12] = "diverged", "failed", "failed", "running"
     status[21], status[22], status[23] = "damaged", "timeout", "planned"
-    change(folder, "runs", status=status)
+    synthetic.change(folder, "runs", status=status)
     figure = planned_runs.draw(study, folder)
     figure.canvas.draw()
     signs = {"P": "planned", "R": "running", "\N{CHECK MARK}": "ok"}
@@ -450,7 +439,7 @@ def test_planned_runs_label_arms_and_seeds_at_the_edges(collected, name):
 def test_cells_of_planned_runs_are_large_enough_for_their_signs(made, name, first):
     study, folder = made(**STUDIES[name])
     study = study.model_copy(update={"seeds": tuple(first + seed for seed in study.seeds)})
-    change(folder, "runs", seed=tables.read(folder, "runs")["seed"] + first)
+    synthetic.change(folder, "runs", seed=tables.read(folder, "runs")["seed"] + first)
     with plt.rc_context(style.RC):
         figure = planned_runs.draw(study, folder)
         figure.canvas.draw()
@@ -601,7 +590,7 @@ def test_many_arms_have_no_bands_in_the_diagnostics(made):
 def test_q_bias_shows_every_seed_the_mean_its_interval_and_zero(made):
     study, folder = made()
     own = np.where(np.arange(24) < 12, 4.0 + np.arange(24) % 3, -2.0)  # 4, 5, 6 in each arm; -2
-    change(folder, "runs", q_bias=own)
+    synthetic.change(folder, "runs", q_bias=own)
     figure = q_bias.draw(study, folder)
     first, second = figure.axes
     for axes, mean in ((first, 5.0), (second, -2.0)):
@@ -619,7 +608,7 @@ def test_q_bias_shows_every_seed_the_mean_its_interval_and_zero(made):
 def test_runs_without_a_critic_have_no_q_bias(made):
     study, folder = made()
     lone = np.where(np.arange(24) < 23, np.nan, 1.5)
-    change(folder, "runs", q_bias=lone)
+    synthetic.change(folder, "runs", q_bias=lone)
     empty, other = q_bias.draw(study, folder).axes
     assert "no critic" in [text.get_text() for text in empty.texts]
     assert [c.get_offsets()[0, 0] for c in other.collections if len(c.get_offsets())] == [1.5]
@@ -644,7 +633,7 @@ def test_costs_show_every_seed_and_the_means(made, name):
     study, folder = made(**STUDIES[name])
     count = len(study.runs)
     own = {cost: np.arange(count) ** 2 + 10.0 * (1 + k) for k, cost in enumerate(COSTS)}
-    runs = change(folder, "runs", **own)
+    runs = synthetic.change(folder, "runs", **own)
     figure = costs.draw(study, folder)
     assert [axes.get_xlabel() for axes in figure.axes] == list(COSTS.values())
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tests import processes
-from tests.pipeline import changed, planned, project, snakemake
+from tests.pipeline import changed, finished_project, planned, project, snakemake
 from tests.workflow.test_tuning import CHOSEN, assert_same_runs, chosen
 
 pytestmark = pytest.mark.slow
@@ -38,11 +38,7 @@ def config(rates=RATES, rungs=2, **sections):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with a study that is tuned by halving and finished; nobody may change it."""
-    folder = project(tmp_path_factory.mktemp("halved"))
-    done = snakemake(folder, "--cores", "2", config=config())
-    assert done.returncode == 0, done.stdout + done.stderr
-    (folder / "output.txt").write_text(done.stdout + done.stderr)
-    return folder
+    return finished_project(tmp_path_factory.mktemp("halved"), config())
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests import processes
-from tests.pipeline import changed, planned, project, snakemake
+from tests.pipeline import changed, finished_project, planned, project, snakemake
 
 RATES = {"adam": [1e-4, 1e-3], "sgd": [1e-3, 1e-2]}
 pytestmark = pytest.mark.slow
@@ -29,11 +29,7 @@ def config(rates=RATES, **sections):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with a tuned study that is finished; nobody may change it."""
-    folder = project(tmp_path_factory.mktemp("tuned"))
-    done = snakemake(folder, "--cores", "2", config=config())
-    assert done.returncode == 0, done.stdout + done.stderr
-    (folder / "output.txt").write_text(done.stdout + done.stderr)
-    return folder
+    return finished_project(tmp_path_factory.mktemp("tuned"), config())
 
 
 @pytest.fixture

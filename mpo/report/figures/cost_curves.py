@@ -14,8 +14,6 @@ from mpo.report.figures import style
 from mpo.report.timing import how_timed, in_unit
 from mpo.study.plan import Study
 
-_MARKED = 6  # markers per curve
-
 
 def draw(study: Study, tables: Path) -> Figure:
     """One line per arm, the mean over its seeds, with a 95 % t interval as a band."""
@@ -64,17 +62,7 @@ def _panel(axes: Axes, curves: pd.DataFrame, looks: dict[str, style.Look]) -> No
     found = dict(list(curves.groupby("arm")))
     arms = {arm: found[arm] for arm in looks if arm in found}
     for index, (arm, curve) in enumerate(arms.items()):
-        look = looks[arm]
-        spacing = max(1, len(curve) // _MARKED)
-        axes.plot(
-            curve["cost"] / length,
-            curve["mean"],
-            color=look.color,
-            linestyle=look.linestyle,
-            marker=look.marker,
-            markersize=3.5,
-            markevery=(index % spacing, spacing),
-        )
+        style.curve(axes, curve["cost"] / length, curve["mean"], looks[arm], index)
     limits = axes.get_ylim()
     for arm, curve in arms.items():
         band = curve["cost"] / length, curve["lo"], curve["hi"]

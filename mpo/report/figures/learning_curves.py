@@ -15,7 +15,6 @@ from mpo.analysis.tables import read, seed_returns
 from mpo.report.figures import style
 from mpo.study.plan import Study
 
-_MARKED = 6  # markers per curve
 _DOTS: tuple[Any, ...] = ((0, (1, 1.5)), (0, (1, 4)), (0, (3, 1.5, 1, 1.5)), (0, (1, 1, 1, 4)))
 _GREYS: list[dict[str, Any]] = [
     {"color": grey, "linewidth": 1.0, "linestyle": dots}
@@ -86,16 +85,7 @@ def _curve(axes: Axes, curve: pd.DataFrame, look: style.Look, index: int) -> Non
     axes.fill_between(
         curve["env_step"], curve["lo"], curve["hi"], color=look.color, alpha=0.15, lw=0
     )
-    spacing = max(1, len(curve) // _MARKED)
-    axes.plot(
-        curve["env_step"],
-        curve["mean"],
-        color=look.color,
-        linestyle=look.linestyle,
-        marker=look.marker,
-        markersize=3.5,
-        markevery=(index % spacing, spacing),
-    )
+    style.curve(axes, curve["env_step"], curve["mean"], look, index)
 
 
 def _within(study: Study, others: pd.DataFrame) -> pd.DataFrame:

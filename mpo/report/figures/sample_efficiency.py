@@ -14,7 +14,6 @@ from mpo.report.figures import style
 from mpo.report.timing import how_timed, in_unit
 from mpo.study.plan import Study
 
-_MARKED = 6  # markers per curve
 _SHARE = "Fraction of the training budget"
 _NOTHING = "No environment has a reference score and a run of every arm."
 
@@ -80,15 +79,6 @@ def _curves(axes: Axes, found: pd.DataFrame, x: str, looks: dict[str, style.Look
     for index, (arm, look) in enumerate(looks.items()):
         curve = arms[arm]
         along = curve[x].astype(float)
-        spacing = max(1, len(curve) // _MARKED)
         axes.fill_between(along, curve["lo"], curve["hi"], color=look.color, alpha=0.15, lw=0)
-        axes.plot(
-            along,
-            curve["estimate"],
-            color=look.color,
-            linestyle=look.linestyle,
-            marker=look.marker,
-            markersize=3.5,
-            markevery=(index % spacing, spacing),
-        )
+        style.curve(axes, along, curve["estimate"], look, index)
     axes.set_xlim(left=0)

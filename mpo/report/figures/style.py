@@ -51,6 +51,7 @@ BAR: dict[str, Any] = {"linewidth": 6, "alpha": 0.3, "solid_capstyle": "butt"}
 _COLOURS = sns.color_palette("colorblind")
 _DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_MARKED = 6  # markers per curve
 
 
 class Look(NamedTuple):
@@ -115,6 +116,20 @@ def title_size(study: Study) -> float:
 def text_width(texts: Iterable[str]) -> float:
     """Approximate width of the longest text, in inches at 8 pt."""
     return 0.06 * max(map(len, texts))
+
+
+def curve(axes: Axes, x: pd.Series, y: pd.Series, look: Look, index: int) -> None:
+    """Draws the line of one arm; `index` staggers the markers of the arms."""
+    spacing = max(1, len(x) // _MARKED)
+    axes.plot(
+        x,
+        y,
+        color=look.color,
+        linestyle=look.linestyle,
+        marker=look.marker,
+        markersize=3.5,
+        markevery=(index % spacing, spacing),
+    )
 
 
 def mark_empty(axes: Axes, reason: str = "no finished run") -> None:
