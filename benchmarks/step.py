@@ -58,7 +58,7 @@ class Stopwatch:
 def watched(stack: Stack) -> Stopwatch:
     """Times everything that a stack does in a training step."""
     watch = Stopwatch()
-    for stream in stack.streams:
+    for stream in stack.streams.here.each:
         watch.watch(stream._env.unwrapped, "step", "physics")
         watch.watch(stream._env.unwrapped, "reset", "physics")
         watch.watch(stream, "step", "environment")

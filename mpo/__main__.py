@@ -136,10 +136,13 @@ def _add_options_of_runs(sub: _Parsers) -> None:
     for name in ("train", "calibrate", "verify"):
         options = sub[name].add_argument
         options("--device", choices=("auto", "cpu", "cuda"), default="auto")
-        text = "CPU threads for the networks"
-        options("--threads", type=arguments.threads, default=1, help=text)
         text = "processes that may share a GPU"
         options("--runs-per-gpu", type=arguments.positive, default=1, help=text)
+
+    for name in ("train", "calibrate", "evaluate", "verify"):
+        text = "CPU threads for the networks, and processes that step environments"
+        options = sub[name].add_argument
+        options("--threads", type=arguments.threads, default=1, help=text)
 
     options = sub["evaluate"].add_argument
     options("--run", type=arguments.finished_run, required=True, help="run directory")

@@ -2,6 +2,9 @@
 
 import ctypes
 import itertools
+import os
+import signal
+import sys
 import time
 
 import gymnasium as gym
@@ -195,6 +198,21 @@ class Seized(Clock):
         return super().step(action)
 
 
+class Elsewhere(Clock):
+    """In a worker process, the fifth step never returns, or kills its process."""
+
+    def __init__(self, killed: bool = False) -> None:
+        super().__init__()
+        self._killed = killed
+
+    def step(self, action):
+        if self._time == 4 and sys.argv[0] == "-c":
+            if self._killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(1e6)
+        return super().step(action)
+
+
 class Told(gym.Env):
     """Answers with the values that it is told, whatever the action."""
 
@@ -242,6 +260,8 @@ for _name, _class, _limit, _arguments in (
     ("Fickle", Fickle, 10, {}),
     ("Hanging", Hanging, 10, {}),
     ("Seized", Seized, 10, {}),
+    ("Elsewhere", Elsewhere, 10, {}),
+    ("Killed", Elsewhere, 10, {"killed": True}),
     ("Told", Told, 10, {}),
     ("Discrete", Unfit, 5, {"action_space": gym.spaces.Discrete(2), "observation_space": _LINE}),
     (

@@ -1,13 +1,16 @@
-"""One seed's stream of training episodes, which can be saved and resumed within an episode."""
+"""Streams of training episodes, which can be saved and resumed within an episode."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 
+from mpo.environments.envs import make_env
 from mpo.seeding import episode_seed
+from mpo.study.specs import EnvironmentSpec
 
 logger = logging.getLogger(__name__)
 
@@ -104,3 +107,58 @@ class EpisodeStream:
             )
             self._started = state["started"]
             self._begin()
+
+
+class Moved(NamedTuple):
+    """One environment step of each of S seeds."""
+
+    next_obs: np.ndarray
+    """Observations after the step, before any reset, float32 [S, O]."""
+    rewards: np.ndarray
+    """[S]."""
+    terminated: np.ndarray
+    """[S]."""
+    truncated: np.ndarray
+    """[S]."""
+    obs: np.ndarray
+    """Observations to act on next, after the resets, float32 [S, O]."""
+
+
+class Streams:
+    """The streams of some seeds, stepped one after another."""
+
+    def __init__(self, env: str | EnvironmentSpec, seeds: Sequence[int]) -> None:
+        """Makes an environment for each seed; see `make_env`."""
+        self.envs = [make_env(env) for _ in seeds]
+        self._seeds = seeds
+
+    def begin(self) -> np.ndarray:
+        """Starts the first episodes; returns the observations to act on, [S, O]."""
+        self.each = [EpisodeStream(*each) for each in zip(self.envs, self._seeds, strict=True)]
+        return self._obs()
+
+    def _obs(self) -> np.ndarray:
+        return np.stack([stream.obs for stream in self.each])
+
+    def step(self, actions: np.ndarray) -> Moved:
+        """Takes a step with canonical actions [S, D]; starts new episodes where they are over."""
+        steps = []
+        for stream, action in zip(self.each, actions, strict=True):
+            steps.append(stream.step(action))
+            stream.advance(steps[-1])
+        next_obs, rewards, terminated, truncated = map(np.array, zip(*steps, strict=True))
+        return Moved(next_obs, rewards, terminated, truncated, self._obs())
+
+    def take_finished(self, index: int) -> list[tuple[float, int]]:
+        """Calls `EpisodeStream.take_finished` of one seed."""
+        return self.each[index].take_finished()
+
+    def state_dict(self, index: int) -> dict[str, Any]:
+        """Calls `EpisodeStream.state_dict` of one seed."""
+        return self.each[index].state_dict()
+
+    def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> np.ndarray:
+        """Calls `EpisodeStream.load_state_dict` of each seed; returns what `begin` does."""
+        for stream, state in zip(self.each, states, strict=True):
+            stream.load_state_dict(state)
+        return self._obs()

@@ -1,7 +1,9 @@
 """The outermost wrapper: checks what an environment answers, and names it when it fails."""
 
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -14,8 +16,17 @@ class EnvironmentFailed(JobFailed):
     """An environment raised an exception or returned something that cannot be used."""
 
 
-_call: tuple["Guard", str, float] | None = None
-"""The environment call in progress: the environment, the method's name and its start."""
+class Caller(Protocol):
+    """Whatever waits for an environment."""
+
+    def progress(self, method: str, since: float) -> tuple[str, float]:
+        """Describes a call of a method, and says when it began, given when the waiting began."""
+
+
+_call: tuple[Caller, str, float] | None = None
+"""What the main thread waits for: the caller, the method's name and since when."""
+_shared: "memoryview[float] | None" = None
+"""In a worker process: start of the call and step of the episode, for its parent to read."""
 
 
 def current_call() -> tuple[str, float] | None:
@@ -25,10 +36,24 @@ def current_call() -> tuple[str, float] | None:
         A description of the call, and when it began, in seconds of `time.monotonic`.
     """
     call = _call  # read once: the main thread may change it at any time
-    if call is None:
-        return None
-    guard, name, since = call
-    return f"{guard.where} ({name})", since
+    return call and call[0].progress(*call[1:])
+
+
+def share_calls(memory: "memoryview[float]") -> None:
+    """Writes the start and the step of each later call to two doubles of shared memory."""
+    global _shared
+    _shared = memory
+
+
+@contextmanager
+def waiting_for(caller: Caller, method: str) -> Iterator[None]:
+    """While the context is open, `current_call` tells of this call."""
+    global _call
+    _call = caller, method, time.monotonic()
+    try:
+        yield
+    finally:
+        _call = None
 
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -107,7 +132,10 @@ class Guard(gym.Wrapper):
 
     def _guarded(self, name: str, *args: Any, **kwargs: Any) -> Any:
         global _call
-        _call = self, name, time.monotonic()
+        now = time.monotonic()
+        _call = self, name, now
+        if _shared is not None:
+            _shared[0], _shared[1] = now, self._step
         try:
             return getattr(self.env, name)(*args, **kwargs)
         except (Exception, SystemExit) as error:
@@ -161,6 +189,10 @@ class Guard(gym.Wrapper):
 
     def _failed(self, what: str) -> EnvironmentFailed:
         return EnvironmentFailed(f"{self.where}: {what}")
+
+    def progress(self, method: str, since: float) -> tuple[str, float]:
+        """See `Caller`."""
+        return f"{self.where} ({method})", since
 
     @property
     def where(self) -> str:

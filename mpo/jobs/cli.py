@@ -18,10 +18,12 @@ from mpo.study.files import CHOICE, replacing, write_json
 from mpo.study.plan import Study
 from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec
 from mpo.study.tuning import read_choice
-from mpo.training.signals import stopped_at_once
+from mpo.training.signals import STOPPING, stopped_at_once
 
 if TYPE_CHECKING:
     import torch
+
+    from mpo.environments.workers import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def train(args: Namespace) -> None:
     total, timeout = args.out[0].total_steps, args.environment_timeout
     files = {place.status_file: spec.of_seed(place.seed).identity for place in args.out}
     beat = Heartbeat(files, "train", total, timeout, args.log[0] if args.log else None)
-    with beat, _device(args) as device:
+    with beat, _device(args) as device, _workers(args, len(args.out)) as workers:
         from mpo.jobs.compiling import compiled
         from mpo.jobs.train import train as run
 
@@ -51,6 +53,7 @@ def train(args: Namespace) -> None:
             and compiled(spec, args.out[0], args.planned_steps or total, args.compile_on_cpu),
             checkpoint_interval_s=args.checkpoint_interval,
             keep_resume_state=not args.discard_resume_state,
+            workers=workers,
         )
 
 
@@ -66,7 +69,8 @@ def evaluate(args: Namespace) -> None:
     run, spec = checksums.read_run(directory)
     status = {args.run.status_file: spec.identity}
     log = args.log[0] if args.log else None
-    with Heartbeat(status, "evaluate", 0, args.environment_timeout, log), stopped_at_once():
+    beat = Heartbeat(status, "evaluate", 0, args.environment_timeout, log)
+    with beat, stopped_at_once(), _workers(args) as workers:
         import torch
 
         from mpo.environments import fingerprint
@@ -87,7 +91,9 @@ def evaluate(args: Namespace) -> None:
         policies = artifacts.read_policies(path)
         critic = artifacts.read_critic(path)
         steps: list[list[Step]] | None = None if critic is None else []
-        rows = roll_out(spec, policies, config, args.run.total_steps, args.run.run_id, steps)
+        rows = roll_out(
+            spec, policies, config, args.run.total_steps, args.run.run_id, steps, workers
+        )
         error = q_bias.measure(spec.training, policies[-1][1], critic, steps or ())
         artifacts.write_rows(directory / files.EVALUATIONS, rows)
         record = {
@@ -109,11 +115,11 @@ def calibrate(args: Namespace) -> None:
 
     log = args.log[0] if args.log else None
     beat = Heartbeat({}, "calibrate", 0, args.environment_timeout, log)
-    with beat, _device(args) as device:
+    with beat, _device(args) as device, _workers(args, args.seeds_per_job) as workers:
         options = {"cuda_graphs": not args.no_cuda_graphs, "compile_on_cpu": args.compile_on_cpu}
         for path in args.study:
             study = _study(path)
-            found = measure(study, args.seeds_per_job, args.seconds, device, **options)
+            found = measure(study, args.seeds_per_job, args.seconds, device, workers, **options)
             calibration.write(study, _root(path), found)
     status(Namespace(study=args.study[-1]))
 
@@ -354,6 +360,17 @@ def _stages(path: Path, study: Study) -> list[Study]:
         Study.parse(config, read_choice(results / config["study"] / CHOICE))
         for config in study.tuning_stages(json.loads(path.read_text(encoding="utf-8")))
     ]
+
+
+@contextlib.contextmanager
+def _workers(args: Namespace, count: int | None = None) -> Iterator[list["Worker"]]:
+    """Starts processes for `count` environments; with this one, at most as many as its threads."""
+    from mpo.environments.rollouts import MAX_PARALLEL
+    from mpo.environments.workers import workers
+
+    wanted = min(args.threads, count or MAX_PARALLEL)
+    with workers(wanted - 1, STOPPING, args.threads) as started:
+        yield started
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import torch
 
 from mpo.environments.envs import dimensions
 from mpo.environments.rollouts import MAX_PARALLEL, Act, Episodes, SideBySide, Step, vector_env
+from mpo.environments.workers import Worker
 from mpo.jobs.snapshots import Group, play, play_groups
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
 from mpo.study.config import Evaluation
@@ -62,6 +63,7 @@ def evaluate(
     total_steps: int,
     name: str | None = None,
     recordings: list[list[Step]] | None = None,
+    workers: Sequence[Worker] = (),
 ) -> list[dict[str, Any]]:
     """Evaluates a run's snapshots.
 
@@ -75,6 +77,7 @@ def evaluate(
         name: label of the progress bar; environment and seed if not given.
         recordings: gets all steps of the final evaluation's episodes with sampled actions, if
             given; one list per group of at most `MAX_PARALLEL` episodes.
+        workers: processes that play some of the episodes.
 
     Returns:
         One row per episode: env_step, phase (online, final), policy (mode, sample), episode,
@@ -103,7 +106,7 @@ def evaluate(
         bar.set_postfix_str(f"{group.policy} at step {group.env_step}: {text}", refresh=False)
         bar.update(len(group.seeds))
 
-    played = play_groups(spec, groups, config.max_episode_steps, total_steps, show)
+    played = play_groups(spec, groups, config.max_episode_steps, total_steps, show, workers)
     bar.close()
     rows = [row for each in zip(groups, played, strict=True) for row in _rows(*each)]
     carried = [row for row in rows if (row["env_step"], row["phase"]) == (last_step, "online")]

@@ -19,6 +19,7 @@ import torch
 from mpo.algorithm.networks import GaussianPolicy, make_normalizer
 from mpo.environments.envs import dimensions
 from mpo.environments.guard import EnvironmentFailed
+from mpo.environments.parallel import ParallelEpisodes
 from mpo.environments.rollouts import (
     Act,
     Episodes,
@@ -26,8 +27,8 @@ from mpo.environments.rollouts import (
     SideBySide,
     Step,
     rollouts,
-    vector_env,
 )
+from mpo.environments.workers import Worker
 from mpo.study.hyperparameters import Training
 from mpo.study.specs import RunSpec
 
@@ -63,6 +64,7 @@ def play_groups(
     max_episode_steps: int | None,
     budget: int,
     finished: Callable[[Group, Episodes], None],
+    workers: Sequence[Worker] = (),
 ) -> list[Episodes]:
     """Plays groups of episodes side by side; each has the numbers that it has alone.
 
@@ -74,6 +76,7 @@ def play_groups(
         max_episode_steps: see `play`.
         budget: see `play`.
         finished: called with each group whose episodes are over, and with these.
+        workers: processes that play some of the episodes.
 
     Returns:
         The episodes of each group, [G].
@@ -85,7 +88,7 @@ def play_groups(
     starts = [0, *range(1, len(groups), MAX_GROUPS), len(groups)]
     for start, end in itertools.pairwise(starts):
         some = groups[start:end]
-        block = [_Player(spec, group, max_episode_steps, budget) for group in some]
+        block = [_Player(spec, group, max_episode_steps, budget, workers) for group in some]
         playing = block
         while playing:
             stacks = list(_stacked(spec.training, playing))
@@ -105,12 +108,17 @@ class _Player:
     """A group that is being played."""
 
     def __init__(
-        self, spec: RunSpec, group: Group, max_episode_steps: int | None, budget: int
+        self,
+        spec: RunSpec,
+        group: Group,
+        max_episode_steps: int | None,
+        budget: int,
+        workers: Sequence[Worker],
     ) -> None:
         """Makes and resets the environments of the group."""
         self.group, self._name = group, spec.env_name
         self._cut_off = max_episode_steps is not None
-        self._envs = vector_env(spec.environment, len(group.seeds))
+        self._envs = ParallelEpisodes(spec.environment, len(group.seeds), workers)
         self._limit = _limit(self._envs, max_episode_steps, budget)
         sampled = group.policy == "sample"
         self.streams = [np.random.default_rng(seed) for seed in group.seeds] if sampled else []
@@ -195,7 +203,9 @@ def play(
     return played
 
 
-def _limit(envs: SideBySide, max_episode_steps: int | None, budget: int) -> float:
+def _limit(
+    envs: SideBySide | ParallelEpisodes, max_episode_steps: int | None, budget: int
+) -> float:
     """Steps after which episodes are cut off, or have not ended as they should have."""
     return max_episode_steps or (math.inf if envs.time_limit else max(budget, _SURELY_OVER))
 

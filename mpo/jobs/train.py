@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mpo.environments.guard import EnvironmentFailed
+from mpo.environments.workers import Worker
 from mpo.jobs.heartbeat import Heartbeat
 from mpo.study.config import JobFailed
 from mpo.study.paths import Place
@@ -31,6 +32,7 @@ def train(
     beat: Heartbeat,
     cuda_graphs: bool = True,
     compile_on_cpu: bool = False,
+    workers: Sequence[Worker] = (),
     **options: Any,
 ) -> None:
     """Trains runs of one cell and budget, each resumed from its own directory.
@@ -42,6 +44,7 @@ def train(
         beat: gets the progress and the end of each run.
         cuda_graphs: see `MPOTrainer`.
         compile_on_cpu: see `MPOTrainer`.
+        workers: processes that step some of the environments.
         options: checkpoint_interval_s and keep_resume_state, see `MPOTrainer.train`.
 
     Raises:
@@ -55,6 +58,7 @@ def train(
         device=device,
         cuda_graphs=cuda_graphs,
         compile_on_cpu=compile_on_cpu,
+        workers=workers,
     )
     for together in _stacks(spec, places):
         failed |= _train_stack(spec, together, make, beat, options)

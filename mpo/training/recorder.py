@@ -1,7 +1,6 @@
 """Collects metrics and snapshots; the host waits for the GPU once a logging interval."""
 
 import math
-import resource
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mpo.algorithm.agent import Networks
+from mpo.environments.workers import usage
 from mpo.study.files import METRICS, POLICIES
 from mpo.training.artifacts import write_policies, write_rows
 
@@ -55,7 +55,7 @@ class SeedRecord:
         self.snapshots: list[Snapshot] = []
         """Policy and critic, oldest first."""
         self._stack = stack
-        self._wall_start, self._cpu_start = time.perf_counter(), time.process_time()
+        self._wall_start, self._cpu_start = time.perf_counter(), usage().cpu_s
         self._before = 0.0, 0.0
         self._max_rss_mb = 0.0
         self._mark_taken()
@@ -70,7 +70,7 @@ class SeedRecord:
     def clocks(self) -> dict[str, float]:
         """Wall and CPU seconds of the seed's processes so far; the whole stack shares them."""
         wall = time.perf_counter() - self._wall_start
-        return dict(zip(CLOCKS, (wall, time.process_time() - self._cpu_start), strict=True))
+        return dict(zip(CLOCKS, (wall, usage().cpu_s - self._cpu_start), strict=True))
 
     def diverge(self, env_step: int, term: str) -> None:
         """Marks the seed as diverged; only the first call counts."""
@@ -99,7 +99,7 @@ class SeedRecord:
         self.resumed = list(state["resumed"])
         self.diverged = state["diverged"] and Divergence(*state["diverged"])
         self._wall_start = time.perf_counter() - state["wall_s"]
-        self._cpu_start = time.process_time() - state["cpu_s"]
+        self._cpu_start = usage().cpu_s - state["cpu_s"]
         self._before = state["wall_s"], state["wall_s"] / state["stacked"]
         self._max_rss_mb = state["max_rss_mb"]
         self.rows = [row for piece in pieces for row in piece["rows"]]
@@ -141,10 +141,9 @@ class SeedRecord:
         clocks = self.clocks
         wall_before, share_before = self._before
         share = share_before + (clocks["wall_s"] - wall_before) / self._stack
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {
             **clocks,
-            "max_rss_mb": max(self._max_rss_mb, peak),
+            "max_rss_mb": max(self._max_rss_mb, usage().max_rss_mb),
             "stacked": round(clocks["wall_s"] / share, 3),
         }
 

@@ -15,13 +15,14 @@ import torch
 from mpo.algorithm.optimizers import classes
 from mpo.algorithm.separate import make_agent
 from mpo.compute.malloc import keep_freed
-from mpo.environments.envs import dimensions, make_env
-from mpo.environments.episodes import EpisodeStream
+from mpo.environments.envs import dimensions
 from mpo.environments.fingerprint import fingerprint, of_classes
+from mpo.environments.parallel import ParallelStreams
 from mpo.replay.replay import Replay
 from mpo.seeding import torch_generator
 
 if TYPE_CHECKING:
+    from mpo.environments.workers import Worker
     from mpo.study.hyperparameters import Hyperparameters
     from mpo.study.specs import EnvironmentSpec
     from mpo.training.recorder import Recorder
@@ -39,6 +40,7 @@ class Stack:
         *,
         cuda_graphs: bool = True,
         compile_on_cpu: bool = False,
+        workers: Sequence[Worker] = (),
     ) -> None:
         """Makes the environments, the agent and an empty replay.
 
@@ -49,6 +51,7 @@ class Stack:
             device: device of the networks, the replay and the updates.
             cuda_graphs: see `MPOTrainer`.
             compile_on_cpu: see `MPOTrainer`.
+            workers: processes that step some of the environments.
 
         Raises:
             ConfigError: the environment, the optimizer or the device cannot be used.
@@ -65,14 +68,16 @@ class Stack:
         )
         """Label of the progress bar, before the seeds."""
         self._execution = {"cuda_graphs": cuda_graphs, "compile_on_cpu": compile_on_cpu}
-        envs = [make_env(env) for _ in self.seeds]
-        self.environment = fingerprint(envs[0])
+        self._workers = workers
+        self.streams = ParallelStreams(env, self.seeds, workers)
+        first = self.streams.here.envs[0]
+        self.environment = fingerprint(first)
         """What the environment is made of; recorded with everything that is learnt in it."""
         imported = classes(config.optimizer_definition)
         self.optimizer = of_classes(imported) if imported else None
         """What an imported optimizer is made of; recorded like the environment."""
-        self.obs_dim, self.action_dim = dimensions(envs[0].observation_space, envs[0].action_space)
-        episode_steps = envs[0].spec.max_episode_steps if envs[0].spec else None
+        self.obs_dim, self.action_dim = dimensions(first.observation_space, first.action_space)
+        episode_steps = first.spec.max_episode_steps if first.spec else None
         self.agent = make_agent(
             self.obs_dim,
             self.action_dim,
@@ -83,7 +88,7 @@ class Stack:
             **self._execution,
         )
         self.replay = self._make_replay()
-        self.streams = [EpisodeStream(env, s) for env, s in zip(envs, self.seeds, strict=True)]
+        self.streams.begin()
         self.env_steps = 0
         self.refused_transitions = [0] * len(self.seeds)
         """Number of transitions rejected for a non-finite value, per seed."""
@@ -102,7 +107,8 @@ class Stack:
 
     def of_some(self, seeds: Sequence[int]) -> Stack:
         """Makes a new stack with some of the seeds, at step 0."""
-        other = Stack(self._env, self.config, seeds, self.device, **self._execution)
+        execution: dict[str, Any] = {**self._execution, "workers": self._workers}
+        other = Stack(self._env, self.config, seeds, self.device, **execution)
         other.name = self.name
         return other
 
@@ -115,7 +121,7 @@ class Stack:
         Returns:
             Observations [S, O], actions before clipping [S, D] and their log-densities [S] in nats.
         """
-        obs = np.stack([stream.obs for stream in self.streams])
+        obs = self.streams.obs
         raw, log_prob = self.agent.act(obs)
         finite = np.isfinite(raw).all(-1) & np.isfinite(log_prob)
         if not finite.all():
@@ -134,21 +140,21 @@ class Stack:
             log_prob: log-densities of the raw actions, [S], in nats.
         """
         executed = raw.clip(-1, 1)
-        for i, stream in enumerate(self.streams):
-            step = stream.step(executed[i])
+        moved = self.streams.step(executed)
+        over = moved.terminated | moved.truncated
+        for i in range(len(self.seeds)):
             self.add_transition(
                 obs[i],
                 executed[i],
                 raw[i],
                 log_prob[i],
-                step.reward,
-                step.next_obs,
-                step.terminated,
-                step.truncated,
+                moved.rewards[i],
+                moved.next_obs[i],
+                moved.terminated[i],
+                moved.truncated[i],
                 seed_index=i,
             )
-            stream.advance(step)
-            if step.terminated or step.truncated:
+            if over[i]:
                 self.agent.begin_episode(i)
         self.env_steps += 1
 
@@ -207,7 +213,7 @@ class Stack:
 
     def take_finished(self, index: int) -> list[tuple[float, int]]:
         """Calls `EpisodeStream.take_finished` for one seed."""
-        return self.streams[index].take_finished()
+        return self.streams.take_finished(index)
 
     def state_dict(self, index: int) -> dict[str, Any]:
         """One seed's state without its transitions; does not depend on the stack."""
@@ -215,7 +221,7 @@ class Stack:
             "env_steps": self.env_steps,
             "agent": self.agent.state_dict(index),
             "replay": self.replay.state_dict(index),
-            "stream": self.streams[index].state_dict(),
+            "stream": self.streams.state_dict(index),
         }
 
     def load_state_dict(
@@ -231,7 +237,7 @@ class Stack:
         self.agent.load_state_dict([state["agent"] for state in states])
         for index, (state, newest) in enumerate(zip(states, transitions, strict=True)):
             self.replay.load_state_dict(index, state["replay"], newest)
-            self.streams[index].load_state_dict(state["stream"])
+        self.streams.load_state_dicts([state["stream"] for state in states])
 
     def newest_transitions(self, index: int, count: int) -> dict[str, torch.Tensor]:
         """Calls `Replay.newest` for one seed."""

@@ -225,6 +225,16 @@ def training_job(mem_mb, minutes, options):
     return found | {"options": all_options}
 
 
+def parallel_job(mem_mb, minutes, options):
+    """As `job`, told its threads. In the shell command they would make older results anew."""
+    found = job(mem_mb, minutes, options)
+
+    def all_options(wildcards, attempt, threads):
+        return f"{found['options'](wildcards, attempt)} --threads {threads}"
+
+    return found | {"options": all_options}
+
+
 small_job = functools.partial(job, 2000, 60)
 
 

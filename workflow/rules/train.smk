@@ -57,8 +57,9 @@ rule evaluate:
         cost=f"{RUN_DIR}/evals.json",
     log:
         f"{LOG_DIR}/evaluate.log",
+    threads: EXECUTION.threads
     resources:
-        **job(2000, 60, WATCH),
+        **parallel_job(2000, 60, WATCH),
     params:
         run=subpath(input[0], parent=True),
         config=STUDY.evaluation_spec.identity,
