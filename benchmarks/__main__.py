@@ -14,6 +14,7 @@ import torch
 from benchmarks import (
     beside,
     checkpoint,
+    environments,
     evaluation,
     levers,
     precision,
@@ -33,6 +34,7 @@ PARTS: dict[str, Callable[[], Iterable[Finding]]] = {
     "precision": precision.measure,
     "replay": replay.measure,
     "checkpoint": checkpoint.measure,
+    "environments": environments.measure,
     "evaluation": evaluation.measure,
     "startup": startup.measure,
     "scale": scale.measure,

@@ -287,7 +287,8 @@ class Execution(Section):
     they are compiled anyway, if Triton is available."""
 
     threads: Annotated[Count, Field(le=MAX_THREADS)] = 1
-    """CPU threads per training job."""
+    """CPU threads per job that trains or evaluates. With several, it also steps the environments of
+    stacked seeds, and those of an evaluation, in as many processes; that changes no number."""
 
     seeds_per_job: Count = 1
     """Seeds of the same environment and arm that one process trains together."""

@@ -5,6 +5,7 @@ import re
 import sys
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,6 +14,7 @@ from benchmarks import __main__ as program
 from benchmarks import (
     beside,
     checkpoint,
+    environments,
     evaluation,
     findings,
     gpu_checks,
@@ -196,6 +198,17 @@ def test_an_evaluation_is_timed_side_by_side_and_one_group_after_another(monkeyp
     apart, physics = evaluation.measure(rounds=1)
     assert apart.case == "InvertedDoublePendulum, 3 groups of 10 episodes"
     assert apart.value == physics.value and physics.ratio > 1
+
+
+def test_ten_environments_are_stepped_in_every_number_of_processes(monkeypatch):
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda self: [0, 1])
+    found = environments.measure(rounds=1, steps=5)
+    assert [each.case for each in found][:2] == [
+        "10 HalfCheetahs, 1 process",
+        "10 HalfCheetahs, 2 processes",
+    ]
+    assert all(each.value > each.reference for each in found) and len(found) == 4
+    assert [each.at_most for each in found] == [None, 5.5, None, None]
 
 
 @pytest.mark.slow
