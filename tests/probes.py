@@ -206,7 +206,7 @@ class Elsewhere(Clock):
         self._killed = killed
 
     def step(self, action):
-        if self._time == 4 and sys.argv[0] == "-c":
+        if self._time == 4 and any("import serve" in word for word in sys.orig_argv):
             if self._killed:
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(1e6)

@@ -83,7 +83,10 @@ NOT_RUN = {
     "make test": "runs the tests, this one among them",
     "make bench": "takes an idle machine half an hour; tests/benchmarks/ tests its parts",
     **dict.fromkeys(
-        tuple(f"make bench PART={part}" for part in ("update", "evaluation", "precision")),
+        tuple(
+            f"make bench PART={part}"
+            for part in ("update", "environments", "evaluation", "precision")
+        ),
         "takes an idle machine minutes; tests/benchmarks/ tests its parts",
     ),
     "python -m benchmarks --out benchmarks/results/xeon": "as `make bench`",

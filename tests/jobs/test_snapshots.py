@@ -111,22 +111,19 @@ def test_no_more_groups_than_allowed_have_environments_at_once(monkeypatch):
     """Groups end at different steps, and those that are over need no environments."""
     alive = set()
 
-    class Counted(snapshots.SideBySide):
+    class Counted(snapshots.ParallelEpisodes):
+        def __init__(self, *arguments):
+            nonlocal most
+            super().__init__(*arguments)
+            alive.add(self)
+            most = max(most, len(alive))
+
         def close_extras(self, **kwargs):
             alive.remove(self)
             super().close_extras(**kwargs)
 
     most = 0
-
-    def made(env, count):
-        nonlocal most
-        envs = vector_env(env, count)
-        envs.__class__ = Counted
-        alive.add(envs)
-        most = max(most, len(alive))
-        return envs
-
-    monkeypatch.setattr(snapshots, "vector_env", made)
+    monkeypatch.setattr(snapshots, "ParallelEpisodes", Counted)
     monkeypatch.setattr(snapshots, "MAX_GROUPS", 3)
     spec = run_spec("Pendulum-v1")
     state = network(spec.training, 0, (3, 1)).state_dict()
