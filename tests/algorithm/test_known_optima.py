@@ -55,6 +55,7 @@ REGULATORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", first_of(REGULATORS.values()), ids=REGULATORS)
 def test_a_regulator_is_solved_to_riccatis_gain_and_value(tmp_path, settings):
     """The gain is within 0.08; the value at |x| = 1 within 8 % of the learnt, still noisy policy's.
@@ -144,6 +145,7 @@ def test_the_temperature_descends_to_where_the_bound_is_met():
 RHO, LAMBDA = 0.5, 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "reach"),
     first_of(

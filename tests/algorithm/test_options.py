@@ -123,6 +123,7 @@ def test_an_option_changes_what_is_learnt_and_no_seed_feels_its_neighbours(
     check(tmp_path, without(mode), MODES[mode] | OPTIONS[option])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lever", first_of(LEVERS))
 def test_a_lever_changes_what_is_learnt_and_no_seed_feels_its_neighbours(tmp_path, without, lever):
     check(tmp_path, without("n-step"), MODES["n-step"] | LEVERS[lever])
@@ -137,6 +138,7 @@ def check(folder, without, settings):
     assert alone != without
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", first_of([ALL | {"target_polyak": 0.01}, ALL_COPIED]))
 def test_all_options_together_are_resumed_bit_for_bit(tmp_path, options):
     trained(tmp_path / "calm", **options)

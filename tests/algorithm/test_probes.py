@@ -48,6 +48,7 @@ def values(trainer, observation):
         return trainer.agent.critic(rows, action.unsqueeze(1)).flatten().numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retrace", first_of([False, True]))
 @pytest.mark.parametrize(
     ("env_id", "optimum"), first_of([("probe/Rescaled-v0", 0.5), ("probe/Target-v0", 0.3)])

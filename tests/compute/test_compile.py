@@ -13,6 +13,7 @@ from mpo.algorithm.optimizers import OPTIMIZERS, Settings, StackedOptimizer
 from mpo.compute import compile
 from mpo.study.hyperparameters import Hyperparameters
 from tests.algorithm.test_agent import OBS, D, make_windows
+from tests.cases import first_of
 from tests.compute.test_cuda_graphs import elsewhere  # noqa: F401 (a fixture)
 
 MODES = [
@@ -50,7 +51,7 @@ def tracing(traced: list[str]):
     return compiled
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", first_of(MODES))
 def test_acting_and_learning_are_traced_whole(mode, elsewhere, monkeypatch):  # noqa: F811
     """A graph break would be an error (`fullgraph`)."""
     traced = []

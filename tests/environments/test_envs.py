@@ -176,6 +176,7 @@ def test_a_training_in_dm_control_prints_each_line_once(tmp_path):
     assert not [line for line in lines if re.search("INFO|Warning", line)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env_id", "code", "shown"),
     [

@@ -52,6 +52,7 @@ def evaluate(folder, code=0):
     return processes.finish(processes.evaluate(folder, SPEC, 100, 1), code)
 
 
+@pytest.mark.slow
 def test_a_training_and_its_evaluation_record_the_environment(tmp_path, mine):
     processes.finish(processes.train(tmp_path, SPEC, 100))
     evaluate(tmp_path)
@@ -62,6 +63,7 @@ def test_a_training_and_its_evaluation_record_the_environment(tmp_path, mine):
     assert found["environment"] == trained
 
 
+@pytest.mark.slow
 def test_after_an_edit_a_training_is_not_continued(tmp_path, mine):
     processes.finish(processes.train(tmp_path, SPEC, 100))
     edit(mine)

@@ -146,6 +146,7 @@ def test_an_evaluation_keeps_to_its_cap():
     assert random_returns("probe/Eternal-v0", 3, max_episode_steps=7).tolist() == [7.0] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [1, 12_000])
 def test_an_episode_that_outlasts_the_training_fails_and_names_the_remedy(budget):
     steps = max(budget, 10_000)

@@ -47,6 +47,7 @@ def test_an_environment_that_does_not_fail_is_measured_all_the_same(tmp_path):
         assert json.loads((tmp_path / "random.json").read_text())["mean"] == 3.0
 
 
+@pytest.mark.slow
 def test_an_environment_that_hangs_ends_the_job(tmp_path):
     command = [sys.executable, "-m", "mpo", *arguments("Seized", tmp_path / "random.json")]
     command += ["--environment-timeout", "1", "--log", tmp_path / "random.log"]

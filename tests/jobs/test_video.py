@@ -100,6 +100,7 @@ def test_a_film_ends_where_evaluation_cut_the_episode_off(tmp_path):
     assert (film.episode_return, film.length, film.frames) == (*played[1], 31)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", first_of([".gif", ".mp4"]))
 def test_a_film_shows_the_episode_that_was_scored(tmp_path, suffix):
     directory = run(tmp_path, "Pendulum-v1")
@@ -175,6 +176,7 @@ def test_mujoco_renders_without_a_display_or_says_what_is_missing(tmp_path, env_
     assert images[0].std() > 10 and (images[0] != images[-1]).any()
 
 
+@pytest.mark.slow
 def test_a_renderer_that_does_not_exist_is_named_with_the_choices(tmp_path):
     directory = run(tmp_path, "Reacher-v5")
     done = film_apart(directory, tmp_path / "film.mp4", MUJOCO_GL="nonsense")

@@ -115,7 +115,7 @@ def arms(study):
     return len(study.runs) // (len(study.environments) * len(study.seeds))
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", first_of(STUDIES))
 def test_learning_curves_show_every_environment_arm_and_seed(collected, name):
     study, folder = collected[name]
     figure = learning_curves.draw(study, folder)
@@ -134,7 +134,7 @@ def test_learning_curves_show_every_environment_arm_and_seed(collected, name):
     assert [text.get_text() for text in figure.legends[0].texts] == list(style.looks(study))
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", first_of(STUDIES))
 def test_final_scores_show_every_seed_mean_and_arm(collected, name):
     study, folder = collected[name]
     figure = final_scores.draw(study, folder)
@@ -304,7 +304,7 @@ def made(tmp_path):
     return functools.partial(synthetic.made, tmp_path)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", first_of(STUDIES))
 def test_sample_efficiency_shows_every_arm_against_steps_and_cost(collected, name):
     study, folder = collected[name]
     figure = sample_efficiency.draw(study, folder)
@@ -338,7 +338,7 @@ def test_the_cost_is_in_the_unit_that_fits(made, longer, unit, figure):
     assert max(axes.lines[0].get_xdata()) == pytest.approx(10_000 / 480 * longer / seconds)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", first_of(STUDIES))
 def test_cost_curves_show_every_environment_and_arm(collected, name):
     study, folder = collected[name]
     figure = cost_curves.draw(study, folder)
@@ -415,7 +415,7 @@ def test_planned_runs_are_told_apart_by_colour_and_sign(made):
     assert "6 runs are missing in the other figures" in caption
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", first_of(STUDIES))
 def test_planned_runs_label_arms_and_seeds_at_the_edges(collected, name):
     study, folder = collected[name]
     figure = planned_runs.draw(study, folder)
@@ -435,7 +435,7 @@ def test_planned_runs_label_arms_and_seeds_at_the_edges(collected, name):
 
 
 @pytest.mark.parametrize("first", first_of([123_456, 0]))
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", first_of(STUDIES))
 def test_cells_of_planned_runs_are_large_enough_for_their_signs(made, name, first):
     study, folder = made(**STUDIES[name])
     study = study.model_copy(update={"seeds": tuple(first + seed for seed in study.seeds)})
@@ -628,7 +628,9 @@ COSTS = {
 }
 
 
-@pytest.mark.parametrize("name", ["usual", "one of each", "twelve arms", "fifteen environments"])
+@pytest.mark.parametrize(
+    "name", first_of(["usual", "one of each", "twelve arms", "fifteen environments"])
+)
 def test_costs_show_every_seed_and_the_means(made, name):
     study, folder = made(**STUDIES[name])
     count = len(study.runs)

@@ -92,6 +92,7 @@ def dry_run(folder, *arguments):
     return said
 
 
+@pytest.mark.slow
 def test_snakemake_refuses_a_key_given_twice_and_a_default_study_that_is_none(tmp_path):
     folder = project(tmp_path)
     shutil.copy(ROOT / "config/tiny.yaml", folder / "first.yaml")

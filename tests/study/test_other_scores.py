@@ -154,6 +154,7 @@ def test_they_are_no_part_of_any_identity_nor_of_tuning():
     assert test_tuning.stage(tuned | {"others": [entry()]}) == test_tuning.stage(tuned)
 
 
+@pytest.mark.slow
 def test_they_are_refused_before_any_job_and_are_inputs_of_the_statistics(tmp_path):
     folder = project(tmp_path)
     shutil.copy(ROOT / "config/tiny.yaml", folder / "study.yaml")

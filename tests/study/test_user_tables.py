@@ -75,6 +75,7 @@ def test_which_tables_are_read_is_no_part_of_any_identity():
         Study.parse(changed("tables.references", "{env}.csv"))
 
 
+@pytest.mark.slow
 def test_they_are_refused_before_any_job_and_can_be_other_files(tmp_path):
     folder = project(tmp_path)
     shutil.copy(ROOT / "config/tiny.yaml", folder / "study.yaml")

@@ -110,6 +110,7 @@ def test_a_signal_stops_with_a_checkpoint_and_the_next_attempt_goes_on(tmp_path,
     assert found == processes.bits(tmp_path / "calm")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first_of(["SIGTERM", "SIGINT"]))
 def test_a_signal_stops_an_evaluation_which_can_be_made_again(tmp_path, name):
     spec = CASES["td"]
@@ -169,6 +170,7 @@ def test_a_diverged_run_is_extended_and_cut_as_any_other(tmp_path):
         assert found["status"] == status
 
 
+@pytest.mark.slow
 def test_the_resume_state_can_be_discarded_at_the_end(tmp_path):
     spec = CASES["td"]
     processes.finish(processes.train(tmp_path, spec, 200, "--discard-resume-state"))
@@ -176,6 +178,7 @@ def test_the_resume_state_can_be_discarded_at_the_end(tmp_path):
     assert "resumed" not in processes.finish(processes.train(tmp_path, spec, 300))
 
 
+@pytest.mark.slow
 def test_two_processes_never_train_the_same_run_together(tmp_path):
     spec = CASES["td"]
     first = processes.train(tmp_path, spec, 1200, interval=0.1)
@@ -204,6 +207,7 @@ def test_a_hanging_environment_is_ended_and_named(tmp_path):
     assert (said["status"], said["error"], said["count"]) == ("timeout", message, 18)
 
 
+@pytest.mark.slow
 def test_an_environment_that_hangs_without_letting_go_is_ended_too(tmp_path):
     spec = processes.run_spec("tests.probes:probe/Seized-v0")
     process = processes.train(tmp_path, spec, 200, "--environment-timeout", 1)
@@ -256,6 +260,7 @@ def test_a_full_disk_ends_a_run_clearly_and_with_space_it_goes_on(tmp_path, smal
     assert found == processes.bits(tmp_path / "calm")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", first_of([0, 100, 4000]))
 def test_where_no_more_can_be_written_the_log_ends_in_the_reason_and_nothing_else(tmp_path, size):
     """A limit on the size of files, as on a full disk, also holds for the log and for stderr."""

@@ -50,6 +50,7 @@ def troubled(tmp_path_factory):
     return folder, config, snakemake(folder, "--cores", "2", "--retries", "1", config=config)
 
 
+@pytest.mark.slow
 def test_all_that_can_be_finished_is_and_tables_wait_for_the_rest(troubled):
     folder, _, done = troubled
     assert done.returncode != 0

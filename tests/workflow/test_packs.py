@@ -66,6 +66,7 @@ def record(folder, seed, steps=STEPS):
     return json.loads((processes.results(folder, SPEC, steps, seed) / "run.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("company", first_of([[(3, 4), (5,)], [(3, 4, 5)], [(5, 3, 4)]]))
 def test_a_seed_leaves_the_same_bits_in_any_company(tmp_path, alone, company):
     for seeds in company:
@@ -192,6 +193,7 @@ def poison(network, index):
         network.head.bias[index].fill_(float("nan"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", first_of(["critic", "policy"]))
 def test_one_seed_that_diverges_leaves_its_neighbours_and_is_left_itself(tmp_path, network):
     """A bad action is found at once, a bad parameter at the end of a logging interval.

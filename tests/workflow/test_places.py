@@ -54,6 +54,7 @@ def test_a_finished_study_stays_finished_from_elsewhere(finished, tmp_path):
     assert "Nothing to be done" in run(tmp_path, "-n", "-s", finished / "Snakefile", *place)
 
 
+@pytest.mark.slow
 def test_a_host_keeps_its_default_target_its_shells_and_its_rules(tmp_path):
     host = HOST.replace("SNAKEFILE", str(ROOT / "workflow/Snakefile")).replace("CONFIG", repr(ONE))
     (tmp_path / "Snakefile").write_text(host)

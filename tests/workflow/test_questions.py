@@ -19,6 +19,7 @@ def planned(folder, config=None):
     return json.loads((folder / STUDY).read_text())
 
 
+@pytest.mark.slow
 def test_the_questions_are_those_of_the_first_call_that_does_something(tmp_path):
     folder = project(tmp_path)
     path = folder / "results/tiny" / QUESTIONS

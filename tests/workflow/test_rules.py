@@ -72,6 +72,7 @@ def test_jobs_ask_for_memory_and_time_by_attempt_and_a_profile_overrides_both(fi
     assert (mine["mem_mb"], mine["runtime"]) == ("700", "5")
 
 
+@pytest.mark.slow
 def test_a_refused_job_is_not_repeated_and_the_next_call_tries_it_again(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "project")
     references = folder / "config/references.csv"

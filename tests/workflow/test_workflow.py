@@ -135,6 +135,7 @@ def test_films_and_event_files_are_made_where_the_config_says_so(finished):
     assert (finished / event).stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_sample_of_runs_can_be_verified(finished):
     assert snakemake(finished, "--cores", "2", "verify").returncode == 0
     page = (finished / "results/tiny/verification.md").read_text()
@@ -143,6 +144,7 @@ def test_a_sample_of_runs_can_be_verified(finished):
         assert run in page
 
 
+@pytest.mark.slow
 def test_a_longer_budget_goes_on_from_the_end_of_the_shorter_one(finished):
     run = "results/tiny/runs/Reacher-v5/retrace-on_optimizer-adam/seed0/step600/run.json"
     config = changed(schedule={"total_steps": 600})
@@ -188,6 +190,7 @@ def test_editing_a_figure_redraws_only_that_figure(finished):
         code.write_text(before)
 
 
+@pytest.mark.slow
 def test_a_lost_figure_is_drawn_again_as_it_was(finished):
     picture = finished / "results/tiny/figures/final_scores.png"
     before = picture.read_bytes()
