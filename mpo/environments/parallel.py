@@ -64,7 +64,7 @@ class Shares:
         """Calls a method of the share that has an environment, with its index there."""
         for share, part in zip(self._shares, self.slices, strict=True):
             if part.start <= index < part.stop:
-                return together([share.begin(method, index - part.start)])[0]
+                return share.begin(method, index - part.start)()
         raise IndexError(index)
 
 

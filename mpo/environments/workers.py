@@ -129,8 +129,9 @@ class Worker:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, *map(str, (*inherited, threads, level))],
+                [sys.executable, "-P", "-c", _START, *map(str, (*inherited, threads, level))],
                 pass_fds=inherited,
+                # With -P, its path is this process's, no more.
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             )
         finally:
