@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 
+from mpo.study.files import TUNED
 from tests import processes
-from tests.pipeline import changed, finished_project, planned, project, snakemake
+from tests.pipeline import ROOT, changed, finished_project, planned, project, snakemake
 
 RATES = {"adam": [1e-4, 1e-3], "sgd": [1e-3, 1e-2]}
 pytestmark = pytest.mark.slow
@@ -68,6 +70,16 @@ def test_both_stages_are_in_the_status(made):
     environment = {**os.environ, "PYTHONPATH": str(made)}
     said = subprocess.run(command, cwd=made, env=environment, capture_output=True, text=True).stdout
     assert "8 runs of study tiny-tuning: 8 ok." in said and "4 runs of study tiny: 4 ok." in said
+
+
+def test_both_stages_can_be_kept_and_the_page_finds_its_figure(tuned):
+    command = ["make", "-f", str(ROOT / "Makefile"), "reference", "STUDY=tiny"]
+    subprocess.run([*command, f"BIN={os.path.dirname(sys.executable)}"], cwd=tuned, check=True)
+    kept = tuned / "results/reference"
+    for figure in re.findall(r"\]\((\S+\.png)\)", (kept / "tiny/summary.md").read_text()):
+        assert (kept / "tiny" / figure).exists()
+    tables = {path.stem for path in (kept / "tiny-tuning/tables").iterdir()}
+    assert tables == {*TUNED} and (kept / "tiny-tuning/figures/sensitivity.png").exists()
 
 
 def test_a_second_call_has_nothing_to_do(made):
