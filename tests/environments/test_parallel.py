@@ -134,6 +134,7 @@ def test_the_cost_includes_that_of_workers(two):
     assert usage().max_rss_mb > 2 * before.max_rss_mb / 3
 
 
+@pytest.mark.slow
 def test_a_stack_is_stopped_and_resumed_in_other_numbers_of_processes(tmp_path):
     spec = processes.run_spec("InvertedDoublePendulum-v5", retrace=True, retrace_steps=3)
     seeds = [0, 1, 2]
