@@ -86,6 +86,14 @@ class Regulator(gym.Env):
         return np.array([self._x], np.float32), reward, False, False, {}
 
 
+class Slow(Regulator):
+    """A regulator for which a worker pays."""
+
+    def step(self, action):
+        time.sleep(0.002)
+        return super().step(action)
+
+
 class Chain(gym.Env):
     """Walks through `LENGTH` one-hot states whatever the action; reward 1 at the end."""
 
@@ -206,6 +214,7 @@ class Elsewhere(Clock):
         self._killed = killed
 
     def step(self, action):
+        time.sleep(0.002)  # so long that a worker pays
         if self._time == 4 and any("import serve" in word for word in sys.orig_argv):
             if self._killed:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -248,6 +257,7 @@ for _name, _class, _limit, _arguments in (
     ("Copy", Copy, 1, {}),
     ("TwoSteps", TwoSteps, 5, {}),
     ("Regulator", Regulator, 20, {}),
+    ("Slow", Slow, 20, {}),
     ("Chain", Chain, 50, {}),
     ("Endless", Clock, 5, {}),
     ("Eternal", Clock, None, {}),

@@ -4,19 +4,61 @@ Each environment belongs to one process from its first reset on, and is told the
 stepped here, so all numbers are the same.
 """
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
+from statistics import median
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector.utils import batch_space
 
+from mpo.environments.envs import make_env
 from mpo.environments.episodes import Moved, Streams
+from mpo.environments.guard import EnvironmentFailed
 from mpo.environments.rollouts import SideBySide, vector_env
 from mpo.environments.workers import Finish, Here, Share, Worker, together
 from mpo.study.specs import EnvironmentSpec
+
+_COST_S = 5e-4
+"""What a worker may cost per step: two messages, and 0.1 to 0.4 ms until a sleeping one wakes."""
+_TRIED = 20
+"""Steps that tell how long one takes."""
+
+
+def useful_workers(env: str | EnvironmentSpec, count: int, processes: int) -> int:
+    """Returns how many workers are worth their cost; it decides on no number, only on time.
+
+    Args:
+        env: see `make_env`; an instance of its own is stepped.
+        count: environments that step side by side.
+        processes: most processes, this one among them.
+    """
+    used = min(count, processes)
+    if used < 2:
+        return 0
+    try:
+        step_s = _step_s(make_env(env))
+    except EnvironmentFailed:  # whoever uses the environment will tell
+        return 0
+    return used - 1 if step_s * (count - math.ceil(count / used)) > _COST_S else 0
+
+
+def _step_s(env: gym.Env) -> float:
+    """Median seconds of the first steps of an episode; closes the environment."""
+    env.reset(seed=0)
+    taken: list[float] = []
+    over = False
+    while not over and len(taken) < _TRIED:
+        start = time.perf_counter()
+        _, _, terminated, truncated, _ = env.step(np.zeros(env.action_space.shape or ()))
+        taken.append(time.perf_counter() - start)
+        over = terminated or truncated
+    env.close()
+    return median(taken)
 
 
 class Shares:

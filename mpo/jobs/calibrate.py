@@ -10,7 +10,6 @@ import torch
 
 from mpo.compute.compile import compiles
 from mpo.environments.guard import EnvironmentFailed
-from mpo.environments.workers import Worker, usage
 from mpo.jobs import compiling
 from mpo.jobs.evaluate import evaluate
 from mpo.study.calibration import Rates, key
@@ -61,13 +60,12 @@ class _Timed(Session):
 
 
 def _core_s(device: torch.device) -> float:
-    """Core-seconds of this process and its workers.
+    """Core-seconds of this process: CPU time, which other work on the machine does not change.
 
-    That is CPU time, which other work on the machine does not change. A GPU's cores wait for it, so
-    there it is wall-clock time.
+    A GPU's cores wait for it, so there it is wall-clock time.
     """
     if device.type == "cpu":
-        return usage().cpu_s
+        return time.process_time()
     return time.monotonic() * torch.get_num_threads()
 
 
@@ -76,7 +74,6 @@ def calibrate(
     seeds: int,
     seconds: float,
     device: torch.device,
-    workers: Sequence[Worker] = (),
     cuda_graphs: bool = True,
     compile_on_cpu: str = "auto",
 ) -> dict[str, Rates]:
@@ -87,7 +84,6 @@ def calibrate(
         seeds: number of seeds that a process trains together, at most those of the study.
         seconds: of learning, for each kind.
         device: device to train on.
-        workers: processes that step some of the environments.
         cuda_graphs: see `MPOTrainer`.
         compile_on_cpu: `true`, `false`, or `auto`: where it pays within the budget.
     """
@@ -106,7 +102,6 @@ def calibrate(
             device,
             cuda_graphs=cuda_graphs,
             compile_on_cpu=on_cpu,
-            workers=workers,
         )
         stack.name = cell.cell_id
         with tempfile.TemporaryDirectory() as folder:

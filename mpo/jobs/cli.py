@@ -16,7 +16,7 @@ from mpo.study import checksums
 from mpo.study.config import ConfigError
 from mpo.study.files import CHOICE, replacing, write_json
 from mpo.study.plan import Study
-from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec
+from mpo.study.specs import CellSpec, EnvironmentSpec, EvaluationSpec, RandomSpec
 from mpo.study.tuning import read_choice
 from mpo.training.signals import STOPPING, stopped_at_once
 
@@ -39,7 +39,7 @@ def train(args: Namespace) -> None:
     total, timeout = args.out[0].total_steps, args.environment_timeout
     files = {place.status_file: spec.of_seed(place.seed).identity for place in args.out}
     beat = Heartbeat(files, "train", total, timeout, args.log[0] if args.log else None)
-    with beat, _device(args) as device, _workers(args, len(args.out)) as workers:
+    with beat, _device(args) as device, _workers(args, spec.environment, len(args.out)) as workers:
         from mpo.jobs.compiling import compiled
         from mpo.jobs.train import train as run
 
@@ -70,7 +70,7 @@ def evaluate(args: Namespace) -> None:
     status = {args.run.status_file: spec.identity}
     log = args.log[0] if args.log else None
     beat = Heartbeat(status, "evaluate", 0, args.environment_timeout, log)
-    with beat, stopped_at_once(), _workers(args) as workers:
+    with beat, stopped_at_once(), _workers(args, spec.environment) as workers:
         import torch
 
         from mpo.environments import fingerprint
@@ -115,11 +115,11 @@ def calibrate(args: Namespace) -> None:
 
     log = args.log[0] if args.log else None
     beat = Heartbeat({}, "calibrate", 0, args.environment_timeout, log)
-    with beat, _device(args) as device, _workers(args, args.seeds_per_job) as workers:
+    with beat, _device(args) as device:
         options = {"cuda_graphs": not args.no_cuda_graphs, "compile_on_cpu": args.compile_on_cpu}
         for path in args.study:
             study = _study(path)
-            found = measure(study, args.seeds_per_job, args.seconds, device, workers, **options)
+            found = measure(study, args.seeds_per_job, args.seconds, device, **options)
             calibration.write(study, _root(path), found)
     status(Namespace(study=args.study[-1]))
 
@@ -363,13 +363,16 @@ def _stages(path: Path, study: Study) -> list[Study]:
 
 
 @contextlib.contextmanager
-def _workers(args: Namespace, count: int | None = None) -> Iterator[list["Worker"]]:
-    """Starts processes for `count` environments; with this one, at most as many as its threads."""
+def _workers(
+    args: Namespace, environment: EnvironmentSpec, count: int | None = None
+) -> Iterator[list["Worker"]]:
+    """Starts processes for environments where they pay; with this one, at most one per thread."""
+    from mpo.environments.parallel import useful_workers
     from mpo.environments.rollouts import MAX_PARALLEL
     from mpo.environments.workers import workers
 
-    wanted = min(args.threads, count or MAX_PARALLEL)
-    with workers(wanted - 1, STOPPING, args.threads) as started:
+    found = useful_workers(environment, count or MAX_PARALLEL, args.threads)
+    with workers(found, STOPPING, args.threads) as started:
         yield started
 
 

@@ -288,7 +288,8 @@ class Execution(Section):
 
     threads: Annotated[Count, Field(le=MAX_THREADS)] = 1
     """CPU threads per job that trains or evaluates. With several, it also steps the environments of
-    stacked seeds, and those of an evaluation, in as many processes; that changes no number."""
+    stacked seeds, and those of an evaluation, in as many processes where that saves time. No number
+    changes."""
 
     seeds_per_job: Count = 1
     """Seeds of the same environment and arm that one process trains together."""

@@ -12,7 +12,7 @@ import torch
 
 from mpo.environments import guard
 from mpo.environments.guard import EnvironmentFailed
-from mpo.environments.parallel import ParallelEpisodes, ParallelStreams
+from mpo.environments.parallel import ParallelEpisodes, ParallelStreams, useful_workers
 from mpo.environments.rollouts import rollouts
 from mpo.environments.workers import usage, workers
 from mpo.training.signals import STOPPING
@@ -134,9 +134,24 @@ def test_the_cost_includes_that_of_workers(two):
     assert usage().max_rss_mb > 2 * before.max_rss_mb / 3
 
 
+@pytest.mark.parametrize(
+    ("env", "count", "processes", "expected"),
+    [
+        ("tests.probes:probe/Slow-v0", 10, 4, 3),
+        ("tests.probes:probe/Slow-v0", 3, 4, 2),
+        ("tests.probes:probe/Slow-v0", 10, 1, 0),
+        ("tests.probes:probe/Slow-v0", 1, 4, 0),
+        ("tests.probes:probe/Terminating-v0", 10, 4, 0),  # too quick to tell anybody
+        ("tests.probes:probe/Raising-v0", 10, 4, 0),
+    ],
+)
+def test_workers_are_started_where_they_pay(env, count, processes, expected):
+    assert useful_workers(env, count, processes) == expected
+
+
 @pytest.mark.slow
 def test_a_stack_is_stopped_and_resumed_in_other_numbers_of_processes(tmp_path):
-    spec = processes.run_spec("InvertedDoublePendulum-v5", retrace=True, retrace_steps=3)
+    spec = processes.run_spec("tests.probes:probe/Slow-v0", retrace=True, retrace_steps=3)
     seeds = [0, 1, 2]
     process = processes.train(tmp_path, spec, 100_000, "--threads", 2, seeds=seeds)
     processes.wait_until_training(process, processes.resume(tmp_path, spec, 2))
