@@ -140,7 +140,7 @@ def _add_options_of_runs(sub: _Parsers) -> None:
         options("--runs-per-gpu", type=arguments.positive, default=1, help=text)
 
     for name in ("train", "calibrate", "evaluate", "verify"):
-        text = "CPU threads for the networks, and processes that step environments"
+        text = "CPU threads; train and evaluate may step environments in as many processes"
         options = sub[name].add_argument
         options("--threads", type=arguments.threads, default=1, help=text)
 

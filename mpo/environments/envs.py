@@ -140,6 +140,11 @@ def _refuse_unscalable(env_id: str, actions: gym.Space) -> None:
         refuse(f"actions must have finite bounds whose range {numbers.dtype} can rescale")
 
 
+def name_of(env: str | EnvironmentSpec) -> str:
+    """Returns the environment's name for messages; see `make_env`."""
+    return env if isinstance(env, str) else env.name
+
+
 def dimensions(observations: gym.Space, actions: gym.Space) -> tuple[int, int]:
     """Returns the observation and action dimensions O and D of an environment from `make_env`."""
     assert isinstance(observations, Box) and isinstance(actions, Box)

@@ -109,21 +109,6 @@ class EpisodeStream:
             self._begin()
 
 
-class Moved(NamedTuple):
-    """One environment step of each of S seeds."""
-
-    next_obs: np.ndarray
-    """Observations after the step, before any reset, float32 [S, O]."""
-    rewards: np.ndarray
-    """[S]."""
-    terminated: np.ndarray
-    """[S]."""
-    truncated: np.ndarray
-    """[S]."""
-    obs: np.ndarray
-    """Observations to act on next, after the resets, float32 [S, O]."""
-
-
 class Streams:
     """The streams of some seeds, stepped one after another."""
 
@@ -140,14 +125,17 @@ class Streams:
     def _obs(self) -> np.ndarray:
         return np.stack([stream.obs for stream in self.each])
 
-    def step(self, actions: np.ndarray) -> Moved:
-        """Takes a step with canonical actions [S, D]; starts new episodes where they are over."""
+    def step(self, actions: np.ndarray) -> tuple[list[Step], np.ndarray]:
+        """Takes a step with canonical actions [S, D]; starts new episodes where they are over.
+
+        Returns:
+            The step of each seed, and the observations to act on next, [S, O].
+        """
         steps = []
         for stream, action in zip(self.each, actions, strict=True):
             steps.append(stream.step(action))
             stream.advance(steps[-1])
-        next_obs, rewards, terminated, truncated = map(np.array, zip(*steps, strict=True))
-        return Moved(next_obs, rewards, terminated, truncated, self._obs())
+        return steps, self._obs()
 
     def take_finished(self, index: int) -> list[tuple[float, int]]:
         """Calls `EpisodeStream.take_finished` of one seed."""

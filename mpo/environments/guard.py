@@ -80,6 +80,11 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {shown(error)}"
 
 
+def place(env_id: str, step: int) -> str:
+    """Names an environment and the step of an episode, for messages."""
+    return f"environment {env_id!r}, step {step} of an episode"
+
+
 class Guard(gym.Wrapper):
     """Flat float32 observations [O] and plain rewards; failures with the id, the call and the step.
 
@@ -197,4 +202,4 @@ class Guard(gym.Wrapper):
     @property
     def where(self) -> str:
         """The environment and the step, for messages."""
-        return f"environment {self._id!r}, step {self._step} of an episode"
+        return place(self._id, self._step)

@@ -16,8 +16,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector.utils import batch_space
 
-from mpo.environments.envs import make_env
-from mpo.environments.episodes import Moved, Streams
+from mpo.environments.envs import make_env, name_of
+from mpo.environments.episodes import Step, Streams
 from mpo.environments.guard import EnvironmentFailed
 from mpo.environments.rollouts import SideBySide, vector_env
 from mpo.environments.workers import Finish, Here, Share, Worker, together
@@ -117,7 +117,7 @@ class ParallelStreams:
         self, env: str | EnvironmentSpec, seeds: Sequence[int], workers: Sequence[Worker]
     ) -> None:
         """Makes the environments; see `make_env`."""
-        self._shares = Shares(_name(env), len(seeds), workers, Streams, lambda i: (env, seeds[i]))
+        self._shares = Shares(name_of(env), len(seeds), workers, Streams, lambda i: (env, seeds[i]))
         self.here: Streams = self._shares.here
         """The streams that are stepped in this process."""
         self.obs: np.ndarray
@@ -125,14 +125,13 @@ class ParallelStreams:
 
     def begin(self) -> None:
         """Starts the first episodes."""
-        self.obs = np.concatenate(self._shares.call("begin"))
+        self.obs = _joined(self._shares.call("begin"))
 
-    def step(self, actions: np.ndarray) -> Moved:
+    def step(self, actions: np.ndarray) -> list[Step]:
         """Takes a step with canonical actions [S, D]; starts new episodes where they are over."""
-        parts = zip(*self._shares.call("step", actions=actions), strict=True)
-        moved = Moved(*(np.concatenate(part) for part in parts))
-        self.obs = moved.obs
-        return moved
+        parts = self._shares.call("step", actions=actions)
+        self.obs = _joined([obs for _, obs in parts])
+        return [step for steps, _ in parts for step in steps]
 
     def take_finished(self, index: int) -> list[tuple[float, int]]:
         """Calls `EpisodeStream.take_finished` of one seed."""
@@ -144,7 +143,7 @@ class ParallelStreams:
 
     def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> None:
         """Calls `EpisodeStream.load_state_dict` of each seed."""
-        self.obs = np.concatenate(self._shares.call("load_state_dicts", states=states))
+        self.obs = _joined(self._shares.call("load_state_dicts", states=states))
 
 
 class ParallelEpisodes(gym.vector.VectorEnv):
@@ -155,7 +154,7 @@ class ParallelEpisodes(gym.vector.VectorEnv):
     ) -> None:
         """Makes E environments; see `make_env`."""
         self._shares = Shares(
-            _name(env), count, workers, vector_env, lambda i: (env, i.stop - i.start)
+            name_of(env), count, workers, vector_env, lambda i: (env, i.stop - i.start)
         )
         here: SideBySide = self._shares.here
         self.num_envs = count
@@ -167,17 +166,18 @@ class ParallelEpisodes(gym.vector.VectorEnv):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
         """See `SideBySide.reset`."""
-        return np.concatenate([obs for obs, _ in self._shares.call("reset", seed=seed)]), {}
+        return _joined([obs for obs, _ in self._shares.call("reset", seed=seed)]), {}
 
     def step(self, actions: np.ndarray) -> Any:
         """See `SideBySide.step`."""
         *parts, _ = zip(*self._shares.call("step", actions=actions), strict=True)
-        return *(np.concatenate(part) for part in parts), {}
+        return *(_joined(part) for part in parts), {}
 
     def close_extras(self, **kwargs: Any) -> None:
         """Closes all environments."""
         self._shares.call("close")
 
 
-def _name(env: str | EnvironmentSpec) -> str:
-    return env if isinstance(env, str) else env.name
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Joins the parts of all shares; most jobs have one, which needs no copy."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

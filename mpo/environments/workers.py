@@ -166,7 +166,7 @@ class Worker:
     def progress(self, method: str, since: float) -> tuple[str, float]:
         """What the worker does now; see `guard.current_call`."""
         started, step = self._call[0], int(self._call[1])
-        where = f"environment {self._name!r}, step {step} of an episode"
+        where = guard.place(self._name, step)
         return f"{where} ({method}, in process {self._process.pid})", max(since, started)
 
     @contextmanager

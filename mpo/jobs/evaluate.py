@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpo.environments.envs import dimensions
+from mpo.environments.envs import dimensions, name_of
 from mpo.environments.rollouts import MAX_PARALLEL, Act, Episodes, SideBySide, Step, vector_env
 from mpo.environments.workers import Worker
 from mpo.jobs.snapshots import Group, play, play_groups
@@ -36,7 +36,7 @@ def random_returns(
         Undiscounted sums of rewards, [E].
     """
     seeds = [FIRST_FINAL_SEED + i for i in range(episodes)]
-    name = env if isinstance(env, str) else env.name
+    name = name_of(env)
     returns = []
     for first in range(0, episodes, MAX_PARALLEL):
         group = seeds[first : first + MAX_PARALLEL]

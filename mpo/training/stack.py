@@ -15,7 +15,7 @@ import torch
 from mpo.algorithm.optimizers import classes
 from mpo.algorithm.separate import make_agent
 from mpo.compute.malloc import keep_freed
-from mpo.environments.envs import dimensions
+from mpo.environments.envs import dimensions, name_of
 from mpo.environments.fingerprint import fingerprint, of_classes
 from mpo.environments.parallel import ParallelStreams
 from mpo.replay.replay import Replay
@@ -63,9 +63,7 @@ class Stack:
         self.config, self.device, self._env = config, device, env
         self.seeds = tuple(seeds)
         retrace = "on" if config.retrace else "off"
-        self.name = (
-            f"{env if isinstance(env, str) else env.name} retrace {retrace} {config.optimizer}"
-        )
+        self.name = f"{name_of(env)} retrace {retrace} {config.optimizer}"
         """Label of the progress bar, before the seeds."""
         self._execution = {"cuda_graphs": cuda_graphs, "compile_on_cpu": compile_on_cpu}
         self._workers = workers
@@ -140,21 +138,19 @@ class Stack:
             log_prob: log-densities of the raw actions, [S], in nats.
         """
         executed = raw.clip(-1, 1)
-        moved = self.streams.step(executed)
-        over = moved.terminated | moved.truncated
-        for i in range(len(self.seeds)):
+        for i, step in enumerate(self.streams.step(executed)):
             self.add_transition(
                 obs[i],
                 executed[i],
                 raw[i],
                 log_prob[i],
-                moved.rewards[i],
-                moved.next_obs[i],
-                moved.terminated[i],
-                moved.truncated[i],
+                step.reward,
+                step.next_obs,
+                step.terminated,
+                step.truncated,
                 seed_index=i,
             )
-            if over[i]:
+            if step.terminated or step.truncated:
                 self.agent.begin_episode(i)
         self.env_steps += 1
 
