@@ -25,8 +25,8 @@ SITE ?= site
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(abspath $(SITE))
 
-# Keeps the small tables and the pictures of a finished study, and of its stage of tuning, with the code: STUDY=small of
-# another one.
+# Keeps a finished study, and its stage of tuning, with the code: the small tables, the pictures, and of each run all that
+# they were made of. STUDY=small keeps another one.
 STUDY ?= default
 KEPT := results/reference/$(STUDY)
 reference:
@@ -37,12 +37,14 @@ reference:
 	for table in $$($(BIN)/python -c 'from mpo.study.files import KEPT; print(*KEPT)'); do \
 	  cp results/$(STUDY)/tables/$$table.csv $(KEPT)/tables/ || exit 1; \
 	done
+	$(BIN)/python -m mpo merge results/$(STUDY) --into $(KEPT) --without-policies
 	if [ -d results/$(STUDY)-tuning ]; then \
 	  mkdir -p $(KEPT)-tuning/figures $(KEPT)-tuning/tables; \
 	  cp results/$(STUDY)-tuning/figures/*.png $(KEPT)-tuning/figures/ || exit 1; \
 	  for table in $$($(BIN)/python -c 'from mpo.study.files import TUNED; print(*TUNED)'); do \
 	    cp results/$(STUDY)-tuning/tables/$$table.csv $(KEPT)-tuning/tables/ || exit 1; \
 	  done; \
+	  $(BIN)/python -m mpo merge results/$(STUDY)-tuning --into $(KEPT)-tuning --without-policies; \
 	fi
 
 .venv/installed: pyproject.toml constraints.txt

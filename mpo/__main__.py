@@ -168,10 +168,12 @@ def _add_options_of_runs(sub: _Parsers) -> None:
 
 def _add_options_of_studies(sub: _Parsers) -> None:
     options = sub["merge"].add_argument
-    text = "results/STUDY of other machines"
+    text = "results/STUDY of other machines, or results/reference/STUDY"
     options("sources", type=arguments.existing_folder, nargs="+", metavar="SOURCE", help=text)
     text = "results/STUDY here"
-    options("--into", type=arguments.existing_folder, required=True, help=text)
+    options("--into", type=arguments.new_folder, required=True, help=text)
+    text = "only what tables and figures are made of, of evaluated runs"
+    options("--without-policies", action="store_true", help=text)
 
     options = sub["archive"].add_argument
     text = "who made the study"

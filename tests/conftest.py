@@ -15,9 +15,20 @@ LONGEST = ("workflow", "training", "docs", "compute", "algorithm")
 
 
 def pytest_collection_modifyitems(items):
-    """Starts with the longest files, or a worker would end alone with one of them."""
+    """Starts with the longest files, or a worker would end alone with one of them.
+
+    The first file makes the tiny study. The others that use it come a minute or two later, or their
+    workers would wait for it.
+    """
     rank = {folder: place for place, folder in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path.parent.name, len(rank)))
+    sharing = list(dict.fromkeys(i.path for i in items if "tiny_study" in i.fixturenames))
+
+    def place(item):
+        if item.path in sharing:
+            return rank["training"] + 0.5 if item.path != sharing[0] else -1
+        return rank.get(item.path.parent.name, len(rank))
+
+    items.sort(key=place)
 
 
 def pytest_runtest_setup(item):

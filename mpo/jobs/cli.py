@@ -267,7 +267,7 @@ def merge(args: Namespace) -> None:
     """Copies runs of the same study from other machines into this one."""
     from mpo.jobs import merge as module
 
-    found = module.merge(args.sources, args.into)
+    found = module.merge(args.sources, args.into, policies=not args.without_policies)
     print(f"{args.into}: {len(found.taken)} runs taken, {len(found.present)} were there already")
 
 

@@ -57,11 +57,27 @@ CALIBRATION = "calibration.json"
 """What `mpo calibrate` has measured of a study's runs."""
 
 RUN_FILES = (*TABLED, POLICIES)
-"""All files of a finished run."""
+"""All files of a finished run. What was evaluated can do without its policies, see `is_trained`."""
 
 
 CHECKPOINTS = "checkpoint-*.pt"
 """Files of the state that a training resumes from; the star is the environment step."""
+
+
+def is_trained(directory: Path) -> bool:
+    """Returns whether a run's directory has what its training made.
+
+    An evaluated run can do without its policies, the largest file: nothing else needs them but
+    another evaluation and videos. Copies that are kept lack them, see `mpo merge --into`.
+    """
+    evaluated = all((directory / name).exists() for name in (EVALUATIONS, EVALUATION_COST))
+    needed = (METRICS, RUN) if evaluated else (METRICS, RUN, POLICIES)
+    return all((directory / name).exists() for name in needed)
+
+
+def is_finished(directory: Path) -> bool:
+    """Returns whether a run's directory has all that tables are made of."""
+    return all((directory / name).exists() for name in TABLED)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mpo.study.cells import Run
 from mpo.study.checksums import Damaged, read_object
-from mpo.study.files import METRICS, POLICIES, RUN
+from mpo.study.files import RUN, is_trained
 from mpo.study.plan import Study
 from mpo.study.status import given_up
 
@@ -57,7 +57,7 @@ def _trained(run: Run, root: Path) -> bool:
     A record that cannot be read stays as it is: `collect` names it and says what to delete.
     """
     directory = root / run.directory
-    if not all((directory / name).exists() for name in (METRICS, POLICIES, RUN)):
+    if not is_trained(directory):
         return False
     try:
         return read_object(directory / RUN).get("spec") == run.spec.model_dump(mode="json")

@@ -11,14 +11,7 @@ from typing import NamedTuple
 
 from mpo.study.cells import Run
 from mpo.study.checksums import Damaged, read_object, reading
-from mpo.study.files import (
-    CHECKPOINTS,
-    EVALUATION_COST,
-    METRICS,
-    POLICIES,
-    RUN,
-    RUN_FILES,
-)
+from mpo.study.files import CHECKPOINTS, EVALUATION_COST, RUN, RUN_FILES, is_trained
 from mpo.study.plan import Study
 from mpo.study.status import FINISHED, UNFINISHED, RunStatus
 
@@ -144,7 +137,7 @@ def work_left(study: Study, found: Iterable[RunStatus], root: Path) -> list[Work
     for s in found:
         if s.status in tried:
             run, state = s.run, states[s.run.run_id]
-            trained, before = _is_trained(run, root), study.resumed_at(run)
+            trained, before = is_trained(root / run.directory), study.resumed_at(run)
             rest.append(
                 Work(
                     *(run.spec.env_name, run.variant),
@@ -168,7 +161,7 @@ def costs(study: Study, found: Sequence[RunStatus], root: Path) -> list[Cost]:
     known = []
     for s in found:
         run, state = s.run, states[s.run.run_id]
-        if s.status in FINISHED or _is_trained(run, root):
+        if s.status in FINISHED or is_trained(root / run.directory):
             known += _finished(study, run, root, state)
         elif s.status == "running" and s.per_s > 0 and s.count > run.spec.training.update_after:
             # Seeds of one process share its core. Before the first update a step takes less.
@@ -194,10 +187,6 @@ def _finished(study: Study, run: Run, root: Path, state: Path) -> list[Cost]:
         return []
     size = _size(directory, state) / run.total_steps
     return [Cost(run.spec.env_name, run.variant, True, step_s, episode_s, size)]
-
-
-def _is_trained(run: Run, root: Path) -> bool:
-    return all((root / run.directory / name).exists() for name in (METRICS, POLICIES, RUN))
 
 
 def _states(study: Study, root: Path) -> dict[str, Path]:

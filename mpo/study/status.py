@@ -23,7 +23,16 @@ from mpo.study.checksums import (
     read_record,
     reading,
 )
-from mpo.study.files import DAMAGE, EVALUATIONS, METRICS, POLICIES, RUN, RUN_FILES, write_json
+from mpo.study.files import (
+    DAMAGE,
+    EVALUATIONS,
+    METRICS,
+    POLICIES,
+    RUN,
+    RUN_FILES,
+    is_finished,
+    write_json,
+)
 from mpo.study.plan import Study
 
 STATUSES = ("planned", "running", "ok", "diverged", "failed", "timeout", "damaged")
@@ -92,7 +101,7 @@ def statuses(study: Study, root: Path) -> list[RunStatus]:
 
 def given_up(run: Run, root: Path) -> bool:
     """Returns whether a run has ended without results and is not running again."""
-    if all((root / run.directory / name).exists() for name in RUN_FILES):
+    if is_finished(root / run.directory):
         return False
     return run_status(run, root).status in UNFINISHED
 
@@ -142,10 +151,11 @@ def _finished(run: Run, root: Path) -> RunStatus | None:
     if not (directory / RUN).exists():
         return None
     record = read_record(directory / RUN)
-    if not all((directory / name).exists() for name in RUN_FILES):
+    if not is_finished(directory):
         return None
-    for name in (METRICS, POLICIES):
-        check_size(directory / name, record)
+    check_size(directory / METRICS, record)
+    if (directory / POLICIES).exists():
+        check_size(directory / POLICIES, record)
     check_size(directory / EVALUATIONS, read_evaluation(directory, record))
     if record.get("status") not in FINISHED:
         raise Damaged(directory / RUN, "it is not the record of a training")

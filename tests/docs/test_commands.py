@@ -70,6 +70,12 @@ TESTED = {
     "test_a_deployment_has_all_rules_of_the_pipeline_and_its_default_target",
     "python -m mpo merge COPIED/results/default --into results/default": "tests/jobs/"
     "test_merge.py::test_the_command_says_how_many_runs_it_took",
+    "python -m mpo merge results/reference/NAME --into results/NAME": "tests/workflow/"
+    "test_workflow.py::test_from_kept_runs_without_policies_tables_are_made_again_and_nothing_is_"
+    "trained",
+    "snakemake --cores 8 --configfile config/NAME.yaml": "tests/workflow/"
+    "test_workflow.py::test_from_kept_runs_without_policies_tables_are_made_again_and_nothing_is_"
+    "trained",
     "python -m mpo check --archive default.zip": "tests/jobs/"
     "test_archive.py::test_the_commands_say_how_much_there_is_and_its_checksum",
     "snakemake --profile profiles/slurm": "tests/workflow/test_slurm.py::"

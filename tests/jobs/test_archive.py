@@ -361,11 +361,20 @@ def test_the_evaluation_of_other_policies_is_refused(root):
 
 @pytest.mark.parametrize("lenient", [False, True])
 def test_an_unfinished_run_is_named(root, lenient):
-    (LAST.directory / "policies.pt").unlink()
+    (LAST.directory / "evals.parquet").unlink()
     with pytest.raises(JobFailed, match="1 of 4 runs are unfinished") as error:
         contents(LENIENT if lenient else STUDY, root)
     assert f"{LAST.run_id} (planned): not finished" in str(error.value)
     assert RUN.run_id not in str(error.value)
+
+
+def test_a_run_that_was_kept_without_its_policies_is_packed_without_them(root):
+    (LAST.directory / "policies.pt").unlink()
+    packed = contents(STUDY, root).files
+    assert inside(LAST, "evals.parquet") in packed and inside(RUN, "policies.pt") in packed
+    assert inside(LAST, "policies.pt") not in packed
+    assert main(["archive", "--study", str(PLAN), "--out", "a.zip"]) == 0
+    assert main(["check", "--archive", "a.zip"]) == 0
 
 
 def test_a_failed_run_may_be_missing_only_if_the_study_allows_it(root, capsys):

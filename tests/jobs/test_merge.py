@@ -7,10 +7,12 @@ import pytest
 
 from mpo.__main__ import main
 from mpo.analysis import collect
+from mpo.analysis.runs import read_run
 from mpo.jobs.merge import merge
 from mpo.study.checksums import sealed
 from mpo.study.config import JobFailed
 from mpo.study.files import QUESTIONS
+from mpo.study.status import run_status
 from tests import synthetic
 
 
@@ -114,7 +116,41 @@ def test_recorded_questions_stay_those_of_each_machine(machines, tmp_path):
     assert (folder(study, a) / QUESTIONS).read_text() == "a"
 
 
-def test_a_study_that_has_not_been_started_here_takes_all_runs(machines, tmp_path):
+def test_a_study_that_has_not_been_started_here_takes_all_runs_and_its_questions(
+    machines, tmp_path
+):
     study, a, _ = machines
-    (tmp_path / "new/results/made-up").mkdir(parents=True)
-    assert len(merge([folder(study, a)], tmp_path / "new/results/made-up").taken) == 3
+    new = tmp_path / "new/results/made-up"
+    (folder(study, a) / QUESTIONS).write_text("asked before")
+    assert len(merge([folder(study, a)], new).taken) == 3
+    assert (new / QUESTIONS).read_text() == "asked before"
+
+
+def test_without_policies_evaluated_runs_are_copied_and_give_the_same_tables(machines, tmp_path):
+    study, a, _ = machines
+    kept, again = (tmp_path / name / "made-up" for name in ("results/reference", "again/results"))
+    (a / study.runs[0].directory / "evals.json").unlink()
+    assert len(merge([folder(study, a)], kept, policies=False).taken) == 2
+    assert not [*kept.rglob("policies.pt")]
+    assert len(merge([kept], again).taken) == 2 and merge([kept], again).taken == []
+    status = [run_status(run, again.parents[1]).status for run in study.runs[:3]]
+    assert status == ["planned", "ok", "ok"]
+    for run in study.runs[1:3]:
+        facts = [read_run(run, root)._asdict() for root in (a, again.parents[1])]
+        assert facts[0] == facts[1]
+
+
+def test_policies_come_back_from_a_copy_that_has_them(machines, tmp_path):
+    study, a, _ = machines
+    kept = tmp_path / "results/reference/made-up"
+    merge([folder(study, a)], kept, policies=False)
+    assert len(merge([folder(study, a)], kept).taken) == 3
+    assert len([*kept.rglob("policies.pt")]) == 3
+
+
+def test_a_run_without_policies_that_is_not_evaluated_is_named(machines):
+    study, a, b = machines
+    for name in ("policies.pt", "evals.parquet"):
+        (b / study.runs[-1].directory / name).unlink()
+    with pytest.raises(JobFailed, match="policies.pt"):
+        merge([folder(study, b)], folder(study, a))

@@ -95,7 +95,8 @@ def test_planning_goes_on_with_records_that_cannot_be_read(tmp_path, content):
     assert not given_up(first, tmp_path)
     assert run_status(first, tmp_path).status == "damaged"
     for run in (second, third):
-        (tmp_path / run.directory / "policies.pt").unlink()
+        for name in ("policies.pt", "evals.json"):
+            (tmp_path / run.directory / name).unlink()
     (tmp_path / second.status_file).parent.mkdir(parents=True)
     (tmp_path / second.status_file).write_bytes(content)
     assert not given_up(second, tmp_path)

@@ -9,6 +9,7 @@ import sys
 import pandas as pd
 import pytest
 
+from mpo.jobs.merge import merge
 from mpo.report.figures import FIGURES
 from tests import processes
 from tests.pipeline import ROOT, TINY, changed, dry_run, planned, project, snakemake
@@ -91,6 +92,22 @@ def test_progress_is_shown_and_kept(finished):
 
 def test_a_second_call_has_nothing_to_do(finished):
     assert planned(finished) == {}
+
+
+def test_from_kept_runs_without_policies_tables_are_made_again_and_nothing_is_trained(
+    finished, tmp_path
+):
+    """A fresh checkout has them, with the times of the checkout."""
+    kept, there = tmp_path / "results/reference/tiny", tmp_path / "results/tiny"
+    assert len(merge([finished / "results/tiny"], kept, policies=False).taken) == 16
+    for number, path in enumerate(sorted(kept.rglob("*.*"))):
+        os.utime(path, (number, number))
+    assert len(merge([kept], there).taken) == 16
+    assert not [*tmp_path.rglob("policies.pt")]
+    jobs = planned(project(tmp_path))
+    assert "train" not in jobs and "evaluate" not in jobs
+    assert jobs["collect"] == jobs["statistics"] == jobs["summary"] == 1
+    assert planned(tmp_path, changed(seeds=[0, 1, 5]))["train"] == 8
 
 
 def test_another_seed_trains_only_itself(finished):

@@ -17,6 +17,7 @@ from mpo.study.files import (
     ANSWERS,
     CHOICE,
     PAGES,
+    POLICIES,
     QUESTIONS,
     RUN,
     RUN_FILES,
@@ -100,7 +101,12 @@ def contents(study: Study, root: Path) -> Contents:
             read_record(folder / name)
     commits = _commits(folder / "tables")
     _refuse_other_runs(folder / "tables", runs)
-    names |= {f"{finished.folder}/{name}" for finished in runs for name in RUN_FILES}
+    names |= {
+        f"{finished.folder}/{name}"
+        for finished in runs
+        for name in RUN_FILES
+        if name != POLICIES or (folder / finished.folder / name).is_file()  # kept runs lack them
+    }
     return Contents(study, folder, sorted(names), runs, missing, commits, tuned_in)
 
 

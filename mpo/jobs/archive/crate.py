@@ -7,7 +7,7 @@ most archives read.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -55,7 +55,7 @@ def metadata(found: Contents, files: Mapping[str, Mapping[str, Any]], about: Abo
     _describe_root(crate, found, about)
     plan: Any = {"@id": "study.json"}
     plan = [plan, {"@id": CHOICE}] if found.tuned_in else plan
-    actions = [_training(crate, finished, plan) for finished in found.runs]
+    actions = [_training(crate, finished, plan, files) for finished in found.runs]
     actions += [_failure(crate, status, plan) for status in found.missing]
     actions += [_analysis(crate, commit, names) for commit, names in found.commits.items()]
     actions.append(_packing(crate))
@@ -93,11 +93,14 @@ def _describe_root(crate: ROCrate, found: Contents, about: About) -> None:
     )
 
 
-def _training(crate: ROCrate, finished: Finished, plan: Any) -> ContextEntity:
+def _training(
+    crate: ROCrate, finished: Finished, plan: Any, files: Container[str]
+) -> ContextEntity:
     """A training, of a plan, and the files that it wrote. What evaluated it is not recorded."""
     run, origin, error = finished.run, finished.record["provenance"], finished.record["error"]
     commit = origin["git_sha"] + (", with uncommitted changes" if origin["git_dirty"] else "")
     packages = {"Python": origin["python"], **origin["packages"]}
+    written = (f"{finished.folder}/{name}" for name in (METRICS, POLICIES, RUN))
     return _add(
         crate,
         f"#training/{quote(run.run_id)}",
@@ -108,7 +111,7 @@ def _training(crate: ROCrate, finished: Finished, plan: Any) -> ContextEntity:
         endTime=origin["finished"],
         instrument=_software(crate, commit, packages),
         object=plan,
-        result=[{"@id": quote(f"{finished.folder}/{name}")} for name in (METRICS, POLICIES, RUN)],
+        result=[{"@id": quote(path)} for path in written if path in files],
     )
 
 
