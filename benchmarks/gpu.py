@@ -3,9 +3,9 @@
     python -m benchmarks.gpu [--out FOLDER] [--device cuda] [--updates N] [--steps N]
 
 Prints results as they come, then tables, which it also writes to the folder as checks.csv,
-updates.csv and trainings.csv. Exits with an error if a check fails. The checks run in parallel; the
-timings run after them, one at a time. `--device cpu` only tries out the script: it uses no CUDA
-graphs and no Triton kernels.
+updates.csv, trainings.csv and sharing.csv. Exits with an error if a check fails. The checks run in
+parallel; the timings run after them, one at a time. `--device cpu` only tries out the script: it
+uses no CUDA graphs and no Triton kernels.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from benchmarks import gpu_sharing
 from benchmarks.gpu_checks import MODES, Rows, all_checks, make_agent, note
 from benchmarks.sizes import SIZES, flops
 from mpo.provenance import machine
@@ -167,15 +168,18 @@ def main() -> None:
     checks: Rows = []
     updates: Rows = []
     trainings: Rows = []
+    sharing: Rows = []
     try:
         run_checks(checks, device)
         for case in TIMED:
             updates += note(**time_updates(*case, arguments.updates, device))
         for seeds in (1, 10):
             trainings += note(**time_training(seeds, arguments.steps, device))
+        sharing += gpu_sharing.measure(arguments.steps, device)
     finally:
         # Also keep the results from before a failure.
-        for name, rows in (("checks", checks), ("updates", updates), ("trainings", trainings)):
+        tables = {"checks": checks, "updates": updates, "trainings": trainings, "sharing": sharing}
+        for name, rows in tables.items():
             print_table(rows, arguments.out / f"{name}.csv")
     if not all(row["ok"] for row in checks):
         sys.exit("a check failed")

@@ -18,6 +18,7 @@ from benchmarks import (
     evaluation,
     findings,
     gpu_checks,
+    gpu_sharing,
     levers,
     plain,
     precision,
@@ -268,3 +269,16 @@ def test_the_check_of_a_gpu_finds_what_is_wrong(error, ok, monkeypatch):
     (found,) = gpu_checks.check_gradients("Pendulum", "Retrace 2", CPU)
     assert found["size"] == "Pendulum" and found["ok"] == ok
     assert (found["worst"] == 0) == ok
+
+
+def test_processes_that_share_a_device_are_timed_together():
+    found = gpu_sharing.time_processes(2, 2, 2, 3, CPU)
+    assert found["processes"] == found["threads"] == found["seeds"] == 2
+    # The slowest process counts, so the rate is at most that of the mean step.
+    assert 0 < found["seed_steps_per_s"] <= 2 * 2 / (found["step_ms"] / 1e3)
+    assert found["study_min"] == pytest.approx(1e7 / found["seed_steps_per_s"] / 60)
+
+
+def test_a_process_that_ends_early_is_an_error_and_nobody_waits_for_it():
+    with pytest.raises(RuntimeError, match="exit codes"):
+        gpu_sharing.time_processes(2, 1, 0, 3, CPU)

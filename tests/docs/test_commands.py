@@ -76,6 +76,15 @@ TESTED = {
     "snakemake --cores 8 --configfile config/NAME.yaml": "tests/workflow/"
     "test_workflow.py::test_from_kept_runs_without_policies_tables_are_made_again_and_nothing_is_"
     "trained",
+    **dict.fromkeys(
+        (
+            "workflow/scripts/part_of_study.sh 480 part.tar.gz --cores 16 --resources gpu=4",
+            "mkdir COPIED",
+            "tar -xzf part.tar.gz -C COPIED",
+        ),
+        "tests/workflow/test_part_of_study.py::"
+        "test_what_is_finished_when_the_time_is_over_comes_back_as_one_file",
+    ),
     "python -m mpo check --archive default.zip": "tests/jobs/"
     "test_archive.py::test_the_commands_say_how_much_there_is_and_its_checksum",
     "snakemake --profile profiles/slurm": "tests/workflow/test_slurm.py::"

@@ -49,6 +49,7 @@ for name, (seeds, steps, cells) in TRAINING_RULES.items():
 
 
 # One file of a training stands for all of them: with ten thousand runs each input takes seconds.
+# Evaluations go before further trainings, so that whatever stops a study finds few runs unfinished.
 rule evaluate:
     input:
         f"{RUN_DIR}/policies.pt",
@@ -57,6 +58,7 @@ rule evaluate:
         cost=f"{RUN_DIR}/evals.json",
     log:
         f"{LOG_DIR}/evaluate.log",
+    priority: 1
     threads: EXECUTION.threads
     resources:
         **parallel_job(2000, 60, WATCH),

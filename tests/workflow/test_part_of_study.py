@@ -1,0 +1,51 @@
+"""Part of a study, trained on a machine that is lent for some time."""
+
+import os
+import subprocess
+import sys
+import tarfile
+
+import pytest
+import yaml
+
+from mpo.jobs.merge import merge
+from tests.pipeline import ROOT, changed, planned
+
+SCRIPT = ROOT / "workflow/scripts/part_of_study.sh"
+
+
+def part(folder, *arguments):
+    path = os.pathsep.join([os.path.dirname(sys.executable), "/usr/bin", "/bin"])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
+    command = [str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_what_is_finished_when_the_time_is_over_comes_back_as_one_file(finished, tmp_path):
+    longer = changed(seeds=[0, 1, 2], schedule={"total_steps": 400, "snapshot_interval": 200})
+    longer["environments"] = ["Pendulum-v1", {"id": "Reacher-v5"}, {"id": "Walker2d-v5"}]
+    longer["environments"][2]["total_steps"] = 10**6
+    (finished / "study.yaml").write_text(yaml.safe_dump(longer))
+    done = part(finished, 30, "part.tar.gz", "--cores", "2", "--configfile", "study.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The time is over." in done.stdout
+    assert [*finished.glob("results/.resume/Walker2d-v5/*/*/checkpoint-*.pt")]
+    with tarfile.open(finished / "part.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    taken = merge([tmp_path / "results/tiny"], tmp_path / "home/results/tiny").taken
+    assert len(taken) >= 16 and not any("Walker2d" in name for name in taken)
+    left = planned(finished, longer)["train"]
+    assert left == 36 - len(taken)
+
+
+@pytest.mark.parametrize("arguments", [[], ["0", "a.tar.gz", "-n"], ["60", "a.zip", "-n"]])
+def test_wrong_arguments_are_named_before_anything_starts(tmp_path, arguments):
+    done = part(tmp_path, *arguments)
+    assert done.returncode == 2 and "usage: " in done.stderr
+    assert " ".join(arguments) in done.stderr and not [*tmp_path.iterdir()]
+
+
+def test_a_snakemake_that_fails_is_not_taken_for_success(tmp_path):
+    done = part(tmp_path, 60, "a.tar.gz", "--no-such-option")
+    assert done.returncode != 0 and "exit status" in done.stderr
