@@ -82,19 +82,21 @@ def _train(
 ) -> None:
     """Trains a pack, at the same time as the other processes."""
     torch.set_num_threads(1)
-    config = Hyperparameters(replay_size=100_000, **_fast())
+    given = _fast()
+    batch = given.pop("batch_size")
+    config = Hyperparameters(**given)
     try:
         with workers(threads - 1, STOPPING, threads) as started:
             stack = Stack("HalfCheetah-v5", config, range(seeds), device, workers=started)
             recorder = Recorder(seeds)
 
             def step() -> None:
-                windows = stack.draw_windows(config.batch_size)
+                windows = stack.draw_windows(batch)
                 chosen = stack.act(recorder)
                 recorder.add(stack.agent.update(windows))
                 stack.step_environments(*chosen)
 
-            for _ in range(2 * config.batch_size):
+            for _ in range(2 * batch):
                 stack.step_environments(*stack.act(recorder))
             for _ in range(WARM_UP):
                 step()
@@ -111,7 +113,8 @@ def _train(
 
 
 def _fast() -> dict[str, Any]:
-    """The preset's hyperparameters."""
+    """The preset's hyperparameters and its batch size."""
     path = Path(__file__).parents[1] / "config/presets/fast.yaml"
     given: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["training"]
-    return {name: given[name] for name in given if name in Hyperparameters.model_fields}
+    known = {*Hyperparameters.model_fields, "batch_size"}
+    return {"replay_size": 100_000} | {name: given[name] for name in given if name in known}

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mpo.jobs.merge import merge
-from tests.pipeline import ROOT, changed, planned
+from tests.pipeline import ROOT, TINY, changed, planned
 
 SCRIPT = ROOT / "workflow/scripts/part_of_study.sh"
 
@@ -23,14 +23,17 @@ def part(folder, *arguments):
 
 @pytest.mark.slow
 def test_what_is_finished_when_the_time_is_over_comes_back_as_one_file(finished, tmp_path):
-    longer = changed(seeds=[0, 1, 2], schedule={"total_steps": 400, "snapshot_interval": 200})
-    longer["environments"] = ["Pendulum-v1", {"id": "Reacher-v5"}, {"id": "Walker2d-v5"}]
-    longer["environments"][2]["total_steps"] = 10**6
+    endless = {"id": "Walker2d-v5", "total_steps": 10**6}
+    longer = changed(
+        seeds=[0, 1, 2],
+        environments=[*TINY["environments"], endless],
+        execution={"compile_on_cpu": False},
+    )
     (finished / "study.yaml").write_text(yaml.safe_dump(longer))
     done = part(finished, 30, "part.tar.gz", "--cores", "2", "--configfile", "study.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The time is over." in done.stdout
-    assert [*finished.glob("results/.resume/Walker2d-v5/*/*/checkpoint-*.pt")]
+    assert [*finished.glob("results/.resume/Walker2d-v5/*/*/seed*/checkpoint-*.pt")]
     with tarfile.open(finished / "part.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     taken = merge([tmp_path / "results/tiny"], tmp_path / "home/results/tiny").taken
