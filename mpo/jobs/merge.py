@@ -17,7 +17,7 @@ from mpo.study.files import (
     RUN,
     is_finished,
 )
-from mpo.study.plan import REFERENCE
+from mpo.study.schema import REFERENCE
 
 _EVALUATION = (EVALUATIONS, EVALUATION_COST)
 

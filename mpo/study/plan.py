@@ -6,121 +6,26 @@ Neither torch nor gymnasium is imported here: every Snakemake job parses the stu
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic import PrivateAttr, ValidationError
 
-from mpo.study.cells import (
-    BUNDLE,
-    CORE_AXES,
-    DEFINITION,
-    OWN_KEYS,
-    SETTABLE,
-    Bundle,
-    Cell,
-    Environment,
-    Run,
-)
-from mpo.study.config import (
-    ConfigError,
-    Evaluation,
-    Execution,
-    Extras,
-    Int,
-    Schedule,
-    Section,
-    Seed,
-    Statistics,
-    Tables,
-    Verification,
-    check_keys,
-    explain,
-)
-from mpo.study.contrasts import Comparison, Contrast, comparisons
-from mpo.study.hyperparameters import Training, training_value
-from mpo.study.optimizers import ARM_KEYS, BUILT_IN, Definition, choices, definition
-from mpo.study.others import Others
-from mpo.study.specs import CellSpec, EvaluationSpec, RandomSpec, path_text
+from mpo.study import arm_values
+from mpo.study.cells import BUNDLE, CORE_AXES, Cell, Environment, Run
+from mpo.study.config import ConfigError, explain
+from mpo.study.contrasts import Comparison, comparisons
+from mpo.study.hyperparameters import training_value
+from mpo.study.optimizers import BUILT_IN, Definition, choices, definition
+from mpo.study.schema import StudyConfig, refuse_duplicates
+from mpo.study.specs import EvaluationSpec, RandomSpec
 from mpo.study.tuning import SUFFIX, Choice, Tuning, arms, key_of
 
-MAX_SEGMENT = 200
-"""Characters of a study's, environment's or variant's name in paths. File systems allow 255 bytes,
-and cluster schedulers put more into the name of a job's folder."""
 
-REFERENCE = "reference"
-"""The folder in `results/` that keeps the results that come with the project."""
-
-
-class Study(Section):
+class Study(StudyConfig):
     """A study: environments x axes x seeds, and how each run is trained, evaluated and analysed.
 
     The description of a section is its class's docstring.
     """
-
-    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    """Name of the study, in letters, digits, `-` and `_`. Results are written to results/NAME/.
-    `reference` is taken: results/reference/ keeps the results that come with the project."""
-
-    environments: Annotated[tuple[Environment, ...], Field(min_length=1)]
-    """Environments to train in. An entry is an id, or a mapping of `id` and the keys of `schedule`
-    and `training` that differ in this environment, as in `{id: Hopper-v5, gamma: 0.995}`. An axis
-    cannot be overridden, nor a key that `optimizers` sets for an optimizer in use. `kwargs` and
-    `wrappers` make another environment of an id, as in `{id: Hopper-v5, kwargs:
-    {terminate_when_unhealthy: false}, wrappers: [my_module:MyWrapper]}`."""
-
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
-    """Seeds of the runs. Each is the only source of randomness of its run. Adding one trains that
-    seed only."""
-
-    axes: dict[str, list[Any]] = {}
-    """Factors of the comparison: any key of `training`, with the list of values to compare. Every
-    combination of values is an arm, trained in every environment with every seed. An axis wins over
-    `optimizers` and `training`. `retrace` and `optimizer` are always axes: if not given here, with
-    the one value of `training`."""
-
-    schedule: Schedule
-    training: Training
-    optimizers: dict[str, dict[str, Any]] = {}
-    """Values that apply with one optimizer only, so that each can be tuned: name of the optimizer,
-    then any keys of `training` but `retrace` and `optimizer`. They win over `training`. An entry
-    with another name than a built-in's also says what it is, by `class` and `settings`, as in
-    `{nadam: {class: torch.optim.NAdam, settings: {betas: [0.9, 0.99]}, policy_lr: 1.0e-3}}`, or by
-    `matrices` and `rest`, each with its `class`. `axes.optimizer` can then name it."""
-
-    bundles: tuple[Bundle, ...] = ()
-    """Named sets of values, compared as the values of an axis `bundle`: a name, and any keys of
-    `training` but axes. They win over `optimizers` and `training`. So `[{name: base}, {name: norms,
-    layer_norm: all}, {name: pink, action_noise: pink}]` measures what each change does alone, for
-    tables compare every bundle with the first."""
-
-    contrasts: tuple[Contrast, ...] = ()
-    """Primary contrasts, named before the study is run: the comparisons that it was made for, as in
-    `[{axis: optimizer, level: sgd, against: adam}]`. The summary reports them first, with p-values
-    adjusted for their number (Holm); all other effects are exploratory. They are no part of a run's
-    identity, so changing them trains nothing."""
-
-    others: tuple[Others, ...] = ()
-    """Files of other people's scores, shown and compared with the study's own, as in `[{path:
-    sac.csv, algorithm: SAC, columns: {env: task, env_step: step, seed: seed, return: score},
-    environments: {walker-walk: dm_control/walker-walk-v0}, source: "where it is from"}]`. They are
-    no part of a run's identity, so changing them trains and evaluates nothing."""
-
-    tuning: Tuning | None = None
-    stage: Literal["reported", "tuning"] = "reported"
-    """Which runs are planned: the reported ones, or the candidates of `tuning`. The pipeline sets
-    it in the study of that stage."""
-    rung: Annotated[Int, Field(ge=1)] = 1
-    """Which rung of `tuning.halving` is planned in the stage of tuning. The pipeline sets it."""
-
-    evaluation: Evaluation = Evaluation()
-    statistics: Statistics = Statistics()
-    tables: Tables = Tables()
-    verification: Verification = Verification()
-    extras: Extras = Extras()
-    execution: Execution = Execution()
-    allow_missing: bool = False
-    """Whether to make the tables without the runs that failed or are damaged. They then show the
-    number of runs per cell. An environment that fails with random actions has no scores then."""
 
     _choice: Choice | None = PrivateAttr(None)
 
@@ -144,63 +49,6 @@ class Study(Section):
         except ValidationError as error:
             raise ConfigError(explain(error)) from None
         return study
-
-    @field_validator("study")
-    @classmethod
-    def _free_name(cls, value: str) -> str:
-        _refuse_long("the study's name", value)
-        if value.casefold() == REFERENCE:  # one folder, where file systems ignore case
-            raise ValueError(
-                f"results/{REFERENCE}/ keeps the results that come with the project; choose "
-                "another name"
-            )
-        return value
-
-    @field_validator("environments")
-    @classmethod
-    def _unique_environments(cls, value: tuple[Environment, ...]) -> tuple[Environment, ...]:
-        for environment in value:
-            _refuse_long("an environment's name", environment.slug)
-        _refuse_duplicates("environment", [environment.slug for environment in value])
-        return value
-
-    @field_validator("seeds")
-    @classmethod
-    def _unique_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        _refuse_duplicates("seed", value)
-        return value
-
-    @field_validator("training")
-    @classmethod
-    def _no_definition(cls, value: Training) -> Training:
-        if value.optimizer_definition is not None:
-            raise ValueError(
-                f"{DEFINITION} cannot be set here, `optimizers` says it; received "
-                f"{value.optimizer_definition.model_dump()}"
-            )
-        return value
-
-    @field_validator("optimizers")
-    @classmethod
-    def _optimizer_keys(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for overrides in value.values():
-            check_keys({k: v for k, v in overrides.items() if k not in ARM_KEYS}, OWN_KEYS)
-        return value
-
-    @field_validator("bundles")
-    @classmethod
-    def _unique_bundles(cls, value: tuple[Bundle, ...]) -> tuple[Bundle, ...]:
-        _refuse_duplicates("bundle", [bundle.name for bundle in value])
-        return value
-
-    @field_validator("axes")
-    @classmethod
-    def _axis_keys(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        check_keys(value, SETTABLE)
-        for name, values in value.items():
-            if not values:
-                raise ValueError(f"axis {name!r} has no values")
-        return value
 
     @cached_property
     def axis_values(self) -> dict[str, list[Any]]:
@@ -228,7 +76,7 @@ class Study(Section):
         values = {}
         for name, items in raw.items():
             values[name] = [training_value("axes", name, item) for item in items]
-            _refuse_duplicates(f"value of axes.{name}", values[name])
+            refuse_duplicates(f"value of axes.{name}", values[name])
         return values | ({BUNDLE: [each.name for each in self.bundles]} if self.bundles else {})
 
     @cached_property
@@ -314,7 +162,7 @@ class Study(Section):
             ConfigError: two rungs have the same, for want of snapshots.
         """
         assert self.tuned is not None
-        schedule = self._schedule(environment)
+        schedule = arm_values.schedule(self, environment)
         last = int(schedule.total_steps * self.tuned.budget) // schedule.snapshot_interval
         counts = self.tuned.halving.steps(last) if self.tuned.halving else [last]
         steps = [max(1, count) * schedule.snapshot_interval for count in counts]
@@ -375,7 +223,7 @@ class Study(Section):
         names, values = [*self._axis_values], self._axis_values.values()
         arms = [dict(zip(names, each, strict=True)) for each in itertools.product(*values)]
         return tuple(
-            self._cell(environment, arm | candidate)
+            arm_values.cell(self, environment, arm | candidate)
             for environment, arm in itertools.product(self.environments, arms)
             for candidate in (self.candidates(environment, arm) if self.stage == "tuning" else [{}])
         )
@@ -402,7 +250,7 @@ class Study(Section):
         found = [each for each in tried if key_of(self.tuned.settings(each)) in names]
         return found if len(found) == self.tuned.left(arm, self.rung) else []
 
-    def _tuned_settings(self, environment: Environment, arm: Mapping[str, Any]) -> dict[str, Any]:
+    def tuned_settings(self, environment: Environment, arm: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the training values of a candidate, or those that were chosen for an arm."""
         if self.tuned is None:
             return {}
@@ -437,122 +285,7 @@ class Study(Section):
             max_episode_steps=self.evaluation.max_episode_steps,
         )
 
-    def _cell(self, environment: Environment, arm: dict[str, Any]) -> Cell:
-        """Plans one environment and arm.
-
-        A value comes from the axis, else from the bundle, else from the environment or the
-        optimizer, else from `training`.
-        """
-        base = self._base(environment, arm["optimizer"])
-        keys = self.tuned.keys if self.tuned else ()
-        named = (*CORE_AXES, BUNDLE, *(keys if self.stage == "tuning" else ()))
-        shown = [name for name in arm if name in named or arm[name] != base[name]]
-        variant = "_".join(f"{name}-{path_text(arm[name])}" for name in shown)
-        where = f"{environment.name}/{variant}"
-        _refuse_long(f"the values of the axes {', '.join(shown)}", variant)
-        axes = {name: value for name, value in arm.items() if name != BUNDLE}
-        values = base | self._bundle(environment, arm) | axes | self._optimizer(arm["optimizer"])
-        values |= self._tuned_settings(environment, arm)
-        training = _build(Training, values, where)
-        schedule = self._schedule(environment)
-        if schedule.total_steps < training.update_after:
-            raise ConfigError(
-                f"{where}: total_steps must be at least update_after, received "
-                f"{schedule.total_steps} < {training.update_after}"
-            )
-        try:
-            training.check_device(self.execution.device)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
-        return Cell(
-            env_slug=environment.slug,
-            variant=variant,
-            arm=arm,
-            spec=CellSpec(
-                env_id=environment.id,
-                env_kwargs=environment.kwargs,
-                env_wrappers=environment.wrappers,
-                training=training,
-                snapshot_interval=schedule.snapshot_interval,
-                log_interval=schedule.log_interval,
-            ),
-            total_steps=schedule.total_steps,
-        )
-
-    def _schedule(self, environment: Environment) -> Schedule:
-        """Returns an environment's schedule."""
-        own = {k: v for k, v in environment.overrides.items() if k in Schedule.model_fields}
-        values = self.schedule.model_dump() | own
-        found: Schedule = _build(Schedule, values, environment.name)
-        return found
-
-    def _optimizer(self, arm: str) -> dict[str, Any]:
-        """Returns the training values that name an arm's optimizer and say what it is."""
-        what = self.definitions.get(arm)
-        if what is None or what.alias:
-            return {"optimizer": what.alias if what else arm}
-        return {"optimizer": arm, DEFINITION: what}
-
-    def _bundle(self, environment: Environment, arm: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the training values of an arm's bundle, if the study has bundles."""
-        if not self.bundles:
-            return {}
-        where = f"bundles ({arm[BUNDLE]})"
-        found = {each.name: each.overrides for each in self.bundles}[arm[BUNDLE]]
-        for key, value in found.items():
-            for place, others in (
-                ("an axis", self.axis_values),
-                (f"set by environments ({environment.name})", environment.overrides),
-            ):
-                if key in others:
-                    raise ConfigError(f"{where}.{key}: also {place}, received {value!r}")
-        return {key: training_value(where, key, value) for key, value in found.items()}
-
-    def _base(self, environment: Environment, optimizer: str) -> dict[str, Any]:
-        """Returns an environment's and an optimizer's training values, before those of the axes."""
-        base = dict(self.training)  # a dump would lack keys at their defaults
-        given = self.optimizers.get(optimizer, {})
-        by_optimizer = {key: value for key, value in given.items() if key not in ARM_KEYS}
-        for key, value in by_optimizer.items():
-            base[key] = training_value(f"optimizers.{optimizer}", key, value)
-        for key, value in environment.overrides.items():
-            where = f"environments ({environment.name})"
-            if key in self.axis_values:
-                raise ConfigError(
-                    f"{where}.{key}: an axis cannot be overridden, received {value!r}; "
-                    f"axes.{key} has the values {self.axis_values[key]}"
-                )
-            if key in by_optimizer:
-                raise ConfigError(
-                    f"{where}.{key}: also set by optimizers.{optimizer}, received {value!r} and "
-                    f"{by_optimizer[key]!r}; keep one of them"
-                )
-            if key in SETTABLE:
-                base[key] = training_value(where, key, value)
-        return base
-
 
 def _rung_suffix(rung: int, tuning: Tuning) -> str:
     """What a rung's study is called behind the stage's name; the last rung has that name."""
     return "" if rung == tuning.rungs else f"-rung{rung}"
-
-
-def _build(section: type[Section], values: dict[str, Any], where: str) -> Any:
-    try:
-        return section(**values)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error)}") from None
-
-
-def _refuse_long(what: str, segment: str) -> None:
-    if len(segment) > MAX_SEGMENT:
-        raise ConfigError(
-            f"{what} may have at most {MAX_SEGMENT} characters in paths, received {len(segment)}: "
-            f"{segment[:60]}..."
-        )
-
-
-def _refuse_duplicates(what: str, values: Sequence[Any]) -> None:
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise ConfigError(f"duplicate {what} {value!r}")

@@ -1,0 +1,122 @@
+"""The values that an arm of a study is trained with in an environment, from all sections."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from mpo.study.cells import BUNDLE, CORE_AXES, DEFINITION, SETTABLE, Cell, Environment
+from mpo.study.config import ConfigError, Schedule, Section, explain
+from mpo.study.hyperparameters import Training, training_value
+from mpo.study.optimizers import ARM_KEYS
+from mpo.study.schema import refuse_long
+from mpo.study.specs import CellSpec, path_text
+
+if TYPE_CHECKING:
+    from mpo.study.plan import Study
+
+
+def cell(study: "Study", environment: Environment, arm: dict[str, Any]) -> Cell:
+    """Plans one environment and arm.
+
+    A value comes from the axis, else from the bundle, else from the environment or the
+    optimizer, else from `training`.
+    """
+    base = _base(study, environment, arm["optimizer"])
+    keys = study.tuned.keys if study.tuned else ()
+    named = (*CORE_AXES, BUNDLE, *(keys if study.stage == "tuning" else ()))
+    shown = [name for name in arm if name in named or arm[name] != base[name]]
+    variant = "_".join(f"{name}-{path_text(arm[name])}" for name in shown)
+    where = f"{environment.name}/{variant}"
+    refuse_long(f"the values of the axes {', '.join(shown)}", variant)
+    axes = {name: value for name, value in arm.items() if name != BUNDLE}
+    values = base | _bundle(study, environment, arm) | axes | _optimizer(study, arm["optimizer"])
+    values |= study.tuned_settings(environment, arm)
+    training = _build(Training, values, where)
+    planned = schedule(study, environment)
+    if planned.total_steps < training.update_after:
+        raise ConfigError(
+            f"{where}: total_steps must be at least update_after, received "
+            f"{planned.total_steps} < {training.update_after}"
+        )
+    try:
+        training.check_device(study.execution.device)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return Cell(
+        env_slug=environment.slug,
+        variant=variant,
+        arm=arm,
+        spec=CellSpec(
+            env_id=environment.id,
+            env_kwargs=environment.kwargs,
+            env_wrappers=environment.wrappers,
+            training=training,
+            snapshot_interval=planned.snapshot_interval,
+            log_interval=planned.log_interval,
+        ),
+        total_steps=planned.total_steps,
+    )
+
+
+def schedule(study: "Study", environment: Environment) -> Schedule:
+    """Returns an environment's schedule."""
+    own = {k: v for k, v in environment.overrides.items() if k in Schedule.model_fields}
+    values = study.schedule.model_dump() | own
+    found: Schedule = _build(Schedule, values, environment.name)
+    return found
+
+
+def _optimizer(study: "Study", arm: str) -> dict[str, Any]:
+    """Returns the training values that name an arm's optimizer and say what it is."""
+    what = study.definitions.get(arm)
+    if what is None or what.alias:
+        return {"optimizer": what.alias if what else arm}
+    return {"optimizer": arm, DEFINITION: what}
+
+
+def _bundle(study: "Study", environment: Environment, arm: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the training values of an arm's bundle, if the study has bundles."""
+    if not study.bundles:
+        return {}
+    where = f"bundles ({arm[BUNDLE]})"
+    found = {each.name: each.overrides for each in study.bundles}[arm[BUNDLE]]
+    for key, value in found.items():
+        for place, others in (
+            ("an axis", study.axis_values),
+            (f"set by environments ({environment.name})", environment.overrides),
+        ):
+            if key in others:
+                raise ConfigError(f"{where}.{key}: also {place}, received {value!r}")
+    return {key: training_value(where, key, value) for key, value in found.items()}
+
+
+def _base(study: "Study", environment: Environment, optimizer: str) -> dict[str, Any]:
+    """Returns an environment's and an optimizer's training values, before those of the axes."""
+    base = dict(study.training)  # a dump would lack keys at their defaults
+    given = study.optimizers.get(optimizer, {})
+    by_optimizer = {key: value for key, value in given.items() if key not in ARM_KEYS}
+    for key, value in by_optimizer.items():
+        base[key] = training_value(f"optimizers.{optimizer}", key, value)
+    for key, value in environment.overrides.items():
+        where = f"environments ({environment.name})"
+        if key in study.axis_values:
+            raise ConfigError(
+                f"{where}.{key}: an axis cannot be overridden, received {value!r}; "
+                f"axes.{key} has the values {study.axis_values[key]}"
+            )
+        if key in by_optimizer:
+            raise ConfigError(
+                f"{where}.{key}: also set by optimizers.{optimizer}, received {value!r} and "
+                f"{by_optimizer[key]!r}; keep one of them"
+            )
+        if key in SETTABLE:
+            base[key] = training_value(where, key, value)
+    return base
+
+
+def _build(section: type[Section], values: dict[str, Any], where: str) -> Any:
+    try:
+        return section(**values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error)}") from None
