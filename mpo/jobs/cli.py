@@ -323,7 +323,7 @@ def failures(args: Namespace) -> None:
 
 
 def _root(study: Path) -> Path:
-    """The directory that contains `results/`: that of the study.s file, wherever a user is."""
+    """The directory that contains `results/`: that of the study's file, wherever a user is."""
     return study.parents[2] if study.parts[-3:-2] == ("results",) else Path()
 
 
