@@ -106,6 +106,7 @@ NOT_RUN = {
     ),
     "python -m benchmarks --out benchmarks/results/xeon": "as `make bench`",
     "python -m benchmarks.gpu": "needs a GPU",
+    "nvidia-cuda-mps-control -d": "needs a GPU and NVIDIA's driver",
     "pip install -c constraints.txt -e .": _PACKAGES,
     "pip install -c constraints.txt -e '.[slurm]'": _PACKAGES,
     "mkdocs serve": "serves until it is stopped; test_site.py builds the same site",
