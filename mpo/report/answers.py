@@ -13,6 +13,7 @@ from mpo.analysis.intervals import EXPLORATORY, MINUS
 from mpo.analysis.tables import read
 from mpo.report import paper_tables, tuning
 from mpo.report.figures.style import plural
+from mpo.report.numbers import places
 from mpo.report.timing import how_timed
 from mpo.report.typeset import inline, markdown
 from mpo.study.plan import Study
@@ -101,12 +102,14 @@ def _sentence(study: Study, row: _Row) -> str:
     seeds = row["n"] / row["environments"]
     words = plural(int(seeds), "seed") if seeds == int(seeds) else f"{seeds:.1f} seeds"
     pool = f"pooled over {plural(int(row['environments']), 'environment')}, {words} each"
-    start = f"{name}: {row['estimate']:+.2f}"
+    shown = places(row["lo"], row["hi"])
+    start = f"{name}: {row['estimate']:+z.{shown}f}"
     if math.isnan(row["lo"]):
         return f"{start} in normalised score, {pool}: no interval, so no conclusion."
     exploratory = " (exploratory)" if seeds < EXPLORATORY else ""
     return (
-        f"{start} [{row['lo']:.2f}, {row['hi']:.2f}] in normalised score{_p_values(row)}, {pool}"
+        f"{start} [{row['lo']:z.{shown}f}, {row['hi']:z.{shown}f}] in normalised score"
+        f"{_p_values(row)}, {pool}"
         f"{exploratory}: {_verdict(row)}.{_needed(row)}"
     )
 
@@ -130,10 +133,8 @@ def _verdict(row: _Row) -> str:
     if side and row.get("p_holm", 0) < _LEVEL:
         return side
     adjusted = " after Holm's adjustment" if side else ""
-    return (
-        f"no effect shown{adjusted}; the interval excludes effects below {row['lo']:+.2f} and "
-        f"above {row['hi']:+.2f}"
-    )
+    lo, hi = (f"{row[bound]:+z.{places(row['lo'], row['hi'])}f}" for bound in ("lo", "hi"))
+    return f"no effect shown{adjusted}; the interval excludes effects below {lo} and above {hi}"
 
 
 def _needed(row: _Row) -> str:

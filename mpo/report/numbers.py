@@ -27,6 +27,11 @@ def digits(x: float, decimals: int) -> str:
     return f"{round(x, decimals):z.{max(decimals, 0)}f}".replace("-", MINUS)
 
 
+def places(lo: float, hi: float) -> int:
+    """Decimal places that show the first digit of an interval's half-width, two at least."""
+    return 2 if math.isnan(lo) else max(2, _decimals((hi - lo) / 2) - 1)
+
+
 def wide(long: pd.DataFrame, rows: Sequence[str], column: str, value: str) -> pd.DataFrame:
     """Pivots to wide form, keeping rows and columns in their order of appearance."""
     return long.set_index([*rows, column])[value].unstack(sort=False).rename_axis(columns=None)

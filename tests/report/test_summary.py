@@ -231,6 +231,14 @@ def test_without_named_contrasts_all_is_exploratory(tmp_path):
             "(exploratory): no effect shown after Holm's adjustment; the interval excludes effects "
             "below +0.01 and above +0.30.",
         ),
+        (
+            {"estimate": 0.0015, "lo": -0.0017, "hi": 0.0047, "p": 0.3, "p_holm": 0.3},
+            "+0.002 [-0.002, 0.005] in normalised score",
+        ),
+        (
+            {"lo": -0.0017, "hi": 0.0047, "p": 0.3, "p_holm": 0.3},
+            "excludes effects below -0.002 and above +0.005.",
+        ),
         ({"lo": 0.1, "hi": 0.3, "p": 1e-4, "p_holm": 2e-4}, "p < 0.001, Holm-adjusted p < 0.001"),
         ({"lo": 0.1, "hi": 0.3, "p": 0.01, "p_holm": 0.02}, "(exploratory): higher."),
         ({"lo": -0.3, "hi": -0.1, "p": 0.01, "p_holm": 0.02}, "(exploratory): lower."),
