@@ -114,6 +114,7 @@ NOT_RUN = {
     "test_workflow.py makes its files",
     **dict.fromkeys(
         (
+            "make study CONFIG=config/precision.yaml",
             "make study CONFIG=config/published.yaml",
             "make study CONFIG=config/search/exploration.yaml",
             "make study CONFIG=config/search/learning.yaml",
