@@ -94,13 +94,14 @@ def _parser() -> argparse.ArgumentParser:
             default=1,
             help="from 1; a job whose config was refused is not tried again",
         )
+    _add_options_of_trainings(sub)
     _add_options_of_runs(sub)
     _add_options_of_studies(sub)
     _add_options_of_reports(sub)
     return parser
 
 
-def _add_options_of_runs(sub: _Parsers) -> None:
+def _add_options_of_trainings(sub: _Parsers) -> None:
     options = sub["train"].add_argument
     text = "CellSpec as JSON: everything but the seeds"
     options("--cell", type=arguments.spec(CellSpec), required=True, help=text)
@@ -126,6 +127,8 @@ def _add_options_of_runs(sub: _Parsers) -> None:
         options("--compile-on-cpu", choices=("auto", "true", "false"), default=default, help=text)
         options("--no-cuda-graphs", action="store_true", help="launch GPU kernels one by one")
 
+
+def _add_options_of_runs(sub: _Parsers) -> None:
     options = sub["verify"].add_argument
     text = "run directories"
     options("--runs", type=arguments.existing_folder, nargs="+", required=True, help=text)
