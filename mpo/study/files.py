@@ -68,7 +68,7 @@ def is_trained(directory: Path) -> bool:
     """Returns whether a run's directory has what its training made.
 
     An evaluated run can do without its policies, the largest file: nothing else needs them but
-    another evaluation and videos. Copies that are kept lack them, see `mpo merge --into`.
+    another evaluation and videos. Kept runs lack them, see `mpo merge --without-policies`.
     """
     evaluated = all((directory / name).exists() for name in (EVALUATIONS, EVALUATION_COST))
     needed = (METRICS, RUN) if evaluated else (METRICS, RUN, POLICIES)
