@@ -87,12 +87,7 @@ def time_steps(trainer: MPOTrainer, batch: int, steps: int) -> tuple[list[float]
     def learn() -> None:
         recorder.add(trainer.agent.update(trainer.stack.draw_windows(batch)))
 
-    def step() -> None:
-        windows = trainer.stack.draw_windows(batch)
-        chosen = trainer.stack.act(recorder)
-        recorder.add(trainer.agent.update(windows))
-        trainer.stack.step_environments(*chosen)
-
+    step = partial(gpu_sharing.training_step, trainer.stack, batch, recorder)
     parts = [seconds_each(part, steps, trainer.device) for part in (move, learn)]
     return parts, seconds_each(step, steps, trainer.device)
 
@@ -106,8 +101,7 @@ def time_training(seeds: int, steps: int, device: torch.device) -> dict[str, Any
     trainer = MPOTrainer(
         "HalfCheetah-v5", 0, device, widths, widths, 100_000, extra_seeds=range(1, seeds)
     )
-    for _ in range(2 * batch):
-        trainer.stack.step_environments(*trainer.stack.act(Recorder(seeds)))
+    gpu_sharing.fill(trainer.stack, 2 * batch)
     parts, whole = time_steps(trainer, batch, steps)
     return {
         "seeds": seeds,

@@ -9,6 +9,7 @@ with 16 cores is 16 000 seed-steps a second, and 15 minutes.
 import multiprocessing
 import os
 import time
+from functools import partial
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -88,16 +89,8 @@ def _train(
     try:
         with workers(threads - 1, STOPPING, threads) as started:
             stack = Stack("HalfCheetah-v5", config, range(seeds), device, workers=started)
-            recorder = Recorder(seeds)
-
-            def step() -> None:
-                windows = stack.draw_windows(batch)
-                chosen = stack.act(recorder)
-                recorder.add(stack.agent.update(windows))
-                stack.step_environments(*chosen)
-
-            for _ in range(2 * batch):
-                stack.step_environments(*stack.act(recorder))
+            fill(stack, 2 * batch)
+            step = partial(training_step, stack, batch, Recorder(seeds))
             for _ in range(WARM_UP):
                 step()
             ready.wait(WAIT_S)
@@ -110,6 +103,21 @@ def _train(
     except BaseException:
         ready.abort()  # or the others would wait for ever
         raise
+
+
+def fill(stack: Stack, steps: int) -> None:
+    """Steps the environments and stores the transitions, so that there is something to learn."""
+    recorder = Recorder(len(stack.seeds))
+    for _ in range(steps):
+        stack.step_environments(*stack.act(recorder))
+
+
+def training_step(stack: Stack, batch: int, recorder: Recorder) -> None:
+    """Acts and learns once; on a GPU the update runs while the environments step."""
+    windows = stack.draw_windows(batch)
+    chosen = stack.act(recorder)
+    recorder.add(stack.agent.update(windows))
+    stack.step_environments(*chosen)
 
 
 def _fast() -> dict[str, Any]:

@@ -15,11 +15,10 @@ from mpo.study.files import (
     POLICIES,
     QUESTIONS,
     RUN,
+    is_evaluated,
     is_finished,
 )
 from mpo.study.schema import REFERENCE
-
-_EVALUATION = (EVALUATIONS, EVALUATION_COST)
 
 
 class Merged(NamedTuple):
@@ -97,13 +96,13 @@ def _lacking(source: Path, target: Path, policies: bool) -> list[str] | None:
     """The files of a run that the target lacks; None if the two are runs of unlike specs."""
     record, spec = read_run(source)
     intact(source / METRICS, record)
-    evaluated = all((source / name).exists() for name in _EVALUATION)
+    evaluated = is_evaluated(source)
     if evaluated:
         intact(source / EVALUATIONS, read_evaluation(source, record))
     policies = policies and (not evaluated or (source / POLICIES).exists())
     if policies:
         intact(source / POLICIES, record)
-    found = [POLICIES] * policies + [*_EVALUATION] * evaluated
+    found = [POLICIES] * policies + [EVALUATIONS, EVALUATION_COST] * evaluated
     if not (target / RUN).exists():
         return [METRICS, *found, RUN]
     other, planned = read_run(target)

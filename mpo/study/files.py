@@ -64,14 +64,18 @@ CHECKPOINTS = "checkpoint-*.pt"
 """Files of the state that a training resumes from; the star is the environment step."""
 
 
+def is_evaluated(directory: Path) -> bool:
+    """Returns whether a run's directory has what its evaluation made."""
+    return all((directory / name).exists() for name in (EVALUATIONS, EVALUATION_COST))
+
+
 def is_trained(directory: Path) -> bool:
     """Returns whether a run's directory has what its training made.
 
-    An evaluated run can do without its policies, the largest file: nothing else needs them but
-    another evaluation and videos. Kept runs lack them, see `mpo merge --without-policies`.
+    An evaluated run can do without its policies, the largest file: tables and figures need none.
+    Kept runs lack them, see `mpo merge --without-policies`.
     """
-    evaluated = all((directory / name).exists() for name in (EVALUATIONS, EVALUATION_COST))
-    needed = (METRICS, RUN) if evaluated else (METRICS, RUN, POLICIES)
+    needed = (METRICS, RUN) if is_evaluated(directory) else (METRICS, RUN, POLICIES)
     return all((directory / name).exists() for name in needed)
 
 

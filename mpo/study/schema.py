@@ -35,10 +35,7 @@ REFERENCE = "reference"
 
 
 class StudyConfig(Section):
-    """The keys of a study's config. `Study` plans runs from it.
-
-    The description of a section is its class's docstring.
-    """
+    """The keys of a study's config; `Study` plans runs from them."""
 
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     """Name of the study, in letters, digits, `-` and `_`. Results are written to results/NAME/.

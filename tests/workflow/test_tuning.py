@@ -80,12 +80,8 @@ def test_both_stages_can_be_kept_and_the_page_finds_its_figure(tuned):
         assert (kept / "tiny" / figure).exists()
     tables = {path.stem for path in (kept / "tiny-tuning/tables").iterdir()}
     assert tables == {*TUNED} and (kept / "tiny-tuning/figures/sensitivity.png").exists()
-    assert [
-        len([*kept.glob(f"{name}/runs/**/evals.parquet")]) for name in ("tiny", "tiny-tuning")
-    ] == [
-        4,
-        8,
-    ]
+    for name, count in (("tiny", 4), ("tiny-tuning", 8)):
+        assert len([*kept.glob(f"{name}/runs/**/evals.parquet")]) == count
 
 
 def test_a_second_call_has_nothing_to_do(made):

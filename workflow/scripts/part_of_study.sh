@@ -15,12 +15,15 @@ seconds=$1 out=$2
 shift 2
 
 # Trainings that are told to stop save their state; a minute is enough for the largest.
-stopped=0
+stopped=0 failed=0
 timeout --kill-after=60 "$seconds" snakemake "$@" || stopped=$?
 case $stopped in
     0) echo "All of the study is done." ;;
     124 | 137) echo "The time is over." ;;
-    *) echo "Snakemake ended with exit status $stopped. What is finished is packed." >&2 ;;
+    *)
+        echo "Snakemake ended with exit status $stopped. What is finished is packed." >&2
+        failed=1
+        ;;
 esac
 
 pack=$(mktemp -d)
@@ -32,4 +35,4 @@ for study in results/*/; do
 done
 tar -czf "$out" -C "$pack" results
 echo "$out: $(find "$pack" -name evals.json | wc -l) runs"
-[ "$stopped" -eq 0 ] || [ "$stopped" -eq 124 ] || [ "$stopped" -eq 137 ]
+exit $failed
