@@ -26,10 +26,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_spec(env_id, seed=0, **training):
-    """Returns a run with small networks whose updates start at step 100."""
+    """Returns a run with small networks whose updates start at step 100.
+
+    With these widths rounding on a CPU does not depend on the number of stacked seeds.
+    """
     defaults = {
-        "policy_layer_sizes": (16,),
-        "critic_layer_sizes": (16,),
+        "policy_layer_sizes": (32,),
+        "critic_layer_sizes": (32,),
         "replay_size": 500,
         "update_after": 100,
         "batch_size": 16,
