@@ -25,14 +25,15 @@ from tests import pipeline
 ROOT = Path(__file__).parents[1]
 
 
-def run_spec(env_id, seed=0, **training):
-    """Returns a run with small networks whose updates start at step 100.
+STACKABLE = {"policy_layer_sizes": (32,), "critic_layer_sizes": (32,)}
+"""Widths with which rounding on a CPU does not depend on the number of stacked seeds."""
 
-    With these widths rounding on a CPU does not depend on the number of stacked seeds.
-    """
+
+def run_spec(env_id, seed=0, **training):
+    """Returns a run with small networks whose updates start at step 100."""
     defaults = {
-        "policy_layer_sizes": (32,),
-        "critic_layer_sizes": (32,),
+        "policy_layer_sizes": (16,),
+        "critic_layer_sizes": (16,),
         "replay_size": 500,
         "update_after": 100,
         "batch_size": 16,

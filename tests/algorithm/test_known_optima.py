@@ -58,11 +58,11 @@ REGULATORS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", first_of(REGULATORS.values()), ids=REGULATORS)
 def test_a_regulator_is_solved_to_riccatis_gain_and_value(tmp_path, settings):
-    """The gain is within 0.08; the value at |x| = 1 within 8 % of the learnt, still noisy policy's return.
+    """The gain is within 0.08; the value at |x| = 1 within 8 % of the learnt policy's return.
 
     The gain is a mean over five seeds, whose gains have a standard deviation of 0.05. The ratio of
-    value to return is a median, because now and then a seed's is 1.3. Uncorrected n-step targets are
-    left out: they are biased towards the behaviour policy, so their fixed point differs.
+    value to return is a median, because now and then a seed's is 1.3. Uncorrected n-step targets
+    are left out: they are biased towards the behaviour policy, so their fixed point differs.
     """
     _, k = riccati()
     others = (1, 2, 3, 4)
@@ -77,7 +77,7 @@ def test_a_regulator_is_solved_to_riccatis_gain_and_value(tmp_path, settings):
 
 @torch.inference_mode()
 def values_and_returns(agent, x):
-    """Each seed's mean value [S] and discounted return [S] of its policy's actions from x [S, B, 1]."""
+    """Each seed's mean value and discounted return, [S] each, of sampled actions from x [S, B, 1]."""
     generator = torch.Generator().manual_seed(0)
     values, returns = None, torch.zeros(len(x))
     for t in range(100):

@@ -157,7 +157,8 @@ def test_workers_are_started_where_they_pay(env, count, processes, expected):
 
 @pytest.mark.slow
 def test_a_stack_is_stopped_and_resumed_in_other_numbers_of_processes(tmp_path):
-    spec = processes.run_spec("tests.probes:probe/Slow-v0", retrace=True, retrace_steps=3)
+    slow = "tests.probes:probe/Slow-v0"
+    spec = processes.run_spec(slow, retrace=True, retrace_steps=3, **processes.STACKABLE)
     seeds = [0, 1, 2]
     process = processes.train(tmp_path, spec, 100_000, "--threads", 2, seeds=seeds)
     processes.wait_until_training(process, processes.resume(tmp_path, spec, 2))

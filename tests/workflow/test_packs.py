@@ -19,7 +19,11 @@ from tests.cases import first_of
 from tests.pipeline import changed, planned, project, snakemake
 
 SPEC = processes.run_spec(
-    "InvertedDoublePendulum-v5", replay_size=300, retrace=True, retrace_steps=3
+    "InvertedDoublePendulum-v5",
+    replay_size=300,
+    retrace=True,
+    retrace_steps=3,
+    **processes.STACKABLE,
 )
 
 STEPS = 600
