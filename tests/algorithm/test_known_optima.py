@@ -77,7 +77,7 @@ def test_a_regulator_is_solved_to_riccatis_gain_and_value(tmp_path, settings):
 
 @torch.inference_mode()
 def values_and_returns(agent, x):
-    """Each seed's mean value and discounted return, [S] each, of sampled actions from x [S, B, 1]."""
+    """Each seed's mean value and return, [S] each, of actions sampled from x [S, B, 1] on."""
     generator = torch.Generator().manual_seed(0)
     values, returns = None, torch.zeros(len(x))
     for t in range(100):
