@@ -25,8 +25,8 @@ SITE ?= site
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(abspath $(SITE))
 
-# Keeps a finished study, and its stage of tuning, with the code: the small tables, the pictures, and of each run all that
-# they were made of. STUDY=small keeps another one.
+# Keeps a finished study, and each rung of its tuning, with the code: the small tables, the pictures, and of each run all
+# that they were made of. STUDY=small keeps another one.
 STUDY ?= default
 KEPT := results/reference/$(STUDY)
 reference:
@@ -38,14 +38,15 @@ reference:
 	  cp results/$(STUDY)/tables/$$table.csv $(KEPT)/tables/ || exit 1; \
 	done
 	$(BIN)/python -m mpo merge results/$(STUDY) --into $(KEPT) --without-policies
-	if [ -d results/$(STUDY)-tuning ]; then \
-	  mkdir -p $(KEPT)-tuning/figures $(KEPT)-tuning/tables; \
-	  cp results/$(STUDY)-tuning/figures/*.png $(KEPT)-tuning/figures/ || exit 1; \
+	set -e; for stage in results/$(STUDY)-tuning results/$(STUDY)-tuning-rung*; do \
+	  [ -d $$stage ] || continue; \
+	  kept=results/reference/$$(basename $$stage); mkdir -p $$kept/tables; \
+	  if [ -d $$stage/figures ]; then mkdir -p $$kept/figures; cp $$stage/figures/*.png $$kept/figures/; fi; \
 	  for table in $$($(BIN)/python -c 'from mpo.study.files import TUNED; print(*TUNED)'); do \
-	    cp results/$(STUDY)-tuning/tables/$$table.csv $(KEPT)-tuning/tables/ || exit 1; \
+	    cp $$stage/tables/$$table.csv $$kept/tables/; \
 	  done; \
-	  $(BIN)/python -m mpo merge results/$(STUDY)-tuning --into $(KEPT)-tuning --without-policies; \
-	fi
+	  $(BIN)/python -m mpo merge $$stage --into $$kept --without-policies; \
+	done
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

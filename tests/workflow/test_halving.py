@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tests import processes
-from tests.pipeline import changed, finished_project, planned, project, snakemake
+from tests.pipeline import ROOT, changed, finished_project, planned, project, snakemake
 from tests.workflow.test_tuning import CHOSEN, assert_same_runs, chosen
 
 pytestmark = pytest.mark.slow
@@ -87,6 +87,24 @@ def test_a_second_call_has_nothing_to_do_also_where_snakemake_remembers_nothing(
     assert planned(made, config()) == {}
     shutil.rmtree(halved / ".snakemake")
     assert planned(halved, config()) == {}
+
+
+def test_all_rungs_are_kept_and_taken_back_without_a_training(halved):
+    command = ["make", "-f", str(ROOT / "Makefile"), "reference", "STUDY=tiny"]
+    subprocess.run([*command, f"BIN={os.path.dirname(sys.executable)}"], cwd=halved, check=True)
+    before = chosen(halved)
+    for stage in ("results/tiny", FIRST, LAST):
+        shutil.rmtree(halved / stage)
+        kept = stage.replace("results", "results/reference")
+        command = [sys.executable, "-m", "mpo", "merge", kept, "--into", stage]
+        subprocess.run(command, cwd=halved, check=True)
+    assert (halved / kept.replace("tuning", "tuning-rung1") / "figures/sensitivity.png").exists()
+    # The choice first: until it is known, all reported runs are planned.
+    for target in ([CHOSEN], []):
+        done = snakemake(halved, "--cores", "2", *target, config=config())
+        assert done.returncode == 0, done.stderr
+        assert "rule train" not in done.stderr and "rule evaluate" not in done.stderr
+    assert chosen(halved) == before and (halved / "results/tiny/summary.md").exists()
 
 
 def test_a_reported_seed_more_tunes_nothing(made):
