@@ -104,9 +104,8 @@ class Tuning(Section):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every tuned key, in the order of the grids or ranges."""
-        found = (key for entry in self._entries for key in entry if key not in self.axes)
-        return tuple(dict.fromkeys(found))
+        """Every tuned key, sorted."""
+        return tuple(sorted({key for each in self._entries for key in each} - {*self.axes}))
 
     def candidates_of(self, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Returns the candidates of an arm: the values of its tuned keys.
@@ -287,7 +286,7 @@ class Tuning(Section):
                 f"tuning.ranges: expected at most {len(BASES)} keys with search 'quasi-random', "
                 f"received {', '.join(tuned)}"
             )
-        return found
+        return dict(sorted(found.items()))  # paths contain them, see `Study.axis_values`
 
 
 def arms(tuning: Tuning, axis_values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

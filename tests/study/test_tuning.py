@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mpo.study.checksums import Damaged, sealed
-from mpo.study.config import ConfigError
+from mpo.study.config import ConfigError, canonical_json
 from mpo.study.plan import Study
 from mpo.study.stale import stale_files
 from mpo.study.tuning import read_choice
@@ -125,8 +125,8 @@ def test_bundles_and_several_axes_can_be_tuned():
         {"optimizer": "sgd", "q_lr": [1e-3, 1e-2]},
     ]
     tuning = stage(given)
-    assert len(tuning.cells) == 8 and tuning.tuned.keys == ("q_lr", "gamma")
-    assert [*tuning.axis_values] == ["retrace", "optimizer", "q_lr", "gamma"]
+    assert len(tuning.cells) == 8 and tuning.tuned.keys == ("gamma", "q_lr")
+    assert [*tuning.axis_values] == ["retrace", "optimizer", "gamma", "q_lr"]
     arms = [(cell.arm["retrace"], cell.arm["optimizer"]) for cell in tuning.cells]
     assert arms == sorted(arms)  # in the order of the axes, as the analysis expects
     given = config(1, axes=["bundle"], grids=[{"q_lr": [1e-3, 1e-2]}])
@@ -283,6 +283,21 @@ def test_the_order_of_keys_and_the_other_arms_change_no_candidate():
     assert Study.parse(given).tuned.candidates_of({"optimizer": "sgd"}) != found
     given["axes"] = {"optimizer": ["sgd", "adam", "lion"]}
     assert Study.parse(given).tuned.candidates_of(arm) == found
+
+
+KEYS = {"mstep_kl_epsilon": [1e-3, 1e-2], "kl_epsilon": [0.1, 1.0], "critic_batch_size": [64, 128]}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [config(grids=[KEYS], followers={}), search(ranges=[KEYS], followers={})],
+    ids=["grid", "search"],
+)
+def test_a_stage_has_the_same_paths_when_its_plan_is_read_again(given):
+    """Plans are written with sorted keys; `collect` reads them."""
+    again = json.loads(canonical_json(given))
+    assert [*again["tuning"].values()] != [*given["tuning"].values()]
+    assert [run.run_id for run in stage(again).runs] == [run.run_id for run in stage(given).runs]
 
 
 def test_a_reported_run_is_the_same_whichever_search_found_its_settings(tmp_path):
