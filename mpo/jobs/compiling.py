@@ -50,7 +50,9 @@ def compiled(spec: CellSpec, place: Place, steps: int, wish: str) -> bool:
     chosen = chosen and compiles(torch.device("cpu"), on_cpu=True)
     logger.info("acting and learning are%s compiled", "" if chosen else " not")
     if before is None:
-        write_json(_record(spec, place), {"compiled": chosen})
+        # The first jobs of a cell start together, and each may write.
+        resume = place.resume_directory(spec.identity)
+        write_json(resume.with_name(RECORD), {"compiled": chosen}, writer=resume.name)
     return chosen
 
 

@@ -85,13 +85,18 @@ def is_finished(directory: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, writer: str = "") -> Iterator[Path]:
     """Yields a temporary path in the same folder, which replaces `path` on success only.
 
     Both the file and the replacement are flushed to disk, so they survive a power cut.
+
+    Args:
+        path: the file to replace.
+        writer: a name for whoever writes, where several jobs may write the same file at once. Each
+            needs a temporary file of its own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
     try:
         yield temporary
         _sync(temporary)
@@ -101,9 +106,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes indented JSON, with keys in the given order."""
-    with replacing(path) as temporary:
+def write_json(path: Path, value: Mapping[str, Any], writer: str = "") -> None:
+    """Writes indented JSON, with keys in the given order; for `writer` see `replacing`."""
+    with replacing(path, writer) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 

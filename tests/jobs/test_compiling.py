@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 import pytest
 
@@ -62,6 +63,21 @@ def test_later_runs_do_as_the_first(tmp_path):
     assert not decide(tmp_path, 100_000, seed=5, study="another")
     assert decide(tmp_path, 100_000, gamma=0.5), "another cell"
     assert decide(tmp_path, 400, gamma=0.5)
+
+
+def test_two_first_jobs_may_decide_at_once(tmp_path, monkeypatch):
+    """The second writes its record while the first is about to."""
+    second, replace = [], os.replace
+
+    def interrupted(*paths):
+        monkeypatch.setattr(os, "replace", replace)
+        second.append(decide(tmp_path, 400, seed=1))
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    assert [decide(tmp_path, 400), *second] == [False, False]
+    assert not decide(tmp_path, 100_000, seed=2)
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_wish_comes_first_and_is_said(tmp_path, caplog):
