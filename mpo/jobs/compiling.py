@@ -51,8 +51,8 @@ def compiled(spec: CellSpec, place: Place, steps: int, wish: str) -> bool:
     logger.info("acting and learning are%s compiled", "" if chosen else " not")
     if before is None:
         # The first jobs of a cell start together, and each may write.
-        resume = place.resume_directory(spec.identity)
-        write_json(resume.with_name(RECORD), {"compiled": chosen}, writer=resume.name)
+        writer = place.resume_directory(spec.identity).name
+        write_json(_record(spec, place), {"compiled": chosen}, writer)
     return chosen
 
 
