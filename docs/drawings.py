@@ -1,4 +1,4 @@
-"""Draws the graph of rules and the floors of the package: `python docs/drawings.py`.
+"""Draws the graph of rules and the layers of the package: `python docs/drawings.py`.
 
 Both come from what they show: Snakemake's own graph of the tiny study's rules, and the layers of
 `[tool.importlinter]` with the imports that there really are. `tests/docs/test_drawings.py` fails
@@ -56,24 +56,24 @@ def rules() -> str:
     return _svg(2 * width + 100, max(top.values()) + _HEIGHT + 20, [*arrows, *boxes])
 
 
-def floors() -> str:
-    """The floors of the package, the ground at the bottom: what each wing imports of others."""
+def layers() -> str:
+    """The layers of the package, the lowest at the bottom: what each package imports of others."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
         "importlinter"
     ]
-    (layers,) = (c["layers"] for c in config["contracts"] if c["type"] == "layers")
-    floors = [floor.split(" | ") for floor in layers]
-    names = [name for floor in floors for name in floor]
+    (found,) = (c["layers"] for c in config["contracts"] if c["type"] == "layers")
+    rows = [layer.split(" | ") for layer in found]
+    names = [name for layer in rows for name in layer]
     uses = _imports(names)
     total, space, height, parts = 900, 12, 66, []
-    for row, floor in enumerate(floors):
-        width = (total - space * (len(floor) - 1)) / len(floor)
-        for column, name in enumerate(floor):
+    for row, layer in enumerate(rows):
+        width = (total - space * (len(layer) - 1)) / len(layer)
+        for column, name in enumerate(layer):
             words = f"imports {', '.join(uses[name])}" if uses[name] else "imports no other"
             lines = [name, *_wrapped(words, int(width / 6.2))]
             x, y = 20 + column * (width + space), 20 + row * (height + space)
             parts += _box(x, y, width, lines, height)
-    return _svg(total + 40, 28 + len(floors) * (height + space), parts)
+    return _svg(total + 40, 28 + len(rows) * (height + space), parts)
 
 
 def _rule_graph() -> dict[str, set[str]]:
@@ -119,7 +119,7 @@ def _longest_path(after: Mapping[str, set[str]]) -> set[str]:
 
 
 def _imports(names: Iterable[str]) -> dict[str, list[str]]:
-    """Each wing and top module -> those that it imports, also where only types are wanted."""
+    """Each package and top module -> those that it imports, also where only types are wanted."""
     graph = grimp.build_graph("mpo", cache_dir=None)
     return {
         name: [
@@ -163,7 +163,7 @@ def _svg(width: float, height: float, parts: Iterable[str]) -> str:
     return "\n".join(body) + "\n"
 
 
-DRAWINGS = {"rules.svg": rules, "floors.svg": floors}
+DRAWINGS = {"rules.svg": rules, "layers.svg": layers}
 
 
 if __name__ == "__main__":

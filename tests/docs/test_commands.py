@@ -28,6 +28,7 @@ RUN = {
     "snakemake --cores 8 --resources gpu=2": ["pages/summary.html"],
     "snakemake --cores 8 --config allow_missing=true": ["pages/summary.html"],
     "snakemake --cores 8 figures": ["figures/effects.png", "figures/final_scores.pdf"],
+    "snakemake --cores 8 figures --configfile config/tiny.yaml": ["figures/profiles.png"],
     "snakemake --cores 1 results/default/figures/final_scores.png": ["figures/final_scores.png"],
     "snakemake --cores 1 results/default/runs/Pendulum-v1/retrace-on_optimizer-adam/seed0/"
     "step8000/video.mp4": ["runs/Pendulum-v1/retrace-on_optimizer-adam/seed0/step400/video.mp4"],
@@ -70,10 +71,10 @@ TESTED = {
     "test_a_deployment_has_all_rules_of_the_pipeline_and_its_default_target",
     "python -m mpo merge COPIED/results/default --into results/default": "tests/jobs/"
     "test_merge.py::test_the_command_says_how_many_runs_it_took",
-    "python -m mpo merge results/reference/NAME --into results/NAME": "tests/workflow/"
+    "python -m mpo merge results/reference/precision --into results/precision": "tests/workflow/"
     "test_workflow.py::test_from_kept_runs_without_policies_tables_are_made_again_and_nothing_is_"
     "trained",
-    "snakemake --cores 8 --configfile config/NAME.yaml": "tests/workflow/"
+    "snakemake --cores 8 --configfile config/precision.yaml": "tests/workflow/"
     "test_workflow.py::test_from_kept_runs_without_policies_tables_are_made_again_and_nothing_is_"
     "trained",
     **dict.fromkeys(
@@ -100,7 +101,7 @@ NOT_RUN = {
     **dict.fromkeys(
         tuple(
             f"make bench PART={part}"
-            for part in ("update", "environments", "evaluation", "precision")
+            for part in ("update", "levers", "environments", "evaluation", "precision")
         ),
         "takes an idle machine minutes; tests/benchmarks/ tests its parts",
     ),

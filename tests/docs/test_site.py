@@ -82,11 +82,11 @@ def test_every_table_is_described():
     assert sorted(described) == sorted([*TABLES, *ANSWERS])
 
 
-def test_the_readme_stays_short_and_names_every_wing():
+def test_the_readme_stays_short_and_names_every_package():
     readme = pages()["README.md"]
     assert len(readme.splitlines()) <= 150
-    wings = [path.parent.name for path in (ROOT / "mpo").glob("*/__init__.py")]
-    assert [wing for wing in wings if f"`mpo/{wing}/`" not in readme] == []
+    packages = [path.parent.name for path in (ROOT / "mpo").glob("*/__init__.py")]
+    assert [name for name in packages if f"`mpo/{name}/`" not in readme] == []
 
 
 def test_paths_of_the_code_in_sentences_exist():
