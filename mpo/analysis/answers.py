@@ -27,12 +27,12 @@ _COLUMNS = {
     "improvements": ("arm", "over", *_BOUNDS, "n", "n_over"),
     "effects": (
         *(*contrasts.KEY, "env", "unit", "estimate", "lo", "hi", "method"),
-        *("environments", "n", "sd", "correlation"),
+        *("environments", "n", *contrasts.SPREAD),
     ),
     "differences": (*contrasts.KEY, "env", "unit", "difference"),
     "contrasts": (
         *(*contrasts.KEY, "estimate", "lo", "hi", "p", "p_holm", "method"),
-        *("environments", "n", "sd", "correlation"),
+        *("environments", "n", *contrasts.SPREAD),
     ),
     "efficiency": (
         *("env", "arm", "n", "area", "area_lo", "area_hi"),

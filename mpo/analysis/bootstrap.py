@@ -83,9 +83,12 @@ def resample(n: Sequence[int], rows: int, rng: np.random.Generator) -> np.ndarra
 
 
 def bounds(draws: np.ndarray, n: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The 2.5 and 97.5 percentiles along the first axis; NaN if no environment has two runs."""
+    """The 2.5 and 97.5 percentiles along the first axis; NaN if an environment has a single run.
+
+    The spread of a single run is unknown: its resamples are all the same.
+    """
     lo, hi = np.percentile(draws, (2.5, 97.5), axis=0)
-    return (lo, hi) if max(n) > 1 else (lo * np.nan, hi * np.nan)
+    return (lo, hi) if min(n) > 1 else (lo * np.nan, hi * np.nan)
 
 
 def sorted_runs(scores: Sequence[ArrayLike]) -> list[np.ndarray]:

@@ -1,7 +1,6 @@
 """The candidates of a tuning stage: their criterion, their scores and the order they rank in."""
 
 import itertools
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,14 +27,24 @@ class TunedArm(NamedTuple):
     diverged: np.ndarray
     """Whether the run diverged, bool [K, n]."""
 
+    @property
+    def missing(self) -> np.ndarray:
+        """Whether a candidate lacks a run of some seed, bool [K]."""
+        return np.isnan(self.values).any(1)
+
 
 class Scores(NamedTuple):
-    """The candidates of a tuned arm in the E environments that have a reference."""
+    """The candidates of a tuned arm: their scores, and what puts a candidate behind the others.
+
+    Of all environments, the E that have a reference come first.
+    """
 
     values: np.ndarray
     """The criterion as a normalised score, [E, K, n]; NaN where a run is missing."""
     diverged: np.ndarray
-    """Whether the run diverged, bool [E, K, n]."""
+    """Whether the run diverged, in all environments, bool [all, K, n]."""
+    missing: np.ndarray
+    """Whether a run of some seed is missing, in all environments, bool [all, K]."""
 
 
 def read_arms(study: Study, tuning: Tuning, tables: Path) -> list[TunedArm]:
@@ -90,25 +99,42 @@ def scores(found: Iterable[TunedArm], scale: pd.DataFrame) -> dict[str, Scores]:
 
     Args:
         found: every tuned arm in every environment.
-        scale: random and reference returns, see `references.read`. Environments without a
-            reference are left out, and so is an arm that has no other.
+        scale: random and reference returns, see `references.read`. An arm whose environments all
+            lack a reference is left out.
     """
-    known = scale.set_index("env")
-    parts: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {}
+    known = scale.set_index("env")[["random", "reference"]]
+    arms: dict[str, list[TunedArm]] = {}
     for each in found:
-        low, high = (float(known[name][each.env]) for name in ("random", "reference"))
-        if math.isnan(low) or math.isnan(high):
+        arms.setdefault(label(each.arm), []).append(each)
+    normalised = {}
+    for name, cells in arms.items():
+        scaled = [each for each in cells if known.loc[each.env].notna().all()]
+        if not scaled:
             continue
-        values, diverged = parts.setdefault(label(each.arm), ([], []))
-        values.append((each.values - low) / (high - low))
-        diverged.append(each.diverged)
-    return {name: Scores(*map(np.array, part)) for name, part in parts.items()}
+        values = [
+            (each.values - low) / (high - low)
+            for each, (low, high) in zip(
+                scaled, known.loc[[each.env for each in scaled]].to_numpy(float), strict=True
+            )
+        ]
+        every = sorted(cells, key=lambda each: bool(known.loc[each.env].isna().any()))
+        flags = [each.diverged for each in every], [each.missing for each in every]
+        normalised[name] = Scores(np.array(values), *map(np.array, flags))
+    return normalised
 
 
-def ranked(means: ArrayLike, bad: ArrayLike) -> np.ndarray:
-    """Values that order candidates: a bad one, or one without a value, is behind all others."""
-    values = np.asarray(means, float)
-    return np.where(np.asarray(bad) | np.isnan(values), -np.inf, values)
+def alone(each: TunedArm) -> Scores:
+    """A tuned arm in one environment, its criterion in the unit of the returns."""
+    return Scores(each.values[None], each.diverged[None], each.missing[None])
+
+
+def ranked(means: ArrayLike, diverged: ArrayLike, missing: ArrayLike) -> np.ndarray:
+    """Values that order candidates.
+
+    One that diverged is behind all that did not. One that lacks a run is behind all that do not.
+    """
+    values = np.where(diverged, -np.finfo(float).max, np.asarray(means, float))
+    return np.where(missing, -np.inf, values)
 
 
 def best(ordered: np.ndarray) -> int:
@@ -122,5 +148,8 @@ def best_first(ordered: np.ndarray) -> np.ndarray:
 
 
 def ranked_across(of: Scores) -> np.ndarray:
-    """As `ranked`, of the mean scores over the environments, [K]."""
-    return ranked(of.values.mean(2).mean(0), of.diverged.any((0, 2)))
+    """As `ranked`, of the mean scores over the environments, [K].
+
+    A run that diverged or is missing counts in every environment, with a reference or without.
+    """
+    return ranked(of.values.mean(2).mean(0), of.diverged.any((0, 2)), of.missing.any(0))

@@ -4,7 +4,7 @@ A contrast compares two levels of a varied axis, paired by seed. The table contr
 the config names; the others have every level against the first of its axis.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -18,6 +18,9 @@ from mpo.study.plan import Study
 KEY = ("factor", "level", "against")
 """The columns that identify a contrast."""
 
+SPREAD = ("sd", "correlation", "effective_environments")
+"""The columns on the spread of a paired effect, see `effects.Effect`."""
+
 POOLED = "pooled"
 """Value of `env` in rows over several environments."""
 
@@ -28,7 +31,7 @@ _DELTAS = (0.05, 0.1, 0.2)  # effects of the power table, in units of the score
 
 _METHOD = "student-t"
 _NOT_ESTIMATED = {
-    **dict.fromkeys(("estimate", "lo", "hi", "p", "sd", "correlation"), np.nan),
+    **dict.fromkeys(("estimate", "lo", "hi", "p", *SPREAD), np.nan),
     **{"method": _METHOD, "environments": 0, "n": 0},
 }
 
@@ -163,7 +166,7 @@ def _student(
 ) -> dict[str, Any]:
     """The columns that describe a Student-t interval and its pairs."""
     bounds = {"estimate": interval.mean, "lo": interval.lo, "hi": interval.hi, "n": interval.n}
-    return bounds | {"method": _METHOD, "sd": found.sd, "correlation": found.correlation}
+    return bounds | {"method": _METHOD} | {name: getattr(found, name) for name in SPREAD}
 
 
 def power_rows(changes: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -172,7 +175,18 @@ def power_rows(changes: pd.DataFrame) -> Iterator[dict[str, Any]]:
     Differences that are all equal, as of two seeds at a ceiling, say nothing of their spread.
     """
     known = changes[(changes["unit"] == "score") & (changes["sd"] > 0)]
-    for row in known[[*KEY, "env", "environments", "sd"]].to_dict("records"):
-        needed = effects.power_table(row["sd"], _DELTAS, row["environments"])
-        for delta, seeds in needed.items():
+    known = known.dropna(subset="effective_environments")
+    for row in known.to_dict("records"):
+        for delta, seeds in seeds_needed(row, _DELTAS).items():
             yield {"effect": delta, "seeds": seeds} | {str(k): v for k, v in row.items()}
+
+
+def seeds_needed(row: Mapping[Hashable, Any], deltas: Sequence[float]) -> dict[float, int | None]:
+    """Seeds per environment that would show effects on the score, see `effects.power_table`.
+
+    Args:
+        row: of the table effects or contrasts, with an sd above 0.
+        deltas: the effects.
+    """
+    spread = (row["sd"], deltas, row["environments"], row["effective_environments"])
+    return effects.power_table(*spread)

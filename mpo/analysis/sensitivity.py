@@ -77,8 +77,10 @@ def rows(
 def _terms(of: Scores, chosen_on: np.ndarray, scored_on: np.ndarray) -> Terms:
     """Chooses on some seeds, scores on some; both are places of seeds."""
     means = of.values[..., chosen_on].mean(-1)
-    bad = of.diverged[..., chosen_on].any(-1) | np.isnan(of.values).any(-1)
+    diverged = np.any(of.diverged[..., chosen_on], axis=-1)
     scored = of.values[..., scored_on].mean(-1)
-    own = [each[best(order)] for each, order in zip(scored, ranked(means, bad), strict=True)]
-    common = best(ranked(means.mean(0), bad.any(0)))
+    count = len(means)
+    orders = ranked(means, diverged[:count], of.missing[:count])
+    own = [each[best(order)] for each, order in zip(scored, orders, strict=True)]
+    common = best(ranked(means.mean(0), np.any(diverged, axis=0), of.missing.any(0)))
     return Terms(float(np.mean(own)), float(scored[:, common].mean()))

@@ -20,6 +20,7 @@ from mpo.analysis import sensitivity
 from mpo.analysis.candidates import (
     Scores,
     TunedArm,
+    alone,
     best_first,
     ranked,
     ranked_across,
@@ -28,12 +29,12 @@ from mpo.analysis.candidates import (
 )
 from mpo.analysis.intervals import t_interval
 from mpo.analysis.tables import CONFIDENCE, flat, label
-from mpo.study.config import ConfigError
+from mpo.study.config import ConfigError, JobFailed
 from mpo.study.plan import Study
 from mpo.study.tuning import Tuning
 
 _RESAMPLES = 10_000
-"""Most resamples of the tuning seeds; with up to five seeds all there are, which are fewer."""
+"""Most resamples of the tuning seeds; all there are if they are fewer, as of up to five seeds."""
 
 
 def compute(
@@ -51,6 +52,7 @@ def compute(
 
     Raises:
         ConfigError: one candidate is to be chosen for all environments, and none has a reference.
+        JobFailed: every candidate of an arm lacks a run, so that none can be chosen.
         Damaged: see `tables.read`.
     """
     tuning = study.tuned
@@ -67,12 +69,19 @@ def compute(
         )
     candidates, choices, best_of, chosen = (list[dict[str, Any]]() for _ in range(4))
     rng = np.random.default_rng(study.statistics.seed)
+    shares_across: dict[str, np.ndarray] = {}
     for each in found:
         name, count = label(each.arm), tuning.left(each.arm, study.rung + 1)
-        own, common = best_first(_ranked_arm(each)), across.get(name)
-        taken = common if tuning.choose == "across" and common is not None else own
+        own, common = best_first(ranked_across(alone(each))), across.get(name)
+        if tuning.choose == "across" and common is not None:
+            _refuse_missing(known[name], f"{name} in all environments together")
+            if name not in shares_across:
+                shares_across[name] = _shares(known[name], count, rng)
+            taken, shares = common, shares_across[name]
+        else:
+            _refuse_missing(alone(each), f"{name} in {each.env}")
+            taken, shares = own, _shares(alone(each), count, rng)
         places = _Places(taken[:count], own[0], None if common is None else common[0])
-        shares = _shares(each, count, rng)
         candidates += _candidate_rows(each, tuning, places, shares)
         choices.append(_choice_row(each, tuning, places, shares))
         best_of += _best_of_rows(each)
@@ -97,21 +106,32 @@ class _Places(NamedTuple):
     """The best one for all environments; None if it is not known."""
 
 
-def _ranked_arm(each: TunedArm, seeds: Any = slice(None)) -> np.ndarray:
-    """As `ranked`, of some seeds: [K], or [..., K] for seeds [..., n]."""
-    values, diverged = each.values[:, seeds], each.diverged[:, seeds]
-    return np.moveaxis(ranked(values.mean(-1), diverged.any(-1)), 0, -1)
+def _refuse_missing(of: Scores, where: str) -> None:
+    """Refuses to choose if every candidate lacks a run."""
+    if of.missing.any(0).all():
+        raise JobFailed(
+            f"tuning: no candidate of {where} has a run of every tuning seed, so none can be "
+            "chosen; failures.md says why the runs are missing"
+        )
 
 
-def _shares(each: TunedArm, best: int, rng: np.random.Generator) -> np.ndarray:
-    """The share of the resamples of the tuning seeds in which each is among the best, [K]."""
-    count = each.values.shape[1]
-    if count**count <= _RESAMPLES:
-        resamples = np.array([*itertools.product(range(count), repeat=count)])
+def _shares(of: Scores, best: int, rng: np.random.Generator) -> np.ndarray:
+    """The share of the resamples of the tuning seeds in which each is among the best, [K].
+
+    Seeds are resampled within each environment: runs of one seed in two environments have nothing
+    in common.
+    """
+    every, count = of.diverged.shape[0], of.diverged.shape[2]
+    if count ** (count * every) <= _RESAMPLES:
+        draws = np.array([*itertools.product(range(count), repeat=count * every)])
     else:
-        resamples = rng.integers(count, size=(_RESAMPLES, count))
-    chosen = best_first(_ranked_arm(each, resamples))[:, :best]
-    return np.bincount(chosen.ravel(), minlength=len(each.candidates)) / len(resamples)
+        draws = rng.integers(count, size=(_RESAMPLES, count * every))
+    draws = draws.reshape(-1, every, 1, count)
+    values = np.take_along_axis(of.values[None], draws[:, : len(of.values)], 3)
+    diverged = np.take_along_axis(of.diverged[None], draws, 3)
+    order = ranked(values.mean(3).mean(1), diverged.any((1, 3)), of.missing.any(0))
+    chosen = best_first(order)[:, :best]
+    return np.bincount(chosen.ravel(), minlength=order.shape[1]) / len(draws)
 
 
 def _candidate_rows(
@@ -140,7 +160,6 @@ def _choice_row(
     each: TunedArm, tuning: Tuning, places: _Places, shares: np.ndarray
 ) -> dict[str, Any]:
     taken, own, common = places.taken[0], places.own, places.common
-    alone = Scores(each.values[None], each.diverged[None])
     return {
         "env": each.env,
         "arm": label(each.arm),
@@ -154,7 +173,7 @@ def _choice_row(
         "best_here": label(each.candidates[own]),
         "best_across": None if common is None else label(each.candidates[common]),
         "mean": np.nanmean(each.values[own]),
-        "held_out": sensitivity.held_out(alone).per_environment,
+        "held_out": sensitivity.held_out(alone(each)).per_environment,
         "mean_across": math.nan if common is None else np.nanmean(each.values[common]),
     }
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mpo.analysis.contrasts import POOLED, SUM
-from mpo.analysis.effects import power_table
+from mpo.analysis.contrasts import POOLED, SUM, seeds_needed
 from mpo.analysis.intervals import EXPLORATORY, MINUS
 from mpo.analysis.tables import read
 from mpo.report import paper_tables, tuning
@@ -141,7 +140,7 @@ def _needed(row: _Row) -> str:
     """The seeds that a usual effect would need; equal differences say nothing of their spread."""
     if not row["sd"] > 0:
         return ""
-    seeds = power_table(row["sd"], (_DETECTED,), int(row["environments"]))[_DETECTED]
+    seeds = seeds_needed(row, (_DETECTED,))[_DETECTED]
     if seeds is None:
         return ""
     return (

@@ -202,8 +202,9 @@ def test_coverage_of_the_iqm_over_six_tasks(n, coverage):
     assert np.mean(covered) == pytest.approx(coverage, abs=monte_carlo(coverage, 800))
 
 
-def test_single_runs_have_no_bounds():
-    result = aggregates([[0.2], [0.4]], np.random.default_rng(0), replicates=10)
+@pytest.mark.parametrize("second", [[0.4], [0.3, 0.5]])
+def test_single_runs_have_no_bounds(second):
+    result = aggregates([[0.2], second], np.random.default_rng(0), replicates=10)
     assert result.mean.estimate == pytest.approx(0.3)
     assert all(math.isnan(e.lo) and math.isnan(e.hi) for e in result)
 
@@ -232,15 +233,22 @@ def test_a_profile_counts_equal_n_like_a_pool():
 
 
 def test_a_hand_computed_probability_of_improvement():
-    # Environment 0: 3 beats 1 and 2, 2 beats 1 and ties: 3.5 of 4. Environment 1: 0 of 3.
+    # Environment 0: 3 beats 1 and 2, 2 beats 1 and ties: 3.5 of 4. Environment 1: 0 of 6.
     result = probability_of_improvement(
-        [[3.0, 2.0], [0.0]], [[1.0, 2.0], [5.0, 6.0, 7.0]], np.random.default_rng(0)
+        [[3.0, 2.0], [0.0, 0.0]], [[1.0, 2.0], [5.0, 6.0, 7.0]], np.random.default_rng(0)
     )
     assert result.estimate == pytest.approx((3.5 / 4 + 0) / 2)
-    assert (result.n_x, result.n_y, result.replicates) == ((2, 1), (2, 3), 50_000)
+    assert (result.n_x, result.n_y, result.replicates) == ((2, 2), (2, 3), 50_000)
     # Environment 1 gives 0 in every draw. Environment 0 gives 1/2 with P(x = 2 2, y = 2 2) = 1/16,
     # else more.
     assert (result.lo, result.hi) == pytest.approx((0.25, 0.5))
+
+
+def test_a_single_run_on_one_side_leaves_no_bounds():
+    others = np.random.default_rng(3).normal(size=10)
+    for x, y in (([[5.0]], [others]), ([others], [[5.0]])):
+        result = probability_of_improvement(x, y, np.random.default_rng(0), replicates=10)
+        assert result.estimate in (0, 1) and math.isnan(result.lo) and math.isnan(result.hi)
 
 
 def test_in_one_environment_it_is_mann_whitneys_u():

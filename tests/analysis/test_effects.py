@@ -276,10 +276,37 @@ def test_simulated_pooled_effects_are_detected():
     assert 0.8 - 4 * math.sqrt(0.16 / 2000) < detected < 0.88
 
 
+@pytest.mark.parametrize("spreads", [(1, 1, 1), (1, 1, 10), (1, 2, 3), (1, 5)])
+@pytest.mark.parametrize("delta", [0.05, 0.1])
+def test_simulated_pooled_effects_of_unequal_spread_are_detected(spreads, delta):
+    """Against Welch's test as it is applied, whose degrees of freedom are estimated."""
+    sds = 0.057 * np.sqrt(len(spreads)) * np.array(spreads) / np.linalg.norm(spreads)
+    sd, effective = np.sqrt(np.mean(sds**2)), np.sum(sds**2) ** 2 / np.sum(sds**4)
+    n = power_table(sd, [delta], len(sds), effective)[delta]
+
+    def detected(seeds):
+        x = np.random.default_rng(15).normal(delta, sds[:, None], (2000, len(sds), seeds))
+        return np.mean([pooled_t_interval(list(study)).lo > 0 for study in x])
+
+    assert detected(n) > 0.75
+    assert n == 3 or detected(n - 1) < 0.82
+
+
+def test_the_effective_number_of_environments_is_welchs():
+    equal, one_alone = np.array([[0.0, 1.0], [0.0, 3.0]]), np.zeros((2, 2))
+    assert main_effect([equal.copy(), equal.copy() + 5], 0, 1).effective_environments == 2
+    assert main_effect([equal, one_alone], 0, 1).effective_environments == 1
+    assert main_effect([one_alone, one_alone], 0, 1).effective_environments == 2
+    three = [equal, 2 * equal, np.array([[0.0, 1.0]])]
+    assert math.isnan(main_effect(three, 0, 1).effective_environments)
+    assert main_effect(three[:2], 0, 1).effective_environments == pytest.approx(25 / 17)
+
+
 def test_effects_too_small_or_certain():
     assert power_table(1.0, [0.01]) == {0.01: None}
     assert power_table(0.0, [0.01]) == {0.01: 2}
     assert power_table(1e-9, [0.1]) == {0.1: 2}
+    assert power_table(0.0, [0.01], 3) == power_table(1e-9, [0.01], 3) == {0.01: 3}
 
 
 def test_arguments_of_the_power_table_are_checked():
@@ -290,3 +317,6 @@ def test_arguments_of_the_power_table_are_checked():
         power_table(0.1, [0.1, 0])
     with pytest.raises(ValueError, match="one environment or more, received 0"):
         power_table(0.1, environments=0)
+    for effective in (0.5, 3.1, NAN):
+        with pytest.raises(ValueError, match=f"from 1 to 3 environments, received {effective}"):
+            power_table(0.1, environments=3, effective=effective)

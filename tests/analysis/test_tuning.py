@@ -1,5 +1,8 @@
 """What is chosen among candidates, and how surely, against cases computed by hand."""
 
+import itertools
+import operator
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +10,7 @@ import pytest
 from mpo.analysis import candidates, sensitivity, tuning
 from mpo.analysis.candidates import Scores
 from mpo.analysis.intervals import t_interval
-from mpo.study.config import ConfigError
+from mpo.study.config import ConfigError, JobFailed
 from mpo.study.plan import Study
 from mpo.study.tuning import key_of
 from tests.study.test_tuning import config
@@ -82,6 +85,26 @@ def test_a_candidate_that_diverged_is_behind_all_others(choose):
     assert chosen["Pendulum-v1", "adam"] == 1e-4
     _, chosen = choose(diverged=range(9))
     assert chosen["Pendulum-v1", "adam"] == 1e-4  # all of them: the first
+    _, chosen = choose(diverged=range(9), missing=[0])
+    assert chosen["Pendulum-v1", "adam"] == 1e-3  # the first that lacks no run
+
+
+@pytest.mark.parametrize("scale", [SCALE, SCALE.assign(reference=[10.0, np.nan])])
+def test_across_a_candidate_that_diverged_anywhere_is_behind(choose, scale):
+    """Also where there is no reference. The best of adam is its second, then its first."""
+    _, chosen = choose(choose="across", scale=scale)
+    assert {rate for (_, arm), rate in chosen.items() if arm == "adam"} == {1e-3}
+    for flaw in ({"diverged": [18 + 4]}, {"missing": [18 + 4]}):
+        tables, chosen = choose(choose="across", scale=scale, **flaw)
+        assert {rate for (_, arm), rate in chosen.items() if arm == "adam"} == {1e-4}
+        choices = tables["choices"].set_index(["env", "arm"])
+        assert choices.loc[("dm_control/walker-walk-v0", "adam"), "diverged"] == 0
+
+
+@pytest.mark.parametrize("choice", ["environment", "across"])
+def test_without_a_complete_candidate_none_is_chosen(choose, choice):
+    with pytest.raises(JobFailed, match=r"no candidate of adam in .* has a run of every tuning"):
+        choose(choose=choice, missing=[0, 4, 8])
 
 
 def test_a_candidate_without_a_run_of_every_seed_is_not_chosen(choose):
@@ -97,6 +120,23 @@ def test_the_share_counts_all_resamples_of_the_seeds(choose):
     twice = 3 * 2 + 1
     assert shares[0].tolist() == pytest.approx([twice / 27, 20 / 27, 0])
     assert shares.sum(1).tolist() == pytest.approx([1] * 4)
+
+
+def test_across_the_share_is_of_the_choice_for_all_environments(choose):
+    rows = choose(choose="across")[0]["candidates"]
+    shares = rows["share"].to_numpy().reshape(4, 3)
+    assert (shares[:2] == shares[2:]).all() and shares.sum(1).tolist() == pytest.approx([1] * 4)
+    # All 27 x 27 resamples of adam's seeds, those of the walker apart from those of Pendulum.
+    sums = [
+        [sum(a[[*here]]) + sum(b[[*there]]) for a, b in zip(ADAM, ADAM[::-1], strict=True)]
+        for here, there in itertools.product(itertools.product(range(3), repeat=3), repeat=2)
+    ]
+    alone, tied = (
+        np.mean([compare(second, first) and second > third for first, second, third in sums])
+        for compare in (operator.gt, operator.eq)
+    )
+    assert 0 < tied < 0.01 < alone  # equal sums of floats may differ in the last digit
+    assert alone <= shares[0][1] <= alone + tied and shares[0][2] == 0
 
 
 def test_choosing_on_all_seeds_but_one_is_scored_on_that_one(choose):
@@ -169,7 +209,11 @@ def test_sensitivity_needs_two_seeds_and_two_environments_with_a_reference(choos
     assert np.isnan(row["index"]) and np.isnan(row["index_naive"])
     none = choose(scale=SCALE.assign(reference=np.nan))[0]["sensitivity"]
     assert none["environments"].tolist() == [0, 0] and none[TERMS].isna().all(axis=None)
-    single = Scores(np.array([[[0.2], [0.9]], [[0.7], [0.5]]]), np.zeros((2, 2, 1), bool))
+    single = Scores(
+        np.array([[[0.2], [0.9]], [[0.7], [0.5]]]),
+        np.zeros((2, 2, 1), bool),
+        np.zeros((2, 2), bool),
+    )
     assert np.isnan(sensitivity.held_out(single)).all()
     assert sensitivity.naive(single).lost == pytest.approx((0.9 + 0.7) / 2 - (0.9 + 0.5) / 2)
 
