@@ -100,19 +100,20 @@ def against_the_first(study: Study) -> list[Contrast]:
     """Every level of each varied axis except the first, against the first."""
     return [
         _contrast(study, name, value, values[0])
-        for name, values in _varied(study).items()
+        for name, values in varied(study).items()
         for value in values[1:]
     ]
 
 
 def _contrast(study: Study, axis: str, level: Any, against: Any) -> Contrast:
-    varied = _varied(study)
-    values = varied[axis]
+    axes = varied(study)
+    values = axes[axis]
     names = {"factor": axis, "level": words(axis, level), "against": words(axis, against)}
-    return Contrast(names, [*varied].index(axis), values.index(level), values.index(against))
+    return Contrast(names, [*axes].index(axis), values.index(level), values.index(against))
 
 
-def _varied(study: Study) -> dict[str, list[Any]]:
+def varied(study: Study) -> dict[str, list[Any]]:
+    """The axes with more than one value."""
     return {name: values for name, values in study.axis_values.items() if len(values) > 1}
 
 
@@ -139,7 +140,7 @@ def effect_over(cells: Sequence[np.ndarray], contrast: Contrast) -> effects.Effe
 def arrays(study: Study, finals: pd.DataFrame, unit: str) -> dict[str, np.ndarray]:
     """Values by environment, [seeds, levels of the first varied axis, of the second, ...]."""
     # Rows are in the plan's order: environment, axes, seed.
-    sizes = [len(values) for values in _varied(study).values()]
+    sizes = [len(values) for values in varied(study).values()]
     shape = (len(study.environments), *sizes, len(study.seeds))
     values = np.moveaxis(finals[unit].to_numpy().reshape(shape), -1, 1)
     return {e.name: x for e, x in zip(study.environments, values, strict=True)}

@@ -7,7 +7,7 @@ follow the order of the study's plan.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ SCHEMA_VERSION = 3
 
 CONFIDENCE = 0.95
 
-UNITS = {
+_RETURN = "undiscounted sum of rewards"
+_SCORE = "normalised score: 0 of a random policy, 1 of the reference"
+_ESTIMATE = ("estimate", "lo", "hi")
+_UNITS = {
     "env_step": "environment steps",
     "env_steps": "environment steps",
     "updates": "updates of the networks",
@@ -46,10 +49,27 @@ UNITS = {
     "q_bootstrap": "mean weight of the critic's own value in the discounted return",
     "length": "environment steps",
     "episode_length": "environment steps",
-    "return": "undiscounted sum of rewards",
-    "episode_return": "undiscounted sum of rewards",
-    **dict.fromkeys(("mean", "lo", "hi", "min", "max"), "undiscounted sum of rewards"),
+    **dict.fromkeys(("return", "episode_return", "mean", "lo", "hi", "min", "max"), _RETURN),
+    **dict.fromkeys(("random", "reference", "threshold", "area", "area_lo", "area_hi"), _RETURN),
+    **dict.fromkeys(("expected", "held_out", "mean_across"), _RETURN),
+    **dict.fromkeys(("median_steps", "median_lo", "median_hi"), "environment steps"),
+    **dict.fromkeys(("score", "tau", "effect"), _SCORE),
+    **dict.fromkeys(("improvement", "improvement_lo", "improvement_hi"), "probability"),
 }
+_UNITS_IN = {
+    "aggregates": dict.fromkeys(_ESTIMATE, _SCORE),
+    "sample_efficiency": dict.fromkeys(_ESTIMATE, _SCORE),
+    "profiles": dict.fromkeys(_ESTIMATE, "share of the runs"),
+    "improvements": dict.fromkeys(_ESTIMATE, "probability"),
+    "effects": dict.fromkeys((*_ESTIMATE, "sd"), "as `unit` says"),
+    "differences": {"difference": "as `unit` says"},
+    "contrasts": dict.fromkeys((*_ESTIMATE, "sd"), _SCORE),
+    "power": {"sd": _SCORE, "seeds": "per environment"},
+    "cost_ratios": dict.fromkeys(_ESTIMATE, "ratio of two costs"),
+    "sensitivity": dict.fromkeys(("per_environment", "across", "index", "index_naive"), _SCORE),
+    "unpaired": {"difference": _RETURN},
+}
+"""Units of a table's columns that differ from those in other tables."""
 
 _SEALED = "has_checksum"
 """Metadata of a table whose checksum is recorded beside it; older versions recorded none."""
@@ -97,6 +117,12 @@ def label(values: Mapping[str, Any]) -> str:
     return ", ".join(words(name, value) for name, value in values.items())
 
 
+def units(name: str, columns: Iterable[str]) -> dict[str, str]:
+    """The units of a table's columns, for those that have one."""
+    known = _UNITS | _UNITS_IN.get(name, {})
+    return {column: known[column] for column in columns if column in known}
+
+
 def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
     """Writes each table as NAME.parquet (zstd) and NAME.csv.
 
@@ -106,9 +132,8 @@ def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
     origin = commit()
     for name, frame in tables.items():
         table = pa.Table.from_pandas(frame, preserve_index=False)
-        units = {column: UNITS[column] for column in frame.columns if column in UNITS}
         metadata = {"schema_version": str(SCHEMA_VERSION), "commit": origin, _SEALED: "yes"}
-        metadata["units"] = json.dumps(units)
+        metadata["units"] = json.dumps(units(name, frame.columns))
         described = table.replace_schema_metadata({**table.schema.metadata, **metadata})
         with replacing(directory / f"{name}.parquet") as path:
             pq.write_table(described, path, compression="zstd")

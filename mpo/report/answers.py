@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mpo.analysis.contrasts import POOLED, SUM, seeds_needed
+from mpo.analysis.contrasts import POOLED, SUM, seeds_needed, varied
 from mpo.analysis.intervals import EXPLORATORY, MINUS
 from mpo.analysis.tables import read
 from mpo.report import paper_tables, tuning
@@ -19,6 +19,7 @@ from mpo.study.plan import Study
 
 _DETECTED = 0.1
 _LEVEL = 0.05
+_UNPAIRED = "no environment with a score for every arm has a seed with a complete pair"
 
 _Row = Mapping[Hashable, Any]
 
@@ -55,10 +56,10 @@ def _named_before(study: Study, effects: pd.DataFrame, contrasts: pd.DataFrame) 
 
 
 def _all_exploratory(study: Study, effects: pd.DataFrame) -> list[str]:
-    if effects.empty:
+    if not varied(study):
         return ["No factor is varied."]
     pooled = effects[effects["env"] == POOLED].to_dict("records")
-    none = "No effect can be pooled: no environment has a score for every arm."
+    none = f"No effect can be pooled: {_UNPAIRED}."
     text = "No contrast was named before the study, so all effects below are exploratory."
     return [text, _list(study, pooled) or none]
 
@@ -97,7 +98,7 @@ def _sentence(study: Study, row: _Row) -> str:
     sign = ", beyond" if row["against"] == SUM else f" {MINUS}"
     name = f"**{row['level']}{sign} {row['against']}{tuning.how_tuned(study, str(row['factor']))}**"
     if not row["environments"]:
-        return f"{name}: no estimate, since no environment has a score for every arm."
+        return f"{name}: no estimate, since {_UNPAIRED}."
     seeds = row["n"] / row["environments"]
     words = plural(int(seeds), "seed") if seeds == int(seeds) else f"{seeds:.1f} seeds"
     pool = f"pooled over {plural(int(row['environments']), 'environment')}, {words} each"

@@ -10,7 +10,7 @@ from pathlib import Path
 import markdown
 import yaml
 
-from mpo.analysis.tables import UNITS, read
+from mpo.analysis.tables import read, units
 from mpo.study.files import replacing
 
 _STYLE = """
@@ -46,10 +46,10 @@ def summary(text: Path, output: Path) -> None:
 def table(tables: Path, name: str, output: Path) -> None:
     """Writes the page of a table: all rows, numbers to five digits, and the columns' units."""
     frame = read(tables, name)
-    units: dict[str, list[str]] = {}
-    for column in frame.columns.intersection(list(UNITS)):
-        units.setdefault(UNITS[column], []).append(column)
-    words = "; ".join(f"{unit}: {', '.join(columns)}" for unit, columns in units.items())
+    columns: dict[str, list[str]] = {}
+    for column, unit in units(name, frame.columns).items():
+        columns.setdefault(unit, []).append(column)
+    words = "; ".join(f"{unit}: {', '.join(of)}" for unit, of in columns.items())
     note = f"<p>Units: {html.escape(words)}.</p>" if words else ""
     rows = frame.to_html(index=False, border=0, na_rep="", float_format=f"{{:.{_DIGITS}g}}".format)
     _write(name, f"<h1>{name}</h1>{note}{rows}", output)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mpo.analysis.baselines import comparable, in_words
-from mpo.analysis.contrasts import POOLED, SUM
+from mpo.analysis.contrasts import POOLED, SUM, varied
 from mpo.analysis.intervals import EXPLORATORY, MINUS, t_interval
 from mpo.analysis.tables import CONFIDENCE, read
 from mpo.report import others
@@ -107,12 +107,13 @@ def aggregates(study: Study, tables: Path) -> Table:
     No cell is bold: the intervals are of single arms, which cannot establish a difference.
     """
     found, finals = read(tables, "aggregates"), read(tables, "finals")
-    caption = f"Normalised final scores over all environments, study {study.study}."
+    caption = f"Normalised final scores over environments, study {study.study}."
     frame = pd.DataFrame(index=pd.Index(finals["arm"].unique(), name="arm"), columns=[*_METRICS])
     note = "No environment has a reference score and a finished run of every arm."
     if not found.empty:
         frame = wide(found.assign(cell=_cells(found)), ["arm"], "metric", "cell").loc[frame.index]
         scored = finals.dropna(subset="score").groupby(["env", "arm"]).size()
+        shared = scored.groupby("env").transform("size") == len(frame)  # a run of every arm
         warning = ": with so few seeds these intervals are too narrow"
         note = (
             "Score: 0 for a random policy, 1 for the reference. IQM: interquartile mean of the "
@@ -120,7 +121,7 @@ def aggregates(study: Study, tables: Path) -> Table:
             "short of 1; lower is better. Brackets: 95 % stratified bootstrap interval of "
             f"{_counted(found['replicates'], 'replicate')}, given two or more seeds. Over "
             f"{_counted(found['environments'], 'environment')} and {_counted(found['n'], 'run')} "
-            f"per arm; {_seeds(scored, warning)} per environment."
+            f"per arm; {_seeds(scored[shared], warning)} per environment."
         )
     frame = frame.fillna(NONE).rename(columns=_METRICS)
     return Table(frame, _nothing(frame), caption, note)
@@ -140,7 +141,7 @@ def effects(study: Study, tables: Path) -> Table:
     caption = f"Effects of the factors on the final return, study {study.study}."
     if found.empty:
         frame = pd.DataFrame(columns=[*rows, *units, "n", "r"], dtype=str).set_index(rows)
-        note = "No factor is varied, or no pair is complete."
+        note = "No pair of runs is complete." if varied(study) else "No factor is varied."
         return Table(frame, _nothing(frame), caption, note)
     both = found.groupby(rows, sort=False)[["n", "correlation"]].first()
     frame = wide(found, rows, "unit", "cell").reindex(columns=units, fill_value=NONE)

@@ -38,7 +38,8 @@ def how_timed(runs: pd.DataFrame) -> str:
     """Returns sentences on what the cost of runs is, and in what the runs differ that sets it."""
     mixed = []
     for column, words in _MIXED.items():
-        found = sorted({*runs[column].dropna()}, key=str)
+        values = {*runs[column].dropna()}
+        found = sorted(values, key=None if column in ("stacked", "threads") else str)
         if len(found) > 1:
             shown = f"{found[0]:g} to {found[-1]:g}" if column == "stacked" else _listed(found)
             mixed.append(f"{words} ({shown})")

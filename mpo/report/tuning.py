@@ -10,6 +10,7 @@ from mpo.analysis.intervals import MINUS
 from mpo.analysis.tables import label, read
 from mpo.report.figures.style import plural
 from mpo.report.typeset import NONE, inline
+from mpo.study.arm_values import schedule
 from mpo.study.plan import Study
 from mpo.study.tuning import Tuning, arms
 
@@ -28,8 +29,8 @@ def section(study: Study, tables: Sequence[Path]) -> list[str]:
         "## Tuning",
         _how(study, tuning),
         *_warnings(study, tuning, choices),
-        _table(choices),
-        *_only_compared_early(tuning),
+        _table(tuning, choices),
+        *_only_compared_early(study, tuning),
         _sensitivity(read(tables[0], "sensitivity")),
     ]
 
@@ -51,7 +52,7 @@ def _how(study: Study, tuning: Tuning) -> str:
     return (
         f"Before the reported runs, {_per_arm(study, tuning, 1)} candidates per arm "
         f"({', '.join(tuning.keys)}) were trained with the seeds {seeds} for "
-        f"{100 * tuning.budget:.0f} % of the budget{_halved(study, tuning)}."
+        f"{share_of_budget(study, tuning.rungs)} of the budget{_halved(study, tuning)}."
         f"{_searched(study, tuning)} The one with the best {measure} was chosen {chosen}. The "
         "intervals of the answers are conditional on what was chosen: they do not hold the "
         "uncertainty of the choice."
@@ -69,8 +70,8 @@ def _halved(study: Study, tuning: Tuning) -> str:
     if tuning.halving is None:
         return ""
     rungs = ", ".join(
-        f"{_per_arm(study, tuning, rung)} up to {100 * share:.3g} %"
-        for rung, share in enumerate(tuning.shares, start=1)
+        f"{_per_arm(study, tuning, rung)} up to {share_of_budget(study, rung)}"
+        for rung in range(1, tuning.rungs + 1)
     )
     steps = {name: f"{count:_}".replace("_", " ") for name, count in arm_steps(study).items()}
     each = [*steps.values()]
@@ -84,6 +85,19 @@ def _halved(study: Study, tuning: Tuning) -> str:
         f"1/{tuning.halving.factor} of each arm went on after each rung, {rungs} of the budget. "
         f"{given}"
     )
+
+
+def share_of_budget(study: Study, rung: int) -> str:
+    """Returns the share of the reported runs' steps that a rung trains for, e.g. "40 to 50 %".
+
+    It differs between environments where the budget was rounded down to a snapshot.
+    """
+    shares = sorted(
+        100 * study.tuning_steps(each)[rung - 1] / schedule(study, each).total_steps
+        for each in study.environments
+    )
+    low, high = (f"{share:.3g}" for share in (shares[0], shares[-1]))
+    return f"{low} %" if low == high else f"{low} to {high} %"
 
 
 def arm_steps(study: Study) -> dict[str, int]:
@@ -103,13 +117,13 @@ def arm_steps(study: Study) -> dict[str, int]:
     return found
 
 
-def _only_compared_early(tuning: Tuning) -> list[str]:
+def _only_compared_early(study: Study, tuning: Tuning) -> list[str]:
     """Says of halving which tables and figures hold all candidates."""
     if tuning.halving is None:
         return []
     return [
         "All candidates were trained to the end of the first rung only. The sensitivity, in the "
-        f"figure and below, is therefore that at {100 * tuning.shares[0]:.3g} % of the budget; the "
+        f"figure and below, is therefore that at {share_of_budget(study, 1)} of the budget; the "
         "table above is of the candidates in the last rung."
     ]
 
@@ -150,7 +164,8 @@ def _warnings(study: Study, tuning: Tuning, choices: pd.DataFrame) -> list[str]:
     if len(bad):
         rows = bad[["arm", "env"]].itertuples(index=False)
         said = "; ".join(f"{arm} in {env}" for arm, env in rows)
-        notes.append(f"**Every candidate had a diverged run: {inline(said)}.**")
+        where = " in some environment" if tuning.choose == "across" else ""
+        notes.append(f"**Every candidate had a diverged run{where}: {inline(said)}.**")
     return notes
 
 
@@ -164,7 +179,7 @@ def spacing(candidates: list[dict[str, object]], keys: tuple[str, ...]) -> dict[
     return found
 
 
-def _table(choices: pd.DataFrame) -> str:
+def _table(tuning: Tuning, choices: pd.DataFrame) -> str:
     table = pd.DataFrame(
         {
             "environment": choices["env"],
@@ -179,7 +194,8 @@ def _table(choices: pd.DataFrame) -> str:
         }
     )
     note = (
-        "Share of resamples: how often the bootstrap over the tuning seeds makes the same choice. "
+        "Share of resamples: how often the bootstrap over the tuning seeds makes the same choice, "
+        f"{'for all environments' if tuning.choose == 'across' else 'in this environment'}. "
         "Mean: of the best candidate here, over the tuning seeds, which flatters it. Held out: "
         "chosen on all tuning seeds but one, and scored on that one. Best across, here: the mean "
         "of the candidate that is best for all environments together."

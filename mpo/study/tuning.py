@@ -126,12 +126,6 @@ class Tuning(Section):
         """Number of budgets at which candidates are compared."""
         return self.halving.rungs if self.halving else 1
 
-    @property
-    def shares(self) -> list[float]:
-        """The share of the reported runs' steps that each rung trains candidates for."""
-        factor = self.halving.factor if self.halving else 1
-        return [self.budget / factor**later for later in reversed(range(self.rungs))]
-
     def left(self, arm: Mapping[str, Any], rung: int) -> int:
         """Returns how many of an arm's candidates are in a rung; after the last one it is 1."""
         count = len(self.candidates_of(arm))

@@ -132,11 +132,11 @@ def test_across_the_share_is_of_the_choice_for_all_environments(choose):
         for here, there in itertools.product(itertools.product(range(3), repeat=3), repeat=2)
     ]
     alone, tied = (
-        np.mean([compare(second, first) and second > third for first, second, third in sums])
+        np.mean([compare(second, max(first, third)) for first, second, third in sums])
         for compare in (operator.gt, operator.eq)
     )
-    assert 0 < tied < 0.01 < alone  # equal sums of floats may differ in the last digit
-    assert alone <= shares[0][1] <= alone + tied and shares[0][2] == 0
+    assert 0 < tied < 0.02 < alone  # equal sums of floats may differ in the last digit
+    assert alone <= shares[0][1] <= alone + tied
 
 
 def test_choosing_on_all_seeds_but_one_is_scored_on_that_one(choose):

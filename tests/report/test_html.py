@@ -31,17 +31,28 @@ def test_the_summary_holds_its_tables_and_pictures(tmp_path):
     assert "figures/a.png" not in text
 
 
-@pytest.mark.parametrize("name", ["runs", "scores", "effects", "baselines"])
-def test_a_table_has_every_row_and_its_units(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("runs", "environment steps: env_steps"),
+        ("scores", "undiscounted sum of rewards: mean, lo, hi, min, max"),
+        ("effects", "as `unit` says: estimate, lo, hi, sd"),
+        ("aggregates", "1 of the reference: estimate, lo, hi"),
+        ("improvements", "probability: estimate, lo, hi"),
+        ("cost_ratios", "ratio of two costs: estimate, lo, hi"),
+        ("baselines", "undiscounted sum of rewards: mean, lo, hi"),
+    ],
+)
+def test_a_table_has_every_row_and_its_units(tmp_path, name, said):
     study = synthetic.plan(environments=1)
     synthetic.write_runs(study, tmp_path)
     folder = synthetic.write_tables(study, tmp_path)
     html.table(folder, name, tmp_path / "t.html")
     text, frame = text_of(tmp_path / "t.html"), tables.read(folder, name)
     assert text.count("<tr") == len(frame) + 1 and "nan" not in text.lower()
+    assert said in text
     if name == "scores":
         assert f"<td>{frame.loc[0, 'mean']:.5g}</td>" in text
-        assert "undiscounted sum of rewards: mean, lo, hi, min, max" in text
 
 
 def test_the_config_can_be_read_back(tmp_path):

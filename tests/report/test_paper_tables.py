@@ -232,6 +232,14 @@ def test_aggregates_have_their_intervals_and_no_winner(made):
     assert "n = 5 seeds per environment." in table.note and "exploratory" not in table.note
 
 
+def test_aggregates_count_the_seeds_of_the_environments_that_are_pooled(tmp_path):
+    study = synthetic.plan(axes={"optimizer": ["adam", "sgd"]})
+    synthetic.write_runs(study, tmp_path)
+    study = synthetic.lose(study, tmp_path, [7, 9, 10, 11])  # leaves no sgd in the second one
+    table = paper_tables.aggregates(study, synthetic.write_tables(study, tmp_path))
+    assert "Over 1 environment and 3 runs per arm; n = 3 seeds (exploratory" in table.note
+
+
 def test_aggregates_without_a_reference_say_so(tmp_path):
     folder = hand_made(tmp_path, {"E-v1": {"one": SEEDS, "two": SEEDS}})
     nothing = pd.DataFrame(columns=["arm", "metric", "estimate", "lo", "hi"])

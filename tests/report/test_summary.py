@@ -163,6 +163,16 @@ def test_missing_and_diverged_runs_are_said_before_any_number(tmp_path):
     assert not re.search(r"\bnan\b", text)
 
 
+@pytest.mark.parametrize("lost", [[3, 4, 5], [0, 4, 5]])
+def test_what_has_no_complete_pair_is_not_called_unvaried(tmp_path, lost):
+    """All of sgd's runs failed, or all but that of a seed that adam lacks."""
+    study = Study.parse(synthetic.config(1, axes={"optimizer": ["adam", "sgd"]}))
+    synthetic.write_runs(study, tmp_path)
+    text = page(tmp_path, synthetic.lose(study, tmp_path, lost))
+    assert "No factor is varied" not in text
+    assert "no environment with a score for every arm has a seed with a complete pair" in text
+
+
 def answered(tmp_path, contrasts, scores=None, **options):
     """The answers of a study, with these scores of its arms in every environment, if given."""
     study = Study.parse(synthetic.config(**options) | {"contrasts": contrasts})
@@ -244,7 +254,7 @@ def test_without_named_contrasts_all_is_exploratory(tmp_path):
         ({"lo": -0.3, "hi": -0.1, "p": 0.01, "p_holm": 0.02}, "(exploratory): lower."),
         ({"sd": 0.1}, "with 80 % power would need 10 seeds per environment."),
         ({"lo": float("nan"), "hi": float("nan")}, "3 seeds each: no interval, so no conclusion."),
-        ({"environments": 0, "n": 0}, "no estimate, since no environment has a score"),
+        ({"environments": 0, "n": 0}, "no estimate, since no environment with a score for"),
     ],
 )
 def test_a_verdict_is_by_the_adjusted_p_value_or_says_what_is_excluded(tmp_path, changed, expected):

@@ -34,6 +34,8 @@ def test_what_changes_the_cost_of_runs_is_named():
     assert "Core-seconds are the CPU time" in how_timed(runs())
     text = how_timed(runs(stacked=[1.0, 2.9], compiled=[True, False], host=["a", None]))
     assert "The runs differ in seeds per process (1 to 2.9), compiled by torch (no, yes)," in text
+    assert "per process (2 to 10)," in how_timed(runs(stacked=[10.0, 2.0]))
+    assert "threads (2, 10)," in how_timed(runs(threads=[10, 2]))
     assert "GPU-seconds are the wall-clock" in how_timed(runs(device="cuda"))
     assert "arms may not be comparable" in how_timed(runs(device=["cpu", "cuda"]))
 

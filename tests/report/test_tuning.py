@@ -123,6 +123,28 @@ def test_the_steps_of_arms_with_different_numbers_of_candidates_differ_and_are_a
     assert "**The arms had different numbers of candidates: adam 4, sgd 6.**" in text
 
 
+def test_the_share_of_the_budget_is_what_candidates_were_trained_for(said, tmp_path):
+    """Half of 5,000 steps is two snapshots of 1,000; half of 10,000 is five."""
+    given = config(budget=0.5)
+    given["environments"][0] = {"id": "Pendulum-v1", "total_steps": 5000}
+    assert "were trained with the seeds 1000, 1001, 1002 for 40 to 50 % of the budget." in said(
+        of=lambda: given
+    )
+    study = Study.parse(given)
+    rows = [choice("Pendulum-v1", "adam")]
+    tables.write({"choices": pd.DataFrame(rows)}, tmp_path)
+    caption = figure.caption(Study.parse(study.tuning_stages(given)[0]), tmp_path)
+    assert "of each candidate after 2 000 to 5 000 environment steps, the mean over" in caption
+    assert "with its 95 % t interval; n = 3 seeds (exploratory)." in caption
+
+
+def test_the_choice_for_all_environments_is_told_as_that(said):
+    rows = [choice(env, "adam", diverged=1) for env in ("Pendulum-v1", "Reacher-v5")]
+    text = said(rows, choose="across")
+    assert "the same choice, for all environments. " in text
+    assert "**Every candidate had a diverged run in some environment: adam in Pendulum" in text
+
+
 def test_the_sensitivity_of_halving_is_that_of_the_first_rung(tmp_path):
     rows = [sensitive("adam"), sensitive("sgd")]
     first = {"sensitivity": pd.DataFrame(rows), "choices": pd.DataFrame()}
@@ -137,5 +159,5 @@ def test_the_sensitivity_of_halving_is_that_of_the_first_rung(tmp_path):
     choices = [choice("Pendulum-v1", "adam", on_edge=True)]
     tables.write({"choices": pd.DataFrame(choices)}, tmp_path / "first")
     caption = figure.caption(stage, tmp_path / "first")
-    assert "at 30 % of the budget (the first rung of successive halving)" in caption
+    assert "after 3 000 environment steps (the first rung of successive halving)" in caption
     assert "A ring marks the candidates that went on. " in caption

@@ -51,10 +51,10 @@ def caption(study: Study, tables: Path) -> str:
     if found.empty:
         return "Aggregate scores: no environment has a reference score and a run of every arm."
     environments = style.plural(int(found["environments"].max()), "environment")
-    runs = style.plural(int(found["n"].min()), "run")
+    runs = style.runs_in_words(found, found["environments"])
     return (
         "Aggregates of the normalised final score (0: random policy, 1: reference) over "
-        f"{environments} (at least {runs} per arm): interquartile mean, mean, median of the "
+        f"{environments} ({runs}): interquartile mean, mean, median of the "
         "environments' means, and optimality gap (how far the runs fall short of 1). Bars: 95 % "
         f"stratified bootstrap intervals, {int(found['replicates'].max())} resamples of the seeds."
     )

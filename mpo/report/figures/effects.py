@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mpo.analysis.contrasts import POOLED, SUM
+from mpo.analysis.contrasts import POOLED, SUM, varied
 from mpo.analysis.intervals import MINUS
 from mpo.analysis.tables import read
 from mpo.report.figures import style
@@ -24,7 +24,7 @@ def draw(study: Study, tables: Path) -> Figure:
     """Effects on the normalised score: one row per environment, then pooled; dots are seeds."""
     found = _scores(tables, "effects")
     if found.empty:
-        return style.nothing("No factor is varied, or no environment has a reference score.")
+        return style.nothing(f"{_nothing(study)}.")
     panels = list(found.groupby(["factor", "level", "against"], sort=False))
     rows = [env for env in style.environments(study) if env in set(found["env"])] + [POOLED]
     columns = style.columns(len(panels))
@@ -42,11 +42,15 @@ def draw(study: Study, tables: Path) -> Figure:
     return figure
 
 
+def _nothing(study: Study) -> str:
+    return "No pair of runs has a score" if varied(study) else "No factor is varied"
+
+
 def caption(study: Study, tables: Path) -> str:
     """Describes the figure: effects, intervals and seeds."""
     found = _scores(tables, "effects")
     if found.empty:
-        return "Factor effects: no factor is varied, or no environment has a reference score."
+        return f"Factor effects: {_nothing(study).lower()}."
     single = found[found["env"] != POOLED]
     return (
         "Final score of a factor level minus that of its baseline, with the same environment, seed "

@@ -41,10 +41,11 @@ def caption(study: Study, tables: Path) -> str:
     if found.empty:
         nothing = "there are no two arms with scores in the same environments."
         return f"Probability of improvement: {nothing}"
-    first, runs = list(style.looks(study))[0], style.plural(int(found["n"].min()), "run")
+    first = list(style.looks(study))[0]
+    runs = style.runs_in_words(found, int(read(tables, "aggregates")["environments"].max()))
     return (
         f"Probability that a run of an arm scores above a run of {first} in the same environment, "
-        f"averaged over environments (at least {runs} per arm). Bars: 95 % stratified bootstrap "
+        f"averaged over environments ({runs}). Bars: 95 % stratified bootstrap "
         f"intervals, {int(found['replicates'].max())} resamples of the seeds. All pairs of arms "
         "are in tables/improvements."
     )

@@ -37,9 +37,9 @@ def caption(study: Study, tables: Path) -> str:
     found = read(tables, "profiles")
     if found.empty:
         return "Performance profiles: no environment has a reference score and a run of every arm."
+    runs = style.runs_in_words(found, int(read(tables, "aggregates")["environments"].max()))
     return (
         "Performance profiles: the fraction of runs whose normalised final score is above a "
-        "threshold, with equal weight for every environment (at least "
-        f"{style.plural(int(found['n'].min()), 'run')} per arm). Bands: pointwise 95 % stratified "
-        f"bootstrap intervals, {int(found['replicates'].max())} resamples of the seeds."
+        f"threshold, with equal weight for every environment ({runs}). Bands: pointwise 95 % "
+        f"stratified bootstrap intervals, {int(found['replicates'].max())} resamples of the seeds."
     )

@@ -50,18 +50,16 @@ def caption(study: Study, tables: Path) -> str:
     if found.empty:
         return f"Sample efficiency: {_NOTHING[0].lower()}{_NOTHING[1:]}"
     environments = style.plural(int(found["environments"].max()), "environment")
-    runs = style.plural(int(found["n"].min()), "run")
+    runs = style.runs_in_words(found, found["environments"])
     budget = "" if _one_budget(found) else ", whose budgets differ"
     bands = (
         " Bands: pointwise 95 % stratified bootstrap intervals, "
         f"{int(found['replicates'].max())} resamples of the seeds."
     )
-    few = (found["n"] / found["environments"]).min() < style.EXPLORATORY
     return (
         "Interquartile mean (IQM) of the normalised score during training (0: random policy, 1: "
-        f"reference) over {environments}{budget} (at least {runs} per "
-        f"arm{', exploratory' if few else ''}), against training progress and against what the "
-        "training of a seed has cost by then, on average."
+        f"reference) over {environments}{budget} ({runs}), against training progress and against "
+        "what the training of a seed has cost by then, on average."
         f"{bands if found['lo'].notna().any() else ''} The points are the "
         "snapshots of the environment with the fewest; curves of other environments are "
         "interpolated linearly. A diverged run keeps its last score, and its clock stops. "

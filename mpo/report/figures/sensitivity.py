@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mpo.analysis.tables import read
 from mpo.report.figures import style
+from mpo.study.arm_values import schedule
 from mpo.study.plan import Study
 from mpo.study.tuning import Tuning, arms
 
@@ -57,12 +58,21 @@ def caption(study: Study, tables: Path) -> str:
             ", one candidate for all environments" if across else ""
         )
         ring += f". It is the end of {end} for {said}" if said else ""
+    seeds = style.seeds_in_words(pd.Series([len(tuning.seeds)]))
+    bars = ", with its 95 % t interval" if len(tuning.seeds) > 1 else ""
     return (
-        f"What tuning found: {_unit(tuning).lower()} of each candidate, the mean over n = "
-        f"{len(tuning.seeds)} tuning seeds at {100 * tuning.shares[0]:.3g} % of the budget{rung}, "
-        f"with 95 % t intervals. A ring marks {ring}. Candidates with a diverged run are crossed "
-        "out and cannot be chosen while another can."
+        f"What tuning found: {_unit(tuning).lower()} of each candidate after {_steps(study)} "
+        f"environment steps{rung}, the mean over the seeds for tuning{bars}; {seeds}. A ring marks "
+        f"{ring}. Candidates with a diverged run are crossed out and cannot be chosen while "
+        "another can."
     )
+
+
+def _steps(study: Study) -> str:
+    """The steps of a candidate, from the least to the greatest of the environments."""
+    steps = [schedule(study, environment).total_steps for environment in study.environments]
+    ends = dict.fromkeys((min(steps), max(steps)))
+    return " to ".join(f"{count:_}".replace("_", " ") for count in ends)
 
 
 def _tuning(study: Study) -> Tuning:

@@ -228,6 +228,20 @@ def seeds_in_words(n: pd.Series) -> str:
     return f"n = {count} seeds{' (exploratory)' if low < EXPLORATORY else ''}"
 
 
+def runs_in_words(found: pd.DataFrame, environments: pd.Series | int) -> str:
+    """Describes the least number of runs of an arm, and whether its seeds are too few.
+
+    Args:
+        found: rows of a table over environments, with the number `n` of runs.
+        environments: that they were pooled from.
+    """
+    runs, few = (
+        plural(int(found["n"].min()), "run"),
+        (found["n"] / environments).min() < EXPLORATORY,
+    )
+    return f"at least {runs} per arm{', exploratory' if few else ''}"
+
+
 def literal(text: str) -> str:
     """Text from a file as matplotlib draws it, with no part read as a formula."""
     return text.replace("$", r"\$")
