@@ -299,7 +299,8 @@ class MPOTrainer:
                 continue with more steps.
 
         Raises:
-            ConfigError: a value is out of range, or `resume_dir` belongs to another training.
+            ConfigError: a value is out of range, or `resume_dir` belongs to another training or was
+                saved on another kind of device.
             EnvironmentFailed: an environment raised an exception or returned a non-finite number.
             Interrupted: one of the signals above was received.
         """

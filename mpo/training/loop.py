@@ -16,7 +16,7 @@ from mpo.study.config import ConfigError, canonical_json
 from mpo.study.files import METRICS, POLICIES, RUN, write_json
 from mpo.study.specs import CellSpec
 from mpo.training.checkpoint import Resumed, ResumeDirectory
-from mpo.training.forms import refuse_other_forms
+from mpo.training.forms import refuse_other_device, refuse_other_forms
 from mpo.training.progress import format_metrics, progress
 from mpo.training.recorder import Recorder
 from mpo.training.session import Session, open_directories
@@ -47,8 +47,9 @@ def train(
         keep_resume_state: keep the final checkpoint, so that a later call can train further.
 
     Raises:
-        ConfigError: the saved state is of another training, or is already past `total_steps` and
-            `total_steps` is not a multiple of the logging and snapshot intervals.
+        ConfigError: the saved state is of another training or of another kind of device, or it is
+            already past `total_steps` and `total_steps` is not a multiple of the logging and
+            snapshot intervals.
         Interrupted: a stop signal arrived; the state is saved.
         CheckpointFailed: a checkpoint cannot be written.
         EnvironmentChanged: the saved state is from another version of the environment.
@@ -143,6 +144,7 @@ def _together(
             if stack.optimizer:
                 now = stack.optimizer
                 refuse_change(recorded.get("optimizer"), now, what, remedy, OptimizerChanged)
+            refuse_other_device(recorded, stack.device.type, directory.path)
             refuse_other_forms(resumed, template)
 
         return directory.load(check)

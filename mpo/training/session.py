@@ -117,6 +117,7 @@ class Session:
             {
                 "trainer": self._stack.state_dict(index),
                 "recorder": self._recorder.state_dict(index),
+                "device": self._stack.device.type,
                 "environment": self._stack.environment,
                 **({"optimizer": self._stack.optimizer} if self._stack.optimizer else {}),
             },
