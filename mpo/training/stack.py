@@ -225,6 +225,9 @@ class Stack:
     ) -> None:
         """Loads one state per seed, all saved at the same step.
 
+        An episode that the environment does not repeat ends there: no window spans the gap, and the
+        next action is the first of an episode.
+
         Args:
             states: `state_dict` of each seed.
             transitions: for each seed, all results of `newest_transitions`, oldest first.
@@ -233,7 +236,11 @@ class Stack:
         self.agent.load_state_dict([state["agent"] for state in states])
         for index, (state, newest) in enumerate(zip(states, transitions, strict=True)):
             self.replay.load_state_dict(index, state["replay"], newest)
-        self.streams.load_state_dicts([state["stream"] for state in states])
+        go_on = self.streams.load_state_dicts([state["stream"] for state in states])
+        for index, goes_on in enumerate(go_on):
+            if not goes_on:
+                self.replay.break_segment(index)
+                self.agent.begin_episode(index)
 
     def newest_transitions(self, index: int, count: int) -> dict[str, torch.Tensor]:
         """Calls `Replay.newest` for one seed."""
