@@ -60,7 +60,7 @@ def train(
     with open_directories(resume_dirs, identities) as (directories, stop):
         together = _together(stack, spec, directories, stop, checkpoint_interval_s)
         session = Session(stack, recorder, directories, together, stop, checkpoint_interval_s)
-        _refuse_off_grid(stack.env_steps, total_steps, spec)
+        _refuse_past(stack.env_steps, total_steps, spec, recorder)
         advance(stack, total_steps, spec, recorder, session)
         # Save first: the rows and snapshots below are off the grid and belong to this budget only.
         session.save()
@@ -171,7 +171,12 @@ def _identity(spec: CellSpec, seed: int) -> str:
     return canonical_json(spec.model_dump(mode="json") | {"seeds": [seed]})
 
 
-def _refuse_off_grid(reached: int, total_steps: int, spec: CellSpec) -> None:
+def _refuse_past(reached: int, total_steps: int, spec: CellSpec, recorder: Recorder) -> None:
+    if reached > total_steps and recorder.logged is None:
+        raise ConfigError(
+            f"total_steps: the seeds were already trained to step {reached}, without a resume "
+            f"directory that has their earlier states; received {total_steps}"
+        )
     for name in ("snapshot_interval", "log_interval"):
         interval = getattr(spec, name)
         if reached > total_steps and total_steps % interval:
