@@ -88,8 +88,6 @@ class Stack:
         self.replay = self._make_replay()
         self.streams.begin()
         self.env_steps = 0
-        self.refused_transitions = [0] * len(self.seeds)
-        """Number of transitions rejected for a non-finite value, per seed."""
         self._offsets: dict[int, torch.Tensor] = {}
 
     def _make_replay(self) -> Replay:
@@ -180,8 +178,7 @@ class Stack:
             seed_index: index of the seed whose replay gets the transition.
 
         Returns:
-            False if the transition was rejected. It is then counted in `refused_transitions`, and
-            no window spans the gap.
+            False if the transition was rejected; then no window spans the gap.
         """
         parts: list[np.ndarray | float] = [obs, action_exec, action_raw, behaviour_logp, reward]
         parts += [done, truncated, next_obs]
@@ -191,7 +188,6 @@ class Stack:
             packed[start : start + width] = part
             start += width
         if not np.isfinite(packed).all():
-            self.refused_transitions[seed_index] += 1
             self.replay.break_segment(seed_index)
             return False
         self.replay.add(seed_index, torch.from_numpy(packed))
