@@ -10,18 +10,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Tuple  # noqa: UP035 (the fixed signatures are written with them)
+from typing import TYPE_CHECKING, Any, Dict, Tuple, TypeVar  # noqa: UP035 (the fixed signatures are written with them)
 
 import gymnasium as gym
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from mpo.algorithm.agent import MPOAgent
 from mpo.algorithm.separate import Agent
 from mpo.environments.envs import make_env
 from mpo.environments.rollouts import rollouts
-from mpo.study.config import ConfigError, explain
+from mpo.study.config import ConfigError, Count, Seconds, Section, Seed, explain
 from mpo.study.hyperparameters import Hyperparameters, Training
 from mpo.study.optimizers import refuse_unknown
 from mpo.study.specs import CellSpec
@@ -83,18 +83,58 @@ def _evaluate_vectorized(
     }
 
 
+class _InitArguments(Section):
+    """What the constructor takes besides hyperparameters and the device; see `MPOTrainer`."""
+
+    env_id: str
+    seed: Seed
+    extra_seeds: tuple[Seed, ...]
+    cuda_graphs: bool
+    compile_on_cpu: bool
+
+    @model_validator(mode="after")
+    def _unique_seeds(self) -> _InitArguments:
+        if len({self.seed, *self.extra_seeds}) <= len(self.extra_seeds):
+            raise ValueError(
+                "extra_seeds must differ from seed and from each other, received seed "
+                f"{self.seed} and extra_seeds {[*self.extra_seeds]}"
+            )
+        return self
+
+
+class _TrainArguments(Section):
+    """What `MPOTrainer.train` takes that is no part of a training's spec."""
+
+    total_steps: Count
+    checkpoint_interval_s: Seconds
+    keep_resume_state: bool
+
+
+_Kind = TypeVar("_Kind", bound=Section)
+
+
+def _validated(kind: type[_Kind], given: Mapping[str, Any]) -> _Kind:
+    """Validates those of some arguments that a section has.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    try:
+        return kind(**{name: given[name] for name in kind.model_fields})
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+
+
 def _hyperparameters(given: Mapping[str, Any]) -> Hyperparameters:
     """Validates the hyperparameters among the constructor's arguments.
 
     Raises:
         ConfigError: a value is out of range.
     """
-    given = {**given, "retrace": given["use_retrace"], "optimizer": given["optimizer_type"]}
+    renamed = {"retrace": given["use_retrace"], "optimizer": given["optimizer_type"]}
+    found = _validated(Hyperparameters, {**given, **renamed})
     try:
-        found = Hyperparameters(**{name: given[name] for name in Hyperparameters.model_fields})
         refuse_unknown(found.optimizer, found.optimizer_definition)
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from None
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return found
@@ -109,9 +149,9 @@ class MPOTrainer:
 
     Args:
         env_id: id of the environment, see `make_env`.
-        seed: the only source of randomness, together with `extra_seeds`.
+        seed: the only source of randomness, together with `extra_seeds`; from 0 to 2**32 - 1.
         device: where networks and replay buffer are.
-        extra_seeds: seeds of further independent learners, trained in the same process.
+        extra_seeds: seeds of further independent learners, trained in the same process; none twice.
         cuda_graphs: whether acting, sampling and learning are each launched as one CUDA graph.
             GPU only.
         compile_on_cpu: whether acting and learning are compiled with torch.compile on a CPU.
@@ -188,16 +228,17 @@ class MPOTrainer:
         optimizer_definition: Mapping[str, Any] | None = None,
     ) -> None:
         """Creates the environments, the agent and an empty replay; see the class for arguments."""
-        self.config = _hyperparameters(locals())
+        given = locals()
+        own, self.config = _validated(_InitArguments, given), _hyperparameters(given)
         self.device = torch.device(device)
-        self.env_id, self.seeds = env_id, (seed, *extra_seeds)
+        self.env_id, self.seeds = env_id, (own.seed, *own.extra_seeds)
         self.stack = Stack(
             env_id,
             self.config,
             self.seeds,
             self.device,
-            cuda_graphs=cuda_graphs,
-            compile_on_cpu=compile_on_cpu,
+            cuda_graphs=own.cuda_graphs,
+            compile_on_cpu=own.compile_on_cpu,
         )
         """The stacked seeds: their agent, replay and episodes."""
 
@@ -282,7 +323,8 @@ class MPOTrainer:
         Args:
             total_steps: environment steps per seed, in total. It only decides when training stops:
                 the first steps of a longer training are the same.
-            update_after: environment steps before the first update.
+            update_after: environment steps before the first update. A training that ends before has
+                none; a study refuses that.
             batch_size: windows per update and seed.
             out_dir: where train.parquet, policies.pt and run.json are written; with extra seeds,
                 in a folder seedN for each.
@@ -299,22 +341,24 @@ class MPOTrainer:
                 continue with more steps.
 
         Raises:
-            ConfigError: a value is out of range, or `resume_dir` belongs to another training.
+            ConfigError: a value is out of range, or `resume_dir` belongs to another training or was
+                saved on another kind of device.
+            OSError: `out_dir` cannot be made.
             EnvironmentFailed: an environment raised an exception or returned a non-finite number.
             Interrupted: one of the signals above was received.
         """
-        intervals = {"snapshot_interval": snapshot_interval, "log_interval": log_interval}
-        spec = self._spec(
-            intervals, update_after=update_after, batch_size=batch_size, m_steps=m_steps
-        )
+        own, spec = _validated(_TrainArguments, locals()), self._spec(locals())
+        folders = self._folders(out_dir)
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)  # or this would fail after the training
         loop.train(
             self.stack,
             spec,
-            total_steps,
-            self._folders(out_dir),
+            own.total_steps,
+            folders,
             self._folders(resume_dir) if resume_dir else [],
-            checkpoint_interval_s,
-            keep_resume_state,
+            own.checkpoint_interval_s,
+            own.keep_resume_state,
         )
 
     def _folders(self, directory: str) -> list[Path]:
@@ -322,12 +366,14 @@ class MPOTrainer:
         path = Path(directory)
         return [path] if len(self.seeds) == 1 else [path / f"seed{seed}" for seed in self.seeds]
 
-    def _spec(self, intervals: Mapping[str, Any], **training: Any) -> CellSpec:
-        """Builds the spec of the training.
+    def _spec(self, given: Mapping[str, Any]) -> CellSpec:
+        """Builds the spec of the training from the arguments of `train`.
 
         Raises:
             ConfigError: a value is out of range.
         """
+        training = {name: given[name] for name in ("update_after", "batch_size", "m_steps")}
+        intervals = {name: given[name] for name in ("snapshot_interval", "log_interval")}
         try:
             settings = Training(**self.config.model_dump(), **training)
             return CellSpec(env_id=self.env_id, training=settings, **intervals)

@@ -118,13 +118,12 @@ def test_small_helpers():
     assert not MPOTrainer._is_finite_value(float("nan"))
 
 
-def test_a_transition_that_is_not_finite_is_refused_counted_and_never_spanned():
+def test_a_transition_that_is_not_finite_is_refused_and_never_spanned():
     trainer = make()
     obs, action = np.zeros(3, np.float32), np.zeros(1, np.float32)
     for reward in (0.0, 1.0, 2.0, float("nan"), 3.0, 4.0, 5.0):
         stored = trainer._add_transition(obs, action, action, 0.0, reward, obs, 0.0)
         assert stored == np.isfinite(reward)
-    assert trainer.stack.refused_transitions == [1]
     assert (trainer.replay_size(), trainer.replay_ptr()) == (6, 6)
     assert trainer._get_sequence_offsets(2).tolist() == [0, 1]
     pairs = trainer._sample_sequences(200, 2)["reward"][0].T.tolist()
@@ -267,6 +266,14 @@ def test_a_seed_that_diverges_leaves_its_neighbours_as_they_would_be(tmp_path):
         ),
         ({"use_retrace": True, "retrace_steps": 1}, "retrace_steps must be at least 2.*1"),
         ({"env_id": "Pendulm-v1"}, "Pendulum-v1"),
+        ({"env_id": 3}, "env_id: .*string, received 3"),
+        ({"seed": -1}, "seed: .*greater than or equal to 0, received -1"),
+        ({"seed": 2**33}, "seed: .*less than or equal to 4294967295, received 8589934592"),
+        ({"seed": 0.5}, r"seed: .*integer.*, received 0\.5"),
+        ({"extra_seeds": (1, 2**32)}, r"extra_seeds\.1: .*received 4294967296"),
+        ({"extra_seeds": (0,)}, r"extra_seeds must differ .*, received seed 0 and .* \[0\]"),
+        ({"extra_seeds": (1, 2, 1)}, r"extra_seeds must differ .*, received seed 0 .* \[1, 2, 1\]"),
+        ({"compile_on_cpu": "auto"}, "compile_on_cpu: .*boolean.*, received 'auto'"),
     ],
 )
 def test_bad_arguments_are_named(settings, message):
@@ -274,9 +281,48 @@ def test_bad_arguments_are_named(settings, message):
         make(**settings)
 
 
-def test_bad_training_arguments_are_named(tmp_path):
-    with pytest.raises(ConfigError, match="batch_size must not exceed replay_size.*501"):
-        make().train(10, 5, 501, str(tmp_path))
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 501}, "batch_size must not exceed replay_size.*501"),
+        ({"total_steps": 20.5}, r"total_steps: .*fractional part, received 20\.5"),
+        ({"total_steps": -3}, "total_steps: .*greater than or equal to 1, received -3"),
+        ({"checkpoint_interval_s": -1}, "checkpoint_interval_s: .*greater than 0, received -1"),
+        ({"keep_resume_state": "maybe"}, "keep_resume_state: .*boolean.*, received 'maybe'"),
+    ],
+)
+def test_bad_training_arguments_are_named_before_anything_starts(tmp_path, arguments, message):
+    trainer, out = make(), tmp_path / "out"
+    usual = {"total_steps": 10, "update_after": 5, "batch_size": 8, "out_dir": str(out)}
+    with pytest.raises(ConfigError, match=message):
+        trainer.train(**usual | arguments)
+    assert trainer.stack.env_steps == 0 and not out.exists()
+
+
+def test_a_training_that_ends_before_the_first_update_has_none(tmp_path):
+    run(tmp_path, steps=20, update_after=200)
+    (record,) = records(tmp_path)
+    assert (record["status"], record["env_steps"], record["updates"]) == ("ok", 20, 0)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    trainer = make(seed=np.int64(4), extra_seeds=np.arange(5, 7))
+    trainer.train(np.int64(10), 5, 8, str(tmp_path))
+    assert [record["seed"] for record in records(tmp_path)] == [4, 5, 6]
+
+
+def test_an_output_that_is_no_folder_is_found_before_the_training(tmp_path):
+    trainer = make()
+    (tmp_path / "out").touch()
+    with pytest.raises(FileExistsError, match="out"):
+        trainer.train(10, 5, 8, str(tmp_path / "out"))
+    assert trainer.stack.env_steps == 0
+
+
+def test_a_smaller_budget_needs_the_earlier_states(tmp_path):
+    trainer = run(tmp_path / "a")
+    with pytest.raises(ConfigError, match="total_steps: .*already trained to step 260.* 200$"):
+        trainer.train(200, 200, 8, str(tmp_path / "b"))
 
 
 def test_vectorized_evaluation_plays_each_seeds_mean_action():

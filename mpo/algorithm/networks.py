@@ -19,7 +19,7 @@ from mpo.study.hyperparameters import Hyperparameters
 _MIN_STDDEV = 1e-6
 """Added to the policy's standard deviation."""
 _HEAD_SCALE = 1e-2
-"""Factor on the heads' initial weights, so that initial outputs hardly depend on the input."""
+"""Factor on the bound of the heads' initial weights, so that outputs hardly depend on the input."""
 _IN_CACHE = 2**17
 """Activations per layer (rows times H) that a CPU processes fastest in one pass: they fit its
 cache."""

@@ -85,11 +85,14 @@ class EpisodeStream:
             "obs": torch.from_numpy(self.obs),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Restores a state of the same seed by replaying the actions of its current episode.
 
         If the environment is not deterministic, so that the replay ends elsewhere, this logs a
         warning and starts a new episode.
+
+        Returns:
+            Whether the episode goes on.
         """
         self._started = state["started"] - 1
         self._begin()
@@ -97,16 +100,18 @@ class EpisodeStream:
             self.advance(self.step(action))
         self._finished = [(total, length) for total, length in state["finished"]]
         repeated = self._started == state["started"]
-        if not (repeated and np.array_equal(self.obs, state["obs"].numpy())):
-            logger.warning(
-                "%s does not reproduce an episode from its seed and actions: episode %d of seed %d "
-                "is dropped, and this run will differ from an uninterrupted one",
-                self._env.spec.id if self._env.spec else self._env,
-                state["started"],
-                self._seed,
-            )
-            self._started = state["started"]
-            self._begin()
+        if repeated and np.array_equal(self.obs, state["obs"].numpy()):
+            return True
+        logger.warning(
+            "%s does not reproduce an episode from its seed and actions: episode %d of seed %d "
+            "is dropped, and this run will differ from an uninterrupted one",
+            self._env.spec.id if self._env.spec else self._env,
+            state["started"],
+            self._seed,
+        )
+        self._started = state["started"]
+        self._begin()
+        return False
 
 
 class Streams:
@@ -145,8 +150,13 @@ class Streams:
         """Calls `EpisodeStream.state_dict` of one seed."""
         return self.each[index].state_dict()
 
-    def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> np.ndarray:
-        """Calls `EpisodeStream.load_state_dict` of each seed; returns what `begin` does."""
-        for stream, state in zip(self.each, states, strict=True):
-            stream.load_state_dict(state)
-        return self._obs()
+    def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> tuple[list[bool], np.ndarray]:
+        """Calls `EpisodeStream.load_state_dict` of each seed.
+
+        Returns:
+            Whether the episode of each seed goes on, and the observations to act on, [S, O].
+        """
+        go_on = [
+            stream.load_state_dict(state) for stream, state in zip(self.each, states, strict=True)
+        ]
+        return go_on, self._obs()

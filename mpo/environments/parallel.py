@@ -141,9 +141,11 @@ class ParallelStreams:
         """Calls `EpisodeStream.state_dict` of one seed."""
         return self._shares.of(index, "state_dict")
 
-    def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> None:
-        """Calls `EpisodeStream.load_state_dict` of each seed."""
-        self.obs = _joined(self._shares.call("load_state_dicts", states=states))
+    def load_state_dicts(self, states: Sequence[dict[str, Any]]) -> list[bool]:
+        """Calls `EpisodeStream.load_state_dict` of each seed; returns which episodes go on."""
+        parts = self._shares.call("load_state_dicts", states=states)
+        self.obs = _joined([obs for _, obs in parts])
+        return [goes_on for part, _ in parts for goes_on in part]
 
 
 class ParallelEpisodes(gym.vector.VectorEnv):

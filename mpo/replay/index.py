@@ -1,7 +1,8 @@
 """The index of one seed's replay: which transitions it holds, and which windows can be drawn.
 
 Transitions are numbered from the seed's first one. A gap is a place where two consecutive
-transitions are not consecutive environment steps, because a transition between them was refused.
+transitions are not consecutive environment steps: a transition between them was refused, or the
+episode was dropped as the training resumed.
 
 Letters: C capacity, B batch.
 """

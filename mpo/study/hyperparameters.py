@@ -86,7 +86,8 @@ class Hyperparameters(Section):
     """E-step bound of the action penalty, in nats; used with `action_penalty` only."""
 
     max_grad_norm: Annotated[Positive | None, NULL] = 1.0
-    """The gradients of policy and critic are each clipped to this 2-norm, per seed. `null`: not."""
+    """The gradients of policy and critic are each clipped to this 2-norm, per seed; those of two
+    `critics` together. `null`: not."""
 
     action_samples: Annotated[Int, Field(ge=2)] = 20
     """N: actions sampled from the target policy per state. Targets that bootstrap in that state
@@ -136,7 +137,9 @@ class Hyperparameters(Section):
     every fourth step."""
 
     dual_optimizer: OptimizerName = "adam"
-    """Optimizer of the temperatures and KL multipliers."""
+    """Optimizer of the temperatures and KL multipliers, which are softplus of what it steps. Each
+    step of `adamw` also multiplies that by `1 - 0.01 * learning rate`, whatever `weight_decay`
+    is."""
 
     policy_init_scale: Positive = 0.5
     """Initial standard deviation of the policy, for actions scaled to [-1, 1]."""
@@ -307,7 +310,7 @@ class Training(Hyperparameters):
     """The hyperparameters, and when and on how much data an update runs."""
 
     update_after: Count
-    """Environment steps before the first update; at most `total_steps`."""
+    """Environment steps before the first update; in a study, at most `total_steps`."""
 
     batch_size: Count
     """Windows per update and seed, drawn uniformly from the replay buffer; at most

@@ -1,4 +1,4 @@
-"""Whether a saved state can be loaded: its form is compared with that of a new training's state.
+"""Whether a saved state can be loaded: its device and form are compared with those of a new one.
 
 A checksum only tells that a file is as it was written. A state that was written by another program,
 or edited and written again, would fail halfway through loading and leave a training half restored.
@@ -6,10 +6,12 @@ or edited and written again, would fail halfway through loading and leave a trai
 
 from collections.abc import Mapping
 from numbers import Number
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from mpo.study.config import ConfigError
 from mpo.training.checkpoint import DamagedFile, Resumed
 
 _JOURNAL = {
@@ -22,6 +24,40 @@ _FREE = ("optimizer",)
 """Mappings of a library, whose values may change with its version; only their keys are compared."""
 
 _MISSING = object()
+
+_GPU_STREAM = 16
+"""Bytes of a random stream's state on a GPU; on a CPU it has thousands."""
+
+
+def refuse_other_device(state: Mapping[str, Any], device: str, path: Path) -> None:
+    """Checks that a state was saved on the present kind of device.
+
+    On another one, random streams would go on elsewhere, and optimizers have other settings.
+
+    Args:
+        state: what was found in a resume directory; of any form.
+        device: the present kind, as `torch.device.type` has it.
+        path: the resume directory, for the message.
+
+    Raises:
+        ConfigError: it was saved on another kind of device.
+    """
+    saved = state.get("device") or _device_of(state)
+    if saved not in (device, None):
+        raise ConfigError(
+            f"execution.device: the state in {path} was saved on {saved!r} and cannot be continued "
+            f"on {device!r}. Run on the same kind of device, with execution.device: {saved}, or "
+            f"delete {path} to start from step 0"
+        )
+
+
+def _device_of(state: Mapping[str, Any]) -> str | None:
+    """The kind of device of a state that does not name it, as those of older versions."""
+    try:
+        stream = state["trainer"]["agent"]["noise"][0]
+        return "cuda" if len(stream) == _GPU_STREAM else "cpu"
+    except (KeyError, IndexError, TypeError):
+        return None
 
 
 def refuse_other_forms(found: Resumed, template: Mapping[str, Any]) -> None:
@@ -75,8 +111,7 @@ def _outline(value: Mapping[str, Any]) -> dict[str, Any]:
 def _alike(found: Any, template: Any) -> bool:
     """Whether two values, not nested, have the same type, and tensors the same shape."""
     if isinstance(template, torch.Tensor):
-        # A generator's state, in bytes, has the size that its device gives it.
-        any_size = template.numel() == 0 or template.dtype == torch.uint8
+        any_size = template.numel() == 0
         return (
             isinstance(found, torch.Tensor)
             and found.dtype == template.dtype

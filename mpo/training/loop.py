@@ -16,7 +16,7 @@ from mpo.study.config import ConfigError, canonical_json
 from mpo.study.files import METRICS, POLICIES, RUN, write_json
 from mpo.study.specs import CellSpec
 from mpo.training.checkpoint import Resumed, ResumeDirectory
-from mpo.training.forms import refuse_other_forms
+from mpo.training.forms import refuse_other_device, refuse_other_forms
 from mpo.training.progress import format_metrics, progress
 from mpo.training.recorder import Recorder
 from mpo.training.session import Session, open_directories
@@ -47,8 +47,9 @@ def train(
         keep_resume_state: keep the final checkpoint, so that a later call can train further.
 
     Raises:
-        ConfigError: the saved state is of another training, or is already past `total_steps` and
-            `total_steps` is not a multiple of the logging and snapshot intervals.
+        ConfigError: the saved state is of another training or of another kind of device, or it is
+            already past `total_steps` and `total_steps` is not a multiple of the logging and
+            snapshot intervals.
         Interrupted: a stop signal arrived; the state is saved.
         CheckpointFailed: a checkpoint cannot be written.
         EnvironmentChanged: the saved state is from another version of the environment.
@@ -59,7 +60,7 @@ def train(
     with open_directories(resume_dirs, identities) as (directories, stop):
         together = _together(stack, spec, directories, stop, checkpoint_interval_s)
         session = Session(stack, recorder, directories, together, stop, checkpoint_interval_s)
-        _refuse_off_grid(stack.env_steps, total_steps, spec)
+        _refuse_past(stack.env_steps, total_steps, spec, recorder)
         advance(stack, total_steps, spec, recorder, session)
         # Save first: the rows and snapshots below are off the grid and belong to this budget only.
         session.save()
@@ -143,6 +144,7 @@ def _together(
             if stack.optimizer:
                 now = stack.optimizer
                 refuse_change(recorded.get("optimizer"), now, what, remedy, OptimizerChanged)
+            refuse_other_device(recorded, stack.device.type, directory.path)
             refuse_other_forms(resumed, template)
 
         return directory.load(check)
@@ -169,7 +171,12 @@ def _identity(spec: CellSpec, seed: int) -> str:
     return canonical_json(spec.model_dump(mode="json") | {"seeds": [seed]})
 
 
-def _refuse_off_grid(reached: int, total_steps: int, spec: CellSpec) -> None:
+def _refuse_past(reached: int, total_steps: int, spec: CellSpec, recorder: Recorder) -> None:
+    if reached > total_steps and recorder.logged is None:
+        raise ConfigError(
+            f"total_steps: the seeds were already trained to step {reached}, without a resume "
+            f"directory that has their earlier states; received {total_steps}"
+        )
     for name in ("snapshot_interval", "log_interval"):
         interval = getattr(spec, name)
         if reached > total_steps and total_steps % interval:

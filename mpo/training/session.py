@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mpo.study.config import JobFailed
+from mpo.study.config import ConfigError, JobFailed
 from mpo.training.checkpoint import Resumed, ResumeDirectory
 from mpo.training.recorder import Recorder
 from mpo.training.signals import Interrupted, StopRequest, stop_request
@@ -117,6 +117,7 @@ class Session:
             {
                 "trainer": self._stack.state_dict(index),
                 "recorder": self._recorder.state_dict(index),
+                "device": self._stack.device.type,
                 "environment": self._stack.environment,
                 **({"optimizer": self._stack.optimizer} if self._stack.optimizer else {}),
             },
@@ -146,8 +147,13 @@ def open_directories(
         The directories in the order of `paths`, and the stop request that the signals set.
 
     Raises:
+        ConfigError: two seeds have the same directory, so that one would wait for the other's lock.
         Interrupted: a stop signal arrived during the wait for a lock.
     """
+    resolved = [path.resolve() for path in paths]
+    for path, real in zip(paths, resolved, strict=True):
+        if resolved.count(real) > 1:
+            raise ConfigError(f"expected a resume directory for each seed, received {path} twice")
     with ExitStack() as stack:
         stop = stack.enter_context(stop_request()) if paths else StopRequest()
         directories = [

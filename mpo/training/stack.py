@@ -88,8 +88,6 @@ class Stack:
         self.replay = self._make_replay()
         self.streams.begin()
         self.env_steps = 0
-        self.refused_transitions = [0] * len(self.seeds)
-        """Number of transitions rejected for a non-finite value, per seed."""
         self._offsets: dict[int, torch.Tensor] = {}
 
     def _make_replay(self) -> Replay:
@@ -180,8 +178,7 @@ class Stack:
             seed_index: index of the seed whose replay gets the transition.
 
         Returns:
-            False if the transition was rejected. It is then counted in `refused_transitions`, and
-            no window spans the gap.
+            False if the transition was rejected; then no window spans the gap.
         """
         parts: list[np.ndarray | float] = [obs, action_exec, action_raw, behaviour_logp, reward]
         parts += [done, truncated, next_obs]
@@ -191,7 +188,6 @@ class Stack:
             packed[start : start + width] = part
             start += width
         if not np.isfinite(packed).all():
-            self.refused_transitions[seed_index] += 1
             self.replay.break_segment(seed_index)
             return False
         self.replay.add(seed_index, torch.from_numpy(packed))
@@ -225,6 +221,9 @@ class Stack:
     ) -> None:
         """Loads one state per seed, all saved at the same step.
 
+        An episode that the environment does not repeat ends there: no window spans the gap, and the
+        next action is the first of an episode.
+
         Args:
             states: `state_dict` of each seed.
             transitions: for each seed, all results of `newest_transitions`, oldest first.
@@ -233,7 +232,11 @@ class Stack:
         self.agent.load_state_dict([state["agent"] for state in states])
         for index, (state, newest) in enumerate(zip(states, transitions, strict=True)):
             self.replay.load_state_dict(index, state["replay"], newest)
-        self.streams.load_state_dicts([state["stream"] for state in states])
+        go_on = self.streams.load_state_dicts([state["stream"] for state in states])
+        for index, goes_on in enumerate(go_on):
+            if not goes_on:
+                self.replay.break_segment(index)
+                self.agent.begin_episode(index)
 
     def newest_transitions(self, index: int, count: int) -> dict[str, torch.Tensor]:
         """Calls `Replay.newest` for one seed."""
