@@ -1,6 +1,7 @@
 """The values that an arm of a study is trained with in an environment, from all sections."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -8,7 +9,6 @@ from pydantic import ValidationError
 from mpo.study.cells import BUNDLE, CORE_AXES, DEFINITION, SETTABLE, Cell, Environment
 from mpo.study.config import ConfigError, Schedule, Section, explain
 from mpo.study.hyperparameters import Training, training_value
-from mpo.study.optimizers import ARM_KEYS
 from mpo.study.schema import refuse_long
 from mpo.study.specs import CellSpec, path_text
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def cell(study: "Study", environment: Environment, arm: dict[str, Any]) -> Cell:
     """Plans one environment and arm.
 
-    A value comes from the axis, else from the bundle, else from the environment or the
-    optimizer, else from `training`.
+    A value comes from the axis, from the bundle or from tuning, of which one at most has it, else
+    from the environment or the optimizer, else from `training`.
     """
     base = _base(study, environment, arm["optimizer"])
     keys = study.tuned.keys if study.tuned else ()
@@ -67,6 +67,44 @@ def schedule(study: "Study", environment: Environment) -> Schedule:
     return found
 
 
+def refuse_shared_paths(cells: Iterable[Cell]) -> None:
+    """Checks that each cell has a directory of its own.
+
+    Raises:
+        ConfigError: two have the same, as a name of the config looks like several values in paths.
+    """
+    found: dict[str, Cell] = {}
+    for each in cells:
+        other = found.setdefault(each.cell_id, each)
+        if other is not each:
+            raise ConfigError(
+                f"{each.cell_id}: expected arms with different paths, received {other.arm} and "
+                f"{each.arm}; give the optimizer or the bundle another name"
+            )
+
+
+def refuse_set_twice(study: "Study", tuned: Iterable[str]) -> None:
+    """Checks that an axis, a bundle or an environment sets no key that tuning chooses.
+
+    Args:
+        study: the study.
+        tuned: the keys of `training` that a choice sets.
+
+    Raises:
+        ConfigError: one of them sets such a key.
+    """
+    setters: list[tuple[str, Mapping[str, Any]]] = [
+        ("an axis", study.axes),
+        *((f"set by bundles ({each.name})", each.overrides) for each in study.bundles),
+        *((f"set by environments ({each.name})", each.overrides) for each in study.environments),
+    ]
+    for key, (setter, values) in itertools.product(tuned, setters):
+        if key in values:
+            raise ConfigError(
+                f"tuning: {key} is also {setter}, received {values[key]!r}; keep one of them"
+            )
+
+
 def _optimizer(study: "Study", arm: str) -> dict[str, Any]:
     """Returns the training values that name an arm's optimizer and say what it is."""
     what = study.definitions.get(arm)
@@ -93,11 +131,8 @@ def _bundle(study: "Study", environment: Environment, arm: Mapping[str, Any]) ->
 
 def _base(study: "Study", environment: Environment, optimizer: str) -> dict[str, Any]:
     """Returns an environment's and an optimizer's training values, before those of the axes."""
-    base = dict(study.training)  # a dump would lack keys at their defaults
-    given = study.optimizers.get(optimizer, {})
-    by_optimizer = {key: value for key, value in given.items() if key not in ARM_KEYS}
-    for key, value in by_optimizer.items():
-        base[key] = training_value(f"optimizers.{optimizer}", key, value)
+    by_optimizer = study.optimizer_values.get(optimizer, {})
+    base = {**dict(study.training), **by_optimizer}  # a dump would lack keys at their defaults
     for key, value in environment.overrides.items():
         where = f"environments ({environment.name})"
         if key in study.axis_values:

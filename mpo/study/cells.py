@@ -1,13 +1,14 @@
 """What a study is planned from and made of: environments, bundles, cells and runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from mpo.study.config import Schedule, Section, check_keys
-from mpo.study.hyperparameters import Training
+from mpo.study.config import ConfigError, Schedule, Section, check_keys
+from mpo.study.hyperparameters import Training, training_value
 from mpo.study.paths import Place
 from mpo.study.specs import CellSpec, EnvironmentSpec, RunSpec
 
@@ -25,6 +26,25 @@ OWN_KEYS = tuple(key for key in SETTABLE if key not in CORE_AXES)
 
 BUNDLE = "bundle"
 """The axis of the bundles, if a study has any."""
+
+
+def axis_value(where: str, axis: str, given: Any, values: Sequence[Any]) -> Any:
+    """Converts a value that a config names of an axis, and checks that the axis has it.
+
+    Args:
+        where: the place in the config, for the error message.
+        axis: a key of `training`, or `bundle`.
+        given: what the config says.
+        values: the axis's values, of the schema's types.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    with suppress(ConfigError):  # what does not fit the key is none of its values
+        value = given if axis == BUNDLE else training_value(where, axis, given)
+        if value in values:
+            return value
+    raise ConfigError(f"{where}: expected one of {list(values)}, received {given!r}")
 
 
 class Environment(EnvironmentSpec):

@@ -1,12 +1,10 @@
 """Primary contrasts: the comparisons of a study that are named before it is run."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
-from mpo.study.cells import BUNDLE
+from mpo.study.cells import axis_value
 from mpo.study.config import ConfigError, Section
-from mpo.study.hyperparameters import training_value
 
 
 class Contrast(Section):
@@ -67,17 +65,9 @@ def _compared(
             f"({', '.join(varied) or 'there is none'}), received {contrast.axis!r}"
         )
     values = varied[contrast.axis]
-    against = _value(f"{where}.against", contrast.axis, contrast.against, values)
+    against = axis_value(f"{where}.against", contrast.axis, contrast.against, values)
     levels = [value for value in values if value != against]
     if "level" in contrast.model_fields_set:  # null may be a value of the axis
-        levels = [_value(f"{where}.level", contrast.axis, contrast.level, levels)]
+        levels = [axis_value(f"{where}.level", contrast.axis, contrast.level, levels)]
     for level in levels:
         yield Comparison(contrast.axis, level, against)
-
-
-def _value(where: str, axis: str, given: Any, values: Sequence[Any]) -> Any:
-    with suppress(ConfigError):  # what does not fit the key is none of its values
-        value = given if axis == BUNDLE else training_value(where, axis, given)
-        if value in values:
-            return value
-    raise ConfigError(f"{where}: expected one of {list(values)}, received {given!r}")

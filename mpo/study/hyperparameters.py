@@ -6,7 +6,7 @@ arXiv 1806.06920 and 1812.02256. docs/algorithm.md explains how the keys work to
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from mpo.study.config import (
     NULL,
@@ -341,7 +341,10 @@ class Training(Hyperparameters):
 
 
 _TRAINING_VALUE: dict[str, TypeAdapter[Any]] = {
-    key: TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
+    key: TypeAdapter(
+        Annotated[field.annotation, field],  # type: ignore[arg-type]
+        config=ConfigDict(allow_inf_nan=False),
+    )
     for key, field in Training.model_fields.items()
 }
 

@@ -134,6 +134,9 @@ class Definition(Section):
         if "class" in one and not two:
             return {"whole": one}
         if len(two) == 2 and not one:
+            for name, part in two.items():
+                if part is None:  # which a part that is not given is, too
+                    raise ValueError(f"{name}: expected a mapping with `class`, received None")
             return two
         raise ValueError(
             f"expected `class`, with or without `settings`, or both `matrices` and `rest`, "

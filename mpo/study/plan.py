@@ -15,7 +15,7 @@ from mpo.study.cells import BUNDLE, CORE_AXES, Cell, Environment, Run
 from mpo.study.config import ConfigError, explain
 from mpo.study.contrasts import Comparison, comparisons
 from mpo.study.hyperparameters import training_value
-from mpo.study.optimizers import BUILT_IN, Definition, choices, definition
+from mpo.study.optimizers import ARM_KEYS, BUILT_IN, Definition, choices, definition
 from mpo.study.schema import StudyConfig, refuse_duplicates
 from mpo.study.specs import EvaluationSpec, RandomSpec
 from mpo.study.tuning import SUFFIX, Choice, Tuning, arms, key_of
@@ -95,7 +95,10 @@ class Study(StudyConfig):
                 "trainings resume the shorter ones, received false"
             )
         reported = () if self.stage == "tuning" else self.seeds
-        return self.tuning.checked(self._axis_values, reported, self.statistics.seed)
+        found = self.tuning.checked(self._axis_values, reported, self.statistics.seed)
+        keys = (key for arm in arms(found, self._axis_values) for key in found.sets(arm))
+        arm_values.refuse_set_twice(self, dict.fromkeys(keys))
+        return found
 
     @property
     def chosen_in(self) -> str | None:
@@ -115,8 +118,7 @@ class Study(StudyConfig):
         places = itertools.product(self.environments, self._tuned_arms)
         if self.stage == "tuning":
             return all(self._survivors(*place) for place in places)
-        wanted = {(environment.slug, key_of(arm)) for environment, arm in places}
-        return self._choice is not None and wanted <= {*self._choice}
+        return all(self._chosen(*place) is not None for place in places)
 
     @property
     def has_stand_ins(self) -> bool:
@@ -163,7 +165,8 @@ class Study(StudyConfig):
         """
         assert self.tuned is not None
         schedule = arm_values.schedule(self, environment)
-        last = int(schedule.total_steps * self.tuned.budget) // schedule.snapshot_interval
+        snapshots = schedule.total_steps / schedule.snapshot_interval * self.tuned.budget
+        last = int(round(snapshots, 9))  # 100 * 0.29 is just below 29 in binary
         counts = self.tuned.halving.steps(last) if self.tuned.halving else [last]
         steps = [max(1, count) * schedule.snapshot_interval for count in counts]
         if len({*steps}) < len(steps):
@@ -180,6 +183,18 @@ class Study(StudyConfig):
             return 0
         interval = run.spec.snapshot_interval
         return run.total_steps // interval // self.tuned.halving.factor * interval
+
+    @cached_property
+    def optimizer_values(self) -> dict[str, dict[str, Any]]:
+        """What `optimizers` sets of `training`, of the types of the schema; also of unused ones."""
+        return {
+            arm: {
+                key: training_value(f"optimizers.{arm}", key, value)
+                for key, value in overrides.items()
+                if key not in ARM_KEYS
+            }
+            for arm, overrides in self.optimizers.items()
+        }
 
     @cached_property
     def definitions(self) -> dict[str, Definition]:
@@ -222,11 +237,13 @@ class Study(StudyConfig):
         """Every environment with every arm, in the order environment, axis values."""
         names, values = [*self._axis_values], self._axis_values.values()
         arms = [dict(zip(names, each, strict=True)) for each in itertools.product(*values)]
-        return tuple(
+        found = tuple(
             arm_values.cell(self, environment, arm | candidate)
             for environment, arm in itertools.product(self.environments, arms)
             for candidate in (self.candidates(environment, arm) if self.stage == "tuning" else [{}])
         )
+        arm_values.refuse_shared_paths(found)
+        return found
 
     def candidates(self, environment: Environment, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Returns the candidates that are planned in the stage of tuning.
@@ -250,6 +267,13 @@ class Study(StudyConfig):
         found = [each for each in tried if key_of(self.tuned.settings(each)) in names]
         return found if len(found) == self.tuned.left(arm, self.rung) else []
 
+    def _chosen(self, environment: Environment, arm: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Returns what was chosen for a tuned arm; None if nothing was, or values of other keys."""
+        assert self.tuned is not None
+        chosen = (self._choice or {}).get((environment.slug, key_of(arm)), ())
+        keys = {*self.tuned.sets(arm)}
+        return next((each for each in chosen if each.keys() == keys), None)
+
     def tuned_settings(self, environment: Environment, arm: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the training values of a candidate, or those that were chosen for an arm."""
         if self.tuned is None:
@@ -257,17 +281,10 @@ class Study(StudyConfig):
         if self.stage == "tuning":
             return self.tuned.settings({key: arm[key] for key in self.tuned.keys if key in arm})
         own = {axis: arm[axis] for axis in self.tuned.axes}
-        chosen = (self._choice or {}).get((environment.slug, key_of(own)))
-        if chosen is None:
+        found = self._chosen(environment, own)
+        if found is None:
             candidates = self.tuned.candidates_of(own)
-            chosen = [self.tuned.settings(candidates[len(candidates) // 2])]
-        (found, *_) = chosen
-        for key in found:
-            if key in environment.overrides:
-                raise ConfigError(
-                    f"tuning: {key} is also set by environments ({environment.name}), received "
-                    f"{environment.overrides[key]!r}"
-                )
+            found = self.tuned.settings(candidates[len(candidates) // 2])
         return {key: training_value("chosen", key, value) for key, value in found.items()}
 
     @property

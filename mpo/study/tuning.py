@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator
 
+from mpo.study.cells import axis_value
 from mpo.study.checksums import OWN, Damaged, read_record, reading
 from mpo.study.config import (
     NULL,
@@ -69,8 +70,9 @@ class Tuning(Section):
     have the same ratio."""
 
     followers: dict[str, Annotated[dict[str, Positive], Field(min_length=1, max_length=1)]] = {}
-    """Keys of `training` that keep a fixed ratio to a tuned key: `{policy_lr: {q_lr: 0.5}}` has the
-    policy learn at half the critic's rate."""
+    """Keys of `training` that keep a fixed ratio to a tuned key of numbers: `{policy_lr: {q_lr:
+    0.5}}` has the policy learn at half the critic's rate. Neither a tuned key nor a follower may be
+    an axis, or be set by a bundle or an environment."""
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1000, 1001, 1002)
     """Seeds of the candidates. None may be a reported seed."""
@@ -142,6 +144,16 @@ class Tuning(Section):
         entry = self._entry(arm)
         return {key: values for key, values in entry.items() if key not in self.axes}
 
+    def sets(self, arm: Mapping[str, Any]) -> list[str]:
+        """Returns the keys of `training` that a choice for an arm sets: tuned ones and followers.
+
+        Args:
+            arm: the value of every tuned axis.
+        """
+        tuned = self.span(arm)
+        followers = (name for name, of in self.followers.items() if of.keys() <= tuned.keys())
+        return [*tuned, *followers]
+
     def settings(self, candidate: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a candidate's values of `training`: tuned keys and their followers."""
         following = {
@@ -211,8 +223,7 @@ class Tuning(Section):
         found = self.model_copy(update={self._place: entries})
         found._seed = seed
         check_keys(self.followers, [key for key in TUNABLE if key not in found.keys])
-        for followed in self.followers.values():
-            check_keys(followed, found.keys)
+        found._refuse_followers_of_no_number()
         for arm in arms(found, axis_values):
             candidates = found.candidates_of(arm)
             for candidate in candidates:
@@ -231,6 +242,21 @@ class Tuning(Section):
                     f"{found.rungs} rungs, received {len(candidates)}"
                 )
         return found
+
+    def _refuse_followers_of_no_number(self) -> None:
+        tried: dict[str, list[Any]] = {key: [] for key in self.keys}
+        for key, entry in itertools.product(tried, self._entries):
+            tried[key] += entry.get(key, ())
+        numbers = [key for key, values in tried.items() if all(map(_is_number, values))]
+        for name, followed in self.followers.items():
+            check_keys(followed, tried)
+            for key in followed:
+                if key not in numbers:
+                    raise ConfigError(
+                        f"tuning.followers.{name}: expected a tuned key of numbers "
+                        f"({', '.join(numbers) or 'there is none'}), received {key!r} with the "
+                        f"values {tried[key]}"
+                    )
 
     def _refuse_other_search(self) -> None:
         """Refuses keys that belong to another kind of search, and the lack of its own."""
@@ -256,20 +282,15 @@ class Tuning(Section):
     def _checked(
         self, entry: Mapping[str, Any], axis_values: Mapping[str, Sequence[Any]]
     ) -> dict[str, Any]:
-        own = [key for key in TUNABLE if key not in axis_values]
-        check_keys(entry, [*self.axes, *own])
+        check_keys(entry, dict.fromkeys([*self.axes, *TUNABLE]))
         found: dict[str, Any] = {}
         for key, values in entry.items():
-            if key not in self.axes:
+            if key in self.axes:
+                where = f"tuning.{self._place}.{key}"
+                found[key] = axis_value(where, key, values, axis_values[key])
+            else:
                 check = checked_values if self.search == "grid" else checked_range
                 found[key] = check(key, values)
-            elif values in axis_values[key]:
-                found[key] = values
-            else:
-                raise ConfigError(
-                    f"tuning.{self._place}.{key}: expected one of {list(axis_values[key])}, "
-                    f"received {values!r}"
-                )
         tuned = [key for key in found if key not in self.axes]
         if not tuned:
             raise ConfigError(

@@ -237,6 +237,18 @@ def test_a_spec_of_another_version_is_refused():
             "optimizers.mine: expected `class`.* or both `matrices` and `rest`, received class, m",
         ),
         ("optimizers.mine", {"matrices": {"class": "a.B"}}, "mine: expected .*received matrices"),
+        (
+            "optimizers.mine",
+            {"matrices": None, "rest": {"class": "adam"}},
+            "^optimizers.mine.matrices: expected a mapping with `class`, received None",
+        ),
+        (
+            "optimizers.mine",
+            {"matrices": {"class": "adam"}, "rest": None},
+            "^optimizers.mine.rest: expected a mapping with `class`, received None",
+        ),
+        ("optimizers.lion", {"q_lr": float("inf")}, "optimizers.lion.q_lr: .*received inf"),
+        ("optimizers.lion", {"q_lr": "fast"}, "optimizers.lion.q_lr: .*received 'fast'"),
         ("optimizers.mine", {"settings": {}}, "mine: expected `class`.*received settings"),
         (
             "optimizers.mine",
@@ -366,6 +378,18 @@ def test_tf32_is_refused_where_runs_are_to_use_the_cpu():
     message = "target_precision-tf32: target_precision: 'tf32' needs a GPU, .* choose from float32"
     with pytest.raises(ConfigError, match=message):
         Study.parse(config | {"execution": {"device": "cpu"}})
+
+
+@pytest.mark.parametrize("name", ["adam_n_step-3", "adam_n_step-3_weight_decay-0.1"])
+def test_two_arms_with_the_same_directory_are_refused(name):
+    """The name of an optimizer can look like the value of an axis."""
+    config = changed("axes.n_step", [1, 3]) | {"optimizers": {name: {"class": "adam"}}}
+    config["axes"]["optimizer"] = ["adam", name]
+    if "decay" in name:
+        config["axes"]["weight_decay"] = [None, 0.1]
+    place = f"Pendulum-v1/retrace-off_optimizer-{name}: expected arms with different paths"
+    with pytest.raises(ConfigError, match=f"{place}, received .*'adam'.* and .*'{name}'.*; give"):
+        Study.parse(config)
 
 
 def test_one_problem_is_one_line():

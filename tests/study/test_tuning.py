@@ -8,7 +8,7 @@ from mpo.study.checksums import Damaged, sealed
 from mpo.study.config import ConfigError, canonical_json
 from mpo.study.plan import Study
 from mpo.study.stale import stale_files
-from mpo.study.tuning import read_choice
+from mpo.study.tuning import key_of, read_choice
 from tests import synthetic
 
 GRIDS = [
@@ -160,6 +160,32 @@ def test_bundles_and_several_axes_can_be_tuned():
         ({"followers": {"policy": {"q_lr": 1}}}, "unknown key 'policy'"),
         ({"followers": {"q_lr": {"q_lr": 1}}}, "unknown key 'q_lr'"),
         ({"followers": {"gamma": {"q_lr": 9e9}}}, "tuning.gamma: .*received"),
+        (
+            {
+                "grids": [{"policy_layer_sizes": [[64], [32, 32]], "gamma": [0.9]}],
+                "followers": {"critic_layer_sizes": {"policy_layer_sizes": 1.0}},
+            },
+            r"tuning.followers.critic_layer_sizes: expected a tuned key of numbers .gamma., rec"
+            r"eived 'policy_layer_sizes' with the values \[\(64,\), \(32, 32\)\]",
+        ),
+        (
+            {
+                "grids": [{"max_grad_norm": [None, 1.0]}],
+                "followers": {"policy_lr": {"max_grad_norm": 1}},
+            },
+            r".there is none., received 'max_grad_norm' with the values \[None, 1.0\]",
+        ),
+        (
+            {
+                "grids": [{"action_penalty": [True, False]}],
+                "followers": {"policy_lr": {"action_penalty": 1}},
+            },
+            "tuning.followers.policy_lr: expected a tuned key of numbers",
+        ),
+        (
+            {"grids": [{"kl_epsilon": [float("inf"), 1.0]}], "followers": {}},
+            "tuning.grids.kl_epsilon: .*finite number, received inf",
+        ),
         ({"budget": 0}, "tuning.budget: .*received 0"),
         ({"search": "bayes"}, "tuning.search: .*'random' or 'quasi-random', received 'bayes'"),
         (
@@ -211,6 +237,10 @@ def test_what_cannot_be_tuned_is_refused_with_the_key_and_the_value(changed, mes
         ({"ranges": [{"q_lr": 1e-3}]}, "tuning.ranges.q_lr: expected a range of two numbers, rec"),
         ({"ranges": [{"q_lr": ["slow", 1]}]}, "tuning.ranges.q_lr: .*received 'slow'"),
         ({"ranges": [{"gamma": [0.9, 1.1]}]}, "tuning.ranges.gamma: .*received 1.1"),
+        (
+            {"ranges": [{"q_lr": [1.0, float("inf")]}]},
+            "tuning.ranges.q_lr: .*finite number, received inf",
+        ),
         ({"ranges": [{"action_penalty": [0, 1]}]}, "action_penalty: expected a key of numbers"),
         ({"ranges": [{"q_rl": [1, 2]}]}, "unknown key 'q_rl' .*; did you mean 'q_lr'"),
         ({"ranges": [{"optimizer": "lion", "q_lr": [1, 2]}]}, r"tuning.ranges.optimizer: .*'lion'"),
@@ -230,9 +260,74 @@ def test_a_search_that_cannot_be_made_is_refused_with_the_key_and_the_value(chan
         Study.parse(search(**changed))
 
 
-def test_a_tuned_key_that_an_environment_sets_is_refused():
-    with pytest.raises(ConfigError, match="tuning: q_lr is also set by environments .Pendulum-v1."):
-        Study.parse(config([{"id": "Pendulum-v1", "q_lr": 1e-3}]))
+@pytest.mark.parametrize(
+    ("key", "sections", "message"),
+    [
+        ("q_lr", {"axes": {"q_lr": [1e-3, 1e-2]}}, r"an axis, received \[0.001, 0.01\]; keep"),
+        ("policy_lr", {"axes": {"policy_lr": [1e-3]}}, r"an axis, received \[0.001\]; keep one"),
+        ("q_lr", {"bundles": [{"name": "a"}, {"name": "b", "q_lr": 0.3}]}, ".*.b., received 0.3"),
+        ("policy_lr", {"bundles": [{"name": "a", "policy_lr": 0.3}]}, "set by bundles .a., rec"),
+        ("q_lr", {"environments": [{"id": "A-v0", "q_lr": 0.3}]}, "set by environments .A-v0., r"),
+        (
+            "policy_lr",
+            {"environments": [{"id": "A-v0", "policy_lr": 0.3}]},
+            ".*.A-v0., received 0.3",
+        ),
+    ],
+)
+def test_a_key_that_tuning_chooses_and_something_else_sets_is_refused(key, sections, message):
+    given = config() | sections
+    given["axes"] = config()["axes"] | sections.get("axes", {})
+    with pytest.raises(ConfigError, match=f"tuning: {key} is also {message}"):
+        Study.parse(given)
+    bundle = given | {"tuning": given["tuning"] | {"axes": ["bundle"], "grids": [{"q_lr": [1.0]}]}}
+    if "bundles" in sections:
+        with pytest.raises(ConfigError, match=f"tuning: {key} is also {message}"):
+            Study.parse(bundle)
+
+
+def test_a_choice_of_other_keys_is_ignored_and_made_again():
+    arms = [{"optimizer": "adam"}, {"optimizer": "sgd"}]
+    given = config([{"id": "Pendulum-v1", "gamma": 0.9}])
+
+    def study(*settings):
+        choice = {("Pendulum-v1", key_of(arm)): settings for arm in arms}
+        return Study.parse(given, choice)
+
+    assert study({"q_lr": 1e-3, "policy_lr": 5e-4}).is_settled
+    for earlier in ({"gamma": 0.5}, {"q_lr": 1e-3}, {"q_lr": 1e-3, "policy_lr": 1.0, "n_step": 3}):
+        assert not study(earlier).is_settled
+        assert study(earlier).runs == Study.parse(given).runs
+
+
+LAYERS = [[64, 64], [128, 128]]
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "written"),
+    [
+        ("policy_layer_sizes", LAYERS, LAYERS),
+        ("mstep_kl_epsilon", [5e-3, 1e-2], ["5e-3", "0.01"]),  # YAML reads 5e-3 as text
+        ("max_grad_norm", [None, 1.0], ["null", 1]),
+    ],
+)
+def test_a_grid_can_be_for_any_value_of_an_axis(axis, values, written):
+    given = config(1, axes=[axis])
+    given["axes"] = {axis: values}
+    rates = [[1e-3, 1e-2], [1e-4]]
+    pairs = zip(written, rates, strict=True)
+    given["tuning"]["grids"] = [{axis: value, "q_lr": tried} for value, tried in pairs]
+    found = Study.parse(given)
+    arms = [{axis: value} for value in found.axis_values[axis]]
+    tried = [[c["q_lr"] for c in found.tuned.candidates_of(arm)] for arm in arms]
+    assert tried == rates and len(stage(given).cells) == 3
+
+
+@pytest.mark.parametrize("budget", [0.29, 0.57, 0.58])
+def test_a_budget_is_the_share_that_was_written_not_a_little_less(budget):
+    given = synthetic.config(1, total_steps=100_000, snapshots=100) | {"tuning": config()["tuning"]}
+    given["tuning"]["budget"] = budget
+    assert {run.total_steps for run in stage(given).runs} == {round(100_000 * budget)}
 
 
 def test_the_ends_of_a_grid_are_its_edge():
