@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mpo.analysis.runs import environment_version
-from mpo.study import user_tables
+from mpo.study import references
 from mpo.study.checksums import Damaged, read_record, reading
 from mpo.study.config import ConfigError, JobFailed
 from mpo.study.plan import Study
@@ -21,7 +21,6 @@ from mpo.study.plan import Study
 logger = logging.getLogger(__name__)
 
 _COLUMNS = ["env", "reference", "what", "source"]
-_DM_CONTROL_STEPS = 1000
 
 _UNKNOWN = {"reference": None, "what": None, "source": None}
 _UNMEASURED = {
@@ -57,17 +56,14 @@ def read(
             environment.
         JobFailed: an environment failed with random actions, and the study does not allow it.
     """
-    references = {row.env: row.model_dump() for row in user_tables.references(table)}
     measured = _random_returns(study, random)
     rows = []
-    for environment in study.environments:
-        name = environment.name
+    for row in references.of_study(study, table):
+        name = row.env
         if name not in measured and name not in unfinished:
             raise ConfigError(f"the random return of {name} was not given")
         chance = measured.get(name, _UNMEASURED)
-        known: Mapping[Any, Any] = _UNKNOWN
-        if chance["random_episodes"]:
-            known = references.get(name) or _built_in(name, study.evaluation.max_episode_steps)
+        known: Mapping[str, Any] = row.model_dump() if chance["random_episodes"] else _UNKNOWN
         if known["reference"] is not None and known["reference"] <= chance["random"]:
             raise ConfigError(
                 f"{table}: the reference of {name} must be above the random return "
@@ -75,19 +71,6 @@ def read(
             )
         rows.append({"env": name, **chance, **{key: known[key] for key in _COLUMNS[1:]}})
     return pd.DataFrame(rows).astype({"reference": float})
-
-
-def _built_in(name: str, limit: int | None) -> Mapping[str, Any]:
-    """The reference of an environment that the table lacks; `limit` is of evaluation's episodes."""
-    if not name.startswith("dm_control/"):
-        return _UNKNOWN
-    steps = min(_DM_CONTROL_STEPS, limit or _DM_CONTROL_STEPS)
-    return {
-        "reference": float(steps),
-        "what": "the largest return there is: dm_control's tasks reward 0 to 1 a step for "
-        f"{steps} steps",
-        "source": "arXiv 1801.00690",
-    }
 
 
 def scores(finals: pd.DataFrame, scale: pd.DataFrame) -> pd.Series:

@@ -16,7 +16,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 import mpo
-from mpo.study import config_files, other_scores, questions, user_tables
+from mpo.study import config_files, other_scores, questions, references, user_tables
 from mpo.study.checksums import Damaged
 from mpo.study.config import ConfigError, canonical_json
 from mpo.report.figures import FIGURES, TUNING_FIGURES
@@ -72,7 +72,7 @@ def parse_study():
     try:
         study = Study.parse(CONFIG, choice_so_far(CONFIG.get("study")))
         if workflow.is_main_process:
-            user_tables.references(Path(user_table(study, "references")))
+            references.check(study, Path(user_table(study, "references")))
             user_tables.baselines(Path(user_table(study, "baselines")))
             other_scores.check(
                 study.others, [environment.name for environment in study.environments]
