@@ -74,12 +74,16 @@ def check_keys(given: Mapping[Any, Any], allowed: Iterable[str]) -> None:
     choices = list(allowed)
     for key, value in given.items():
         if key not in choices:
-            near = difflib.get_close_matches(str(key), choices, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(
-                f"unknown key {_shown(key)} with value {_shown(value)}; {hint}choose from "
-                f"{', '.join(choices)}"
+                f"unknown key {_shown(key)} with value {_shown(value)}; "
+                f"{nearest(str(key), choices)}choose from {', '.join(choices)}"
             )
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Returns a question for messages, whether the nearest choice was meant; empty if none is."""
+    near = difflib.get_close_matches(name, choices, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def explain(error: ValidationError) -> str:

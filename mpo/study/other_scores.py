@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpo.study.config import MAX_COUNT, ConfigError
+from mpo.study.config import MAX_COUNT, ConfigError, nearest
 from mpo.study.others import Column, Others
 from mpo.study.user_tables import csv_rows, row_of
 
@@ -196,9 +196,16 @@ def check(files: Sequence[Others], environments: Collection[str]) -> None:
     Of a parquet file only whether it exists; its content is checked where it is read.
 
     Raises:
-        ConfigError: see `of_csv` and `refuse_shared`, or there is no such file.
+        ConfigError: see `of_csv` and `refuse_shared`, or there is no such file, or a name is
+            translated to one that no environment of the study has.
     """
     for others in files:
+        for name, target in others.environments.items():
+            if target not in environments:
+                raise ConfigError(
+                    f"{others.path}: environments.{name}: {nearest(target, environments)}expected "
+                    f"an environment of the study ({_some(environments)}), received {target!r}"
+                )
         if not Path(others.path).is_file():
             raise ConfigError(f"{others.path} cannot be read: expected a file, received none")
     tables = [others for others in files if others.path.endswith(".csv")]

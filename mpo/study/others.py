@@ -48,8 +48,8 @@ class Others(Section):
     column alone, those of every algorithm."""
 
     environments: dict[Text, Text] = {}
-    """The file's own names of environments, with the names in the study. Those that are the same
-    need no entry. Rows of other environments are left out."""
+    """The file's own names of environments, with the names in the study, which must have them.
+    Those that are the same need no entry. Rows of other environments are left out."""
 
     step_factor: Positive = 1.0
     """Environment steps per step of the file, for example 2 if it counts decisions with action

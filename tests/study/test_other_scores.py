@@ -135,6 +135,21 @@ def test_a_name_that_the_file_lacks_is_refused(tmp_path):
         rows(tmp_path, HEAD + GOOD, environments={"pendulm": "Pendulum-v1"})
 
 
+@pytest.mark.parametrize("file", ["a.csv", "a.parquet"])
+@pytest.mark.parametrize(
+    ("target", "hint"), [("Pendulum-v2", "did you mean 'Pendulum-v1'. "), ("x", "")]
+)
+def test_a_name_that_the_study_lacks_is_refused(tmp_path, file, target, hint):
+    """Its rows would be left out without a word."""
+    (tmp_path / file).write_text(HEAD + "pendulum,1,0,1\nwalker,1,0,1\n")
+    given = {"pendulum": target, "walker": "dm_control/walker-walk-v0"}
+    message = (
+        f"{file}: environments.pendulum: {hint}expected an .*Pendulum-v1.*, received '{target}"
+    )
+    with pytest.raises(ConfigError, match=message):
+        other_scores.check([parsed(tmp_path / file, environments=given)], NAMES)
+
+
 def test_two_files_cannot_have_scores_of_the_same(tmp_path):
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text(HEAD + GOOD)
