@@ -20,7 +20,7 @@ from mpo.provenance import commit
 from mpo.study.cells import CORE_AXES
 from mpo.study.checksums import Damaged, intact, read_record, reading, sealed
 from mpo.study.config import JobFailed
-from mpo.study.files import TABLE_CHECKSUMS, replacing, write_json
+from mpo.study.files import TABLE_CHECKSUMS, TABLE_KINDS, replacing, write_json
 from mpo.study.plan import Study
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
     """Writes each table as NAME.parquet (zstd) and NAME.csv.
 
     The parquet metadata record the schema version, the units and the commit that made the table.
-    A hidden record beside the tables has the checksum of each parquet file.
+    A hidden record beside the tables has the checksum of each file.
     """
     origin = commit()
     for name, frame in tables.items():
@@ -140,7 +140,7 @@ def write(tables: Mapping[str, pd.DataFrame], directory: Path) -> None:
         # Arrow is fast, and writes each float in the shortest form that reads back exactly.
         with replacing(directory / f"{name}.csv") as path:
             pa.csv.write_csv(table, path)
-    written = [directory / f"{name}.parquet" for name in tables]
+    written = [directory / f"{name}.{kind}" for name in tables for kind in TABLE_KINDS]
     write_json(directory / TABLE_CHECKSUMS, sealed(_checksums(directory), written))
 
 

@@ -35,6 +35,9 @@ QUESTIONS = "questions.json"
 KEPT = tuple(name for name in (*TABLES, *ANSWERS) if name not in ("evals", "train", "profiles"))
 """The tables that are small enough to be kept with the code, see `make reference`."""
 
+TABLE_KINDS = ("parquet", "csv")
+"""How each table is written, as the endings of its files."""
+
 TYPESET = ("final_scores", "aggregates", "effects", "costs")
 """Tables that are also written as LaTeX and Markdown."""
 

@@ -26,7 +26,7 @@ from mpo.jobs.archive.pack import pack
 from mpo.report.figures import FIGURES
 from mpo.study.checksums import Damaged, sealed
 from mpo.study.config import JobFailed, canonical_json
-from mpo.study.files import ANSWERS, PAGES, QUESTIONS, RUN_FILES, TYPESET
+from mpo.study.files import ANSWERS, PAGES, QUESTIONS, RUN_FILES, TABLE_CHECKSUMS, TYPESET
 from mpo.study.plan import Study
 from mpo.study.tuning import read_choice
 from tests import synthetic
@@ -428,6 +428,18 @@ def test_another_table_than_was_written_is_refused(root):
     pd.DataFrame({"a": [2.0]}).to_parquet(root / HOME / "tables/effects.parquet")
     with pytest.raises(Damaged, match="effects.parquet: it is not the file that its job wrote"):
         contents(STUDY, root)
+
+
+@pytest.mark.parametrize("name", ["effects", "runs"])
+def test_a_csv_table_that_was_altered_is_refused_if_its_checksum_is_known(root, name):
+    path, record = root / HOME / f"tables/{name}.csv", root / HOME / "tables" / TABLE_CHECKSUMS
+    path.write_bytes(path.read_bytes()[:-2] + b"?\n")
+    with pytest.raises(Damaged, match=f"{name}.csv: it is not the file that its job wrote"):
+        contents(STUDY, root)
+    older = json.loads(record.read_text())
+    older["files"] = {n: sum for n, sum in older["files"].items() if n.endswith(".parquet")}
+    write(record, json.dumps(sealed({"files": older["files"]})).encode())
+    assert contents(STUDY, root).runs
 
 
 def test_runs_of_an_older_version_are_packed_and_counted(root, caplog):

@@ -22,6 +22,7 @@ from mpo.study.files import (
     RUN,
     RUN_FILES,
     TABLE_CHECKSUMS,
+    TABLE_KINDS,
     TABLES,
     TYPESET,
 )
@@ -147,7 +148,7 @@ def _of_study(runs: Iterable[Finished]) -> Iterator[str]:
     yield from ("study.json", "summary.md")
     yield from {f"random/{finished.run.env_slug}.json" for finished in runs}
     kinds = {
-        "tables": ((*TABLES, *ANSWERS), ("parquet", "csv")),
+        "tables": ((*TABLES, *ANSWERS), TABLE_KINDS),
         "figures": (FIGURES, ("png", "pdf", "svg", "rst")),
         "typeset": (TYPESET, ("tex", "md")),
         "pages": ((*PAGES, "summary", "config"), ("html",)),
@@ -163,7 +164,7 @@ def _commits(tables: Path) -> dict[str, list[str]]:
         record = read_record(tables / TABLE_CHECKSUMS)
     found: dict[str, list[str]] = {}
     for name in (*TABLES, *ANSWERS):
-        path = intact(tables / f"{name}.parquet", record)
+        path, _ = (intact(tables / f"{name}.{kind}", record) for kind in TABLE_KINDS)
         with reading(path):
             commit = (pq.read_schema(path).metadata or {}).get(b"commit", b"unknown").decode()
         found.setdefault(commit, []).append(name)

@@ -19,7 +19,7 @@ from mpo import provenance
 from mpo.jobs.archive.contents import Contents, Finished
 from mpo.jobs.archive.formats import described
 from mpo.study.config import canonical_json
-from mpo.study.files import CHOICE, METRICS, POLICIES, RUN
+from mpo.study.files import CHOICE, METRICS, POLICIES, RUN, TABLE_KINDS
 from mpo.study.status import RunStatus
 
 NAME, AUTHOR, LICENSE = "mpo-benchmark", "The MPO benchmark authors", "MIT"
@@ -140,7 +140,7 @@ def _analysis(crate: ROCrate, commit: str, tables: Sequence[str]) -> ContextEnti
         description=", ".join(tables),
         instrument=_software(crate, commit),
         object={"@id": "study.json"},
-        result=[{"@id": f"tables/{name}.{end}"} for name in tables for end in ("parquet", "csv")],
+        result=[{"@id": f"tables/{name}.{end}"} for name in tables for end in TABLE_KINDS],
     )
 
 
