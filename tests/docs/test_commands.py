@@ -32,6 +32,8 @@ RUN = {
     "snakemake --cores 1 results/default/figures/final_scores.png": ["figures/final_scores.png"],
     "snakemake --cores 1 results/default/runs/Pendulum-v1/retrace-on_optimizer-adam/seed0/"
     "step8000/video.mp4": ["runs/Pendulum-v1/retrace-on_optimizer-adam/seed0/step400/video.mp4"],
+    "snakemake --cores 8 results/default/runs/Pendulum-v1/retrace-{off,on}_optimizer-{adam,sgd}/"
+    "seed{0,1,2}/step8000/evals.parquet": [],
     "snakemake --cores 2 verify": ["verification.md"],
     "snakemake --cores 1 calibrate": ["calibration.json"],
     "snakemake --dry-run": [],
@@ -49,6 +51,8 @@ RUN = {
 _SAYS = {
     "source .venv/bin/activate": "$",
     "snakemake --dry-run": "Nothing to be done|This was a dry-run",
+    "snakemake --cores 8 results/default/runs/Pendulum-v1/retrace-{off,on}_optimizer-{adam,sgd}/"
+    "seed{0,1,2}/step8000/evals.parquet": "Nothing to be done",
     "python -m mpo status": "16 runs of study tiny: 16 ok",
     "python -m mpo status --study results/default/study.json": "16 runs of study tiny: 16 ok",
     "python -m mpo video --help": "--episode",
@@ -147,6 +151,7 @@ BIN = Path(sys.executable).parent
 def on_tiny(command: str) -> str:
     """The same command for the tiny study and two cores."""
     command = command.replace("results/default", "results/tiny").replace("step8000", "step400")
+    command = command.replace("seed{0,1,2}", "seed{0,1}")
     command = re.sub(r"--cores (\d+|all)", "--cores 2", command).replace("=small", "=tiny")
     if command == "make study":
         command += " CONFIG=config/tiny.yaml"

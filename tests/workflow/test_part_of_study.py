@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mpo.jobs.merge import merge
-from tests.pipeline import ROOT, TINY, changed, planned
+from tests.pipeline import ROOT, TINY, changed, planned, project
 
 SCRIPT = ROOT / "workflow/scripts/part_of_study.sh"
 
@@ -38,6 +38,18 @@ def test_what_is_finished_when_the_time_is_over_comes_back_as_one_file(finished,
     taken = merge([tmp_path / "results/tiny"], tmp_path / "home/results/tiny").taken
     assert len(taken) == 16 and not any("Walker2d" in name for name in taken)
     assert planned(finished, longer)["train"] == 8
+
+
+@pytest.mark.slow
+def test_the_evaluation_of_a_run_as_a_target_trains_that_run_and_makes_no_table(tmp_path):
+    """So machines share a study out between them, each with the whole config."""
+    runs = [
+        f"Pendulum-v1/retrace-off_optimizer-{name}/seed{n}"
+        for name in ("adam", "sgd")
+        for n in (0, 1)
+    ]
+    targets = [f"results/tiny/runs/{run}/step400/evals.parquet" for run in runs]
+    assert planned(project(tmp_path), targets=targets) == {"train": 4, "evaluate": 4}
 
 
 @pytest.mark.parametrize("arguments", [[], ["0", "a.tar.gz", "-n"], ["60", "a.zip", "-n"]])
