@@ -96,8 +96,7 @@ class Study(StudyConfig):
             )
         reported = () if self.stage == "tuning" else self.seeds
         found = self.tuning.checked(self._axis_values, reported, self.statistics.seed)
-        keys = (key for arm in arms(found, self._axis_values) for key in found.sets(arm))
-        arm_values.refuse_set_twice(self, dict.fromkeys(keys))
+        arm_values.refuse_set_twice(self, (*found.keys, *found.followers))
         return found
 
     @property
@@ -116,9 +115,7 @@ class Study(StudyConfig):
         if self.chosen_in is None:
             return True
         places = itertools.product(self.environments, self._tuned_arms)
-        if self.stage == "tuning":
-            return all(self._survivors(*place) for place in places)
-        return all(self._chosen(*place) is not None for place in places)
+        return all(self._survivors(*place) for place in places)
 
     @property
     def has_stand_ins(self) -> bool:
@@ -259,20 +256,17 @@ class Study(StudyConfig):
         return self._survivors(environment, own) or self.tuned.candidates_of(own)[:count]
 
     def _survivors(self, environment: Environment, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Returns the candidates that the rung before has chosen; none if it did not."""
+        """Returns the candidates that were chosen for this study, the reported one or a later rung.
+
+        None if there is no choice, or it is an earlier one, of values that are no candidates now.
+        """
         assert self.tuned is not None
         chosen = (self._choice or {}).get((environment.slug, key_of(arm)), ())
         names = {key_of(settings) for settings in chosen}
-        tried = self.tuned.candidates_of(arm)
+        tried = self.tuned.candidates_of(arm) if names else []
         found = [each for each in tried if key_of(self.tuned.settings(each)) in names]
-        return found if len(found) == self.tuned.left(arm, self.rung) else []
-
-    def _chosen(self, environment: Environment, arm: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Returns what was chosen for a tuned arm; None if nothing was, or values of other keys."""
-        assert self.tuned is not None
-        chosen = (self._choice or {}).get((environment.slug, key_of(arm)), ())
-        keys = {*self.tuned.sets(arm)}
-        return next((each for each in chosen if each.keys() == keys), None)
+        rung = self.rung if self.stage == "tuning" else self.tuned.rungs + 1
+        return found if len(found) == self.tuned.left(arm, rung) else []
 
     def tuned_settings(self, environment: Environment, arm: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the training values of a candidate, or those that were chosen for an arm."""
@@ -281,11 +275,10 @@ class Study(StudyConfig):
         if self.stage == "tuning":
             return self.tuned.settings({key: arm[key] for key in self.tuned.keys if key in arm})
         own = {axis: arm[axis] for axis in self.tuned.axes}
-        found = self._chosen(environment, own)
-        if found is None:
-            candidates = self.tuned.candidates_of(own)
-            found = self.tuned.settings(candidates[len(candidates) // 2])
-        return {key: training_value("chosen", key, value) for key, value in found.items()}
+        candidates = self.tuned.candidates_of(own)
+        (found,) = self._survivors(environment, own) or [candidates[len(candidates) // 2]]
+        values = self.tuned.settings(found)
+        return {key: training_value("tuning", key, value) for key, value in values.items()}
 
     @property
     def evaluation_spec(self) -> EvaluationSpec:

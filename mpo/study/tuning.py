@@ -144,16 +144,6 @@ class Tuning(Section):
         entry = self._entry(arm)
         return {key: values for key, values in entry.items() if key not in self.axes}
 
-    def sets(self, arm: Mapping[str, Any]) -> list[str]:
-        """Returns the keys of `training` that a choice for an arm sets: tuned ones and followers.
-
-        Args:
-            arm: the value of every tuned axis.
-        """
-        tuned = self.span(arm)
-        followers = (name for name, of in self.followers.items() if of.keys() <= tuned.keys())
-        return [*tuned, *followers]
-
     def settings(self, candidate: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a candidate's values of `training`: tuned keys and their followers."""
         following = {

@@ -77,7 +77,11 @@ def test_without_a_choice_paths_are_known_and_specs_are_not():
 
 def test_what_was_chosen_is_trained_with_every_value_of_the_other_axes(tmp_path):
     rows = [
-        {"env": env, "arm": {"optimizer": arm}, "settings": {"q_lr": rate, "policy_lr": 1e-5}}
+        {
+            "env": env,
+            "arm": {"optimizer": arm},
+            "settings": {"q_lr": rate, "policy_lr": 0.5 * rate},
+        }
         for env, arm, rate in (
             ("Pendulum-v1", "adam", 1e-4),
             ("Pendulum-v1", "sgd", 1.0),
@@ -97,7 +101,7 @@ def test_what_was_chosen_is_trained_with_every_value_of_the_other_axes(tmp_path)
         for retrace in (False, True):
             env = row["env"].replace("dm_control-", "dm_control/")
             training = found[env, row["arm"]["optimizer"], retrace]
-            assert training.q_lr == row["settings"]["q_lr"] and training.policy_lr == 1e-5
+            assert training.q_lr == row["settings"]["q_lr"] == 2 * training.policy_lr
     path.write_text(json.dumps(sealed({"chosen": rows[1:]})))
     assert not Study.parse(config(), read_choice(path)).is_settled
 
@@ -286,7 +290,7 @@ def test_a_key_that_tuning_chooses_and_something_else_sets_is_refused(key, secti
             Study.parse(bundle)
 
 
-def test_a_choice_of_other_keys_is_ignored_and_made_again():
+def test_a_choice_of_what_is_no_candidate_is_ignored_and_made_again():
     arms = [{"optimizer": "adam"}, {"optimizer": "sgd"}]
     given = config([{"id": "Pendulum-v1", "gamma": 0.9}])
 
@@ -294,8 +298,14 @@ def test_a_choice_of_other_keys_is_ignored_and_made_again():
         choice = {("Pendulum-v1", key_of(arm)): settings for arm in arms}
         return Study.parse(given, choice)
 
-    assert study({"q_lr": 1e-3, "policy_lr": 5e-4}).is_settled
-    for earlier in ({"gamma": 0.5}, {"q_lr": 1e-3}, {"q_lr": 1e-3, "policy_lr": 1.0, "n_step": 3}):
+    rates = {"q_lr": 1e-2, "policy_lr": 5e-3}
+    assert study(rates).is_settled
+    for earlier in (
+        {"gamma": 0.5},
+        {"q_lr": 1e-3},
+        rates | {"n_step": 2000},
+        rates | {"q_lr": 9.0},
+    ):
         assert not study(earlier).is_settled
         assert study(earlier).runs == Study.parse(given).runs
 
@@ -400,17 +410,21 @@ def test_a_reported_run_is_the_same_whichever_search_found_its_settings(tmp_path
     assert (
         Study.parse(given).tuning_stages(given)[0]["tuning"] == given["tuning"]
     )  # no key is added
-    rows = [
-        {"env": env, "arm": {"optimizer": arm}, "settings": {"q_lr": 0.00123, "policy_lr": 1e-5}}
-        for env in ("Pendulum-v1", "dm_control-walker-walk-v0")
-        for arm in ("adam", "sgd")
-    ]
-    path = tmp_path / "chosen.json"
-    path.write_text(json.dumps(sealed({"chosen": rows})))
-    plain = synthetic.config(2)
-    plain["training"] |= {"q_lr": 0.00123, "policy_lr": 1e-5}
-    expected = [(run.directory, run.spec.identity) for run in Study.parse(plain).runs]
     for tuned in (given, search(), search(search="random")):
+        before = Study.parse(tuned)
+        arms = [{"optimizer": name} for name in ("adam", "sgd")]
+        settings = [before.tuned.settings(before.tuned.candidates_of(arm)[0]) for arm in arms]
+        rows = [
+            {"env": environment.slug, "arm": arm, "settings": of}
+            for environment in before.environments
+            for arm, of in zip(arms, settings, strict=True)
+        ]
+        path = tmp_path / "chosen.json"
+        path.write_text(json.dumps(sealed({"chosen": rows})))
+        plain = synthetic.config(2) | {
+            "optimizers": dict(zip(("adam", "sgd"), settings, strict=True))
+        }
+        expected = [(run.directory, run.spec.identity) for run in Study.parse(plain).runs]
         study = Study.parse(tuned, read_choice(path))
         assert study.is_settled
         assert [(run.directory, run.spec.identity) for run in study.runs] == expected
