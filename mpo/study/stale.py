@@ -19,7 +19,8 @@ from mpo.study.tuning import read_choice
 def stale_files(study: Study, plan: str, runs: Iterable[Run], root: Path) -> list[Path]:
     """Returns the files below `root` that were made from another plan than this one.
 
-    A choice of tuning that is not the one that its job wrote is among them.
+    A choice of tuning that is not the one that its job wrote, or that was made among other
+    candidates or for other arms, is among them.
 
     Args:
         study: what is planned.
@@ -46,9 +47,10 @@ def stale_files(study: Study, plan: str, runs: Iterable[Run], root: Path) -> lis
         ]
     if study.tuned is not None:
         try:
-            read_choice(root / folder / CHOICE)
+            unusable = read_choice(root / folder / CHOICE) is not None and not study.is_settled
         except Damaged:
-            found.append(folder / CHOICE)
+            unusable = True
+        found += [folder / CHOICE] if unusable else []
     for environment in study.environments:
         path = folder / "random" / f"{environment.slug}.json"
         spec = study.random_spec(environment).model_dump(mode="json")

@@ -10,6 +10,7 @@ import stat
 import tomllib
 import warnings
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,7 @@ from mpo.jobs.archive.check import METADATA, check
 from mpo.jobs.archive.contents import contents
 from mpo.jobs.archive.pack import pack
 from mpo.report.figures import FIGURES
+from mpo.study import questions
 from mpo.study.checksums import Damaged, sealed
 from mpo.study.config import JobFailed, canonical_json
 from mpo.study.files import ANSWERS, PAGES, QUESTIONS, RUN_FILES, TABLE_CHECKSUMS, TYPESET
@@ -68,6 +70,8 @@ def analyse(study, root, config=CONFIG):
     home = root / HOME
     config = config | {"allow_missing": study.allow_missing}
     write(root / PLAN, canonical_json(config).encode())
+    asked = questions.record(config, datetime(2026, 11, 27, tzinfo=UTC))
+    write(home / QUESTIONS, json.dumps(asked).encode())
     tables.write(collect.collect(study, root), home / "tables")
     tables.write({name: pd.DataFrame({"a": [1.0]}) for name in ANSWERS}, home / "tables")
     for environment in study.environments:
@@ -76,7 +80,7 @@ def analyse(study, root, config=CONFIG):
     names = [f"figures/{name}.{end}" for name in FIGURES for end in ("png", "pdf", "svg", "rst")]
     names += [f"typeset/{name}.{end}" for name in TYPESET for end in ("tex", "md")]
     names += [f"pages/{name}.html" for name in (*PAGES, "summary", "config")]
-    for name in (*names, "summary.md", "failures.md", QUESTIONS):
+    for name in (*names, "summary.md", "failures.md"):
         write(home / name)
 
 
@@ -427,6 +431,15 @@ def test_a_damaged_file_of_the_study_is_named(root, name):
 def test_another_table_than_was_written_is_refused(root):
     pd.DataFrame({"a": [2.0]}).to_parquet(root / HOME / "tables/effects.parquet")
     with pytest.raises(Damaged, match="effects.parquet: it is not the file that its job wrote"):
+        contents(STUDY, root)
+
+
+def test_other_questions_than_were_recorded_are_refused(root):
+    path = root / HOME / QUESTIONS
+    record = json.loads(path.read_text())
+    record["asked"]["seeds"] = [0, 1]
+    write(path, json.dumps(record).encode())
+    with pytest.raises(Damaged, match=f"{QUESTIONS}: its content was changed"):
         contents(STUDY, root)
 
 

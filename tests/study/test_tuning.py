@@ -8,7 +8,7 @@ from mpo.study.checksums import Damaged, sealed
 from mpo.study.config import ConfigError, canonical_json
 from mpo.study.plan import Study
 from mpo.study.stale import stale_files
-from mpo.study.tuning import key_of, read_choice
+from mpo.study.tuning import read_choice
 from tests import synthetic
 
 GRIDS = [
@@ -290,16 +290,19 @@ def test_a_key_that_tuning_chooses_and_something_else_sets_is_refused(key, secti
             Study.parse(bundle)
 
 
-def test_a_choice_of_what_is_no_candidate_is_ignored_and_made_again():
+def test_a_choice_of_what_is_no_candidate_is_ignored_and_made_again(tmp_path):
     arms = [{"optimizer": "adam"}, {"optimizer": "sgd"}]
     given = config([{"id": "Pendulum-v1", "gamma": 0.9}])
 
-    def study(*settings):
-        choice = {("Pendulum-v1", key_of(arm)): settings for arm in arms}
-        return Study.parse(given, choice)
+    def study(settings):
+        rows = [{"env": "Pendulum-v1", "arm": arm, "settings": settings} for arm in arms]
+        path.write_text(json.dumps(sealed({"chosen": rows})))
+        return Study.parse(given, read_choice(path))
 
+    path = tmp_path / "results/made-up/chosen.json"
+    path.parent.mkdir(parents=True)
     rates = {"q_lr": 1e-2, "policy_lr": 5e-3}
-    assert study(rates).is_settled
+    assert study(rates).is_settled and stale_files(study(rates), "", (), tmp_path) == []
     for earlier in (
         {"gamma": 0.5},
         {"q_lr": 1e-3},
@@ -307,6 +310,7 @@ def test_a_choice_of_what_is_no_candidate_is_ignored_and_made_again():
         rates | {"q_lr": 9.0},
     ):
         assert not study(earlier).is_settled
+        assert stale_files(study(earlier), "", (), tmp_path) == [path.relative_to(tmp_path)]
         assert study(earlier).runs == Study.parse(given).runs
 
 

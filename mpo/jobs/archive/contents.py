@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from mpo.analysis.runs import DamagedRun, read_run
 from mpo.analysis.tables import read
 from mpo.report.figures import FIGURES
+from mpo.study import questions
 from mpo.study.cells import Run
 from mpo.study.checksums import intact, read_record, reading
 from mpo.study.config import JobFailed
@@ -79,8 +80,8 @@ def contents(study: Study, root: Path) -> Contents:
         JobFailed: a run is unfinished or damaged, a file of the study is missing, the choice of
             tuning too, or the tables were made of other runs. A failed run may be missing if the
             study allows it.
-        Damaged: a table, a random return or the choice of tuning cannot be read, or is not the one
-            that its job wrote.
+        Damaged: a table, a random return, the choice of tuning or the recorded questions cannot be
+            read, or are not what was written.
     """
     folder = root / "results" / study.study
     if not study.is_settled:  # else all runs would seem to be of another plan
@@ -100,6 +101,7 @@ def contents(study: Study, root: Path) -> Contents:
     for name in names:
         if name.startswith("random/") or name == CHOICE:
             read_record(folder / name)
+    questions.read(folder / QUESTIONS)
     commits = _commits(folder / "tables")
     _refuse_other_runs(folder / "tables", runs)
     names |= {
