@@ -2,8 +2,9 @@
 
 Tables: finals (final return and score of each run), references (the scale of the scores),
 aggregates, profiles, improvements (comparisons of arms), effects (of factors, paired by seed),
-differences (the effects of single seeds), contrasts (those that the config names), efficiency,
-power, sample_efficiency (an arm's IQM during training), cost_curves (its return against the cost of
+differences (the effects of single seeds), contrasts (those that the config names), robustness (the
+effects with sampled actions, and at each level of the other factors), efficiency, power,
+sample_efficiency (an arm's IQM during training), cost_curves (its return against the cost of
 training) and cost_ratios (of factors).
 """
 
@@ -15,7 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mpo.analysis import aggregates, contrasts, costs, efficiency, intervals, references
+from mpo.analysis import (
+    aggregates,
+    contrasts,
+    costs,
+    efficiency,
+    intervals,
+    references,
+    robustness,
+)
 from mpo.analysis.tables import read, seed_returns
 from mpo.study.plan import Study
 from mpo.study.status import FINISHED
@@ -43,6 +52,7 @@ _COLUMNS = {
         *("arm", "share", "env_step", "wall_s", "unit", "cost"),
         *(*_BOUNDS, "environments", "n"),
     ),
+    "robustness": robustness.COLUMNS,
     "cost_curves": costs.CURVES,
     "cost_ratios": costs.RATIOS,
 }
@@ -76,7 +86,7 @@ def compute(
     finished = set(runs.loc[runs["status"].isin(FINISHED), "env"])
     unfinished = {environment.name for environment in study.environments} - finished
     scale = references.read(study, table, random, unfinished)
-    finals = _finals(study, tables, scale)
+    finals, sampled = (_finals(study, tables, scale, policy) for policy in ("mode", "sample"))
     shared = _shared_environments(study, finals)
     rng = np.random.default_rng(study.statistics.seed)
     by_arm = _by_arm(finals, shared)
@@ -90,6 +100,7 @@ def compute(
         "effects": changes,
         "differences": _table("differences", contrasts.difference_rows(study, finals)),
         "contrasts": _table("contrasts", contrasts.primary_rows(study, finals, shared)),
+        "robustness": _table("robustness", robustness.rows(study, finals, sampled, shared)),
         "efficiency": _table("efficiency", _efficiency(study, tables, scale)),
         "power": _table("power", contrasts.power_rows(changes)),
         "sample_efficiency": _table(
@@ -104,10 +115,10 @@ def _table(name: str, rows: Iterator[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=list(_COLUMNS[name]))
 
 
-def _finals(study: Study, tables: Path, scale: pd.DataFrame) -> pd.DataFrame:
-    """One row per planned run, with the final return of its mean-action policy and its score."""
+def _finals(study: Study, tables: Path, scale: pd.DataFrame, policy: str) -> pd.DataFrame:
+    """One row per planned run, with the final return of its policy and its score."""
     runs = read(tables, "runs")[["run_id", "env", "arm", *study.axis_values, "seed", "status"]]
-    returns = seed_returns(tables, "final")[["run_id", "return"]]
+    returns = seed_returns(tables, "final", policy)[["run_id", "return"]]
     finals = runs.merge(returns, on="run_id", how="left")
     return finals.assign(score=references.scores(finals, scale))
 

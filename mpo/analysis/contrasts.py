@@ -58,24 +58,20 @@ def effect_rows(
             yield contrast.names | _in_one(env, unit, one)
         if (found := effect_over(pooled, contrast)) is not None:
             yield contrast.names | _over_all(found)
-    for (first, i, k, _), (second, j, m, _) in combinations(contrasts, 2):
-        scores = [x for x in pooled if i != j and _complete(x, {i: (0, k), j: (0, m)})]
-        if scores:
-            both = effects.interaction(scores, (i, j), (k, m))
-            names = {
-                "factor": f"{first['factor']} x {second['factor']}",
-                "level": f"{first['level']} and {second['level']}",
-                "against": SUM,
-            }
-            yield names | _over_all(both)
+    for pair in _of_two_factors(contrasts):
+        for env, unit, one in _by_environment(study, finals, *pair):
+            yield _names_of(pair) | _in_one(env, unit, one)
+        if (found := interaction_over(pooled, *pair)) is not None:
+            yield _names_of(pair) | _over_all(found)
 
 
 def difference_rows(study: Study, finals: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """The differences that `effect_rows` averages within an environment, one row per seed."""
-    for contrast in against_the_first(study):
-        for env, unit, found in _by_environment(study, finals, contrast):
+    contrasts = against_the_first(study)
+    for of in (*((each,) for each in contrasts), *_of_two_factors(contrasts)):
+        for env, unit, found in _by_environment(study, finals, *of):
             for difference in found.differences:
-                yield contrast.names | {"env": env, "unit": unit, "difference": difference}
+                yield _names_of(of) | {"env": env, "unit": unit, "difference": difference}
 
 
 def primary_rows(
@@ -117,13 +113,33 @@ def varied(study: Study) -> dict[str, list[Any]]:
     return {name: values for name, values in study.axis_values.items() if len(values) > 1}
 
 
+def _of_two_factors(contrasts: Sequence[Contrast]) -> list[tuple[Contrast, Contrast]]:
+    return [pair for pair in combinations(contrasts, 2) if pair[0].factor != pair[1].factor]
+
+
+def _names_of(contrasts: Sequence[Contrast]) -> dict[str, str]:
+    """The columns of `KEY` of an effect, or of the interaction of two."""
+    if len(contrasts) == 1:
+        return contrasts[0].names
+    first, second = (each.names for each in contrasts)
+    return {
+        "factor": f"{first['factor']} x {second['factor']}",
+        "level": f"{first['level']} and {second['level']}",
+        "against": SUM,
+    }
+
+
 def _by_environment(
-    study: Study, finals: pd.DataFrame, contrast: Contrast
+    study: Study, finals: pd.DataFrame, *contrasts: Contrast
 ) -> Iterator[tuple[str, str, effects.EnvironmentEffect]]:
-    """The effect in each environment with a complete pair, as a return and as a score."""
+    """The effect, or the interaction of two, in each environment, as a return and as a score.
+
+    Environments without a complete pair are left out.
+    """
+    over = effect_over if len(contrasts) == 1 else interaction_over
     for unit in ("return", "score"):
         for env, x in arrays(study, finals, unit).items():
-            if (found := effect_over([x], contrast)) is not None:
+            if (found := over([x], *contrasts)) is not None:
                 yield env, unit, found.environments[0]
 
 
@@ -135,6 +151,18 @@ def effect_over(cells: Sequence[np.ndarray], contrast: Contrast) -> effects.Effe
     _, factor, level, against = contrast
     scores = [x for x in cells if _complete(x, {factor: (against, level)})]
     return effects.main_effect(scores, factor, level, against) if scores else None
+
+
+def interaction_over(
+    cells: Sequence[np.ndarray], first: Contrast, second: Contrast
+) -> effects.Effect | None:
+    """As `effect_over`, how the first effect changes with the second, from their baselines.
+
+    Both contrasts are against the first level of their axis.
+    """
+    (_, i, k, _), (_, j, m, _) = first, second
+    scores = [x for x in cells if _complete(x, {i: (0, k), j: (0, m)})]
+    return effects.interaction(scores, (i, j), (k, m)) if scores else None
 
 
 def arrays(study: Study, finals: pd.DataFrame, unit: str) -> dict[str, np.ndarray]:

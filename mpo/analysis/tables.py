@@ -64,6 +64,7 @@ _UNITS_IN = {
     "effects": dict.fromkeys((*_ESTIMATE, "sd"), "as `unit` says"),
     "differences": {"difference": "as `unit` says"},
     "contrasts": dict.fromkeys((*_ESTIMATE, "sd"), _SCORE),
+    "robustness": dict.fromkeys(_ESTIMATE, _SCORE),
     "power": {"sd": _SCORE, "seeds": "per environment"},
     "cost_ratios": dict.fromkeys(_ESTIMATE, "ratio of two costs"),
     "sensitivity": dict.fromkeys(("per_environment", "across", "index", "index_naive"), _SCORE),
@@ -92,14 +93,19 @@ def seed_means(evals: pd.DataFrame) -> pd.DataFrame:
     return means.rename(columns=names).astype({"run_id": evals["run_id"].dtype})
 
 
-def seed_returns(tables: Path, phase: str) -> pd.DataFrame:
-    """The return of each run's mean-action policy, at every step evaluated in `phase`.
+def seed_returns(tables: Path, phase: str, policy: str = "mode") -> pd.DataFrame:
+    """The return of each run's policy, at every step evaluated in `phase`.
+
+    Args:
+        tables: the directory of the tables.
+        phase: online or final.
+        policy: mode, the mean action, or sample, actions sampled from the policy.
 
     Returns:
         One row per run_id x env_step, with `env`, `arm` and `return`.
     """
     means = seed_means(read(tables, "evals"))
-    shown = means[(means["phase"] == phase) & (means["policy"] == "mode")]
+    shown = means[(means["phase"] == phase) & (means["policy"] == policy)]
     return shown.merge(read(tables, "runs")[["run_id", "env", "arm"]], on="run_id")
 
 

@@ -39,7 +39,8 @@ def section(study: Study, tables: Path) -> list[str]:
     else:
         parts = _all_exploratory(study, effects)
     table = markdown(paper_tables.effects(study, tables)).rstrip()
-    return ["## Answers", *parts, *(notes if unknown else []), table, *_costs(tables)]
+    parts += [*(notes if unknown else []), table, *_elsewhere(study, tables)]
+    return ["## Answers", *parts, *_costs(tables)]
 
 
 def _named_before(study: Study, effects: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
@@ -62,6 +63,13 @@ def _all_exploratory(study: Study, effects: pd.DataFrame) -> list[str]:
     none = f"No effect can be pooled: {_UNPAIRED}."
     text = "No contrast was named before the study, so all effects below are exploratory."
     return [text, _list(study, pooled) or none]
+
+
+def _elsewhere(study: Study, tables: Path) -> list[str]:
+    """The effects with sampled actions and at each level of the other factors; empty without."""
+    if read(tables, "robustness").empty:
+        return []
+    return [markdown(paper_tables.robustness(study, tables)).rstrip()]
 
 
 def _costs(tables: Path) -> list[str]:

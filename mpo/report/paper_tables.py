@@ -162,6 +162,22 @@ def effects(study: Study, tables: Path) -> Table:
     return Table(frame, sure, caption, note)
 
 
+def robustness(study: Study, tables: Path) -> Table:
+    """The effects with sampled actions and at each level of the other factors, as scores."""
+    found = read(tables, "robustness")
+    caption = f"The same effects elsewhere, study {study.study}."
+    effect = found["level"] + f" {MINUS} " + found["against"]
+    found = found.assign(effect=effect, cell=_cells(found))
+    frame = wide(found, ["effect", "where"], "env", "cell").fillna(NONE)
+    note = (
+        "Differences of the normalised final score as above, but with actions sampled from the "
+        "policy instead of its mean, or at one level of another factor instead of averaged over "
+        "its levels. Brackets: 95 % Student-t interval, given two or more seeds. All of these are "
+        "exploratory."
+    )
+    return Table(frame, _nothing(frame), caption, note)
+
+
 def costs(study: Study, tables: Path) -> Table:
     """The time and memory that runs took, for each environment and arm."""
     runs = read(tables, "runs").rename(columns={"env": "environment"})
@@ -180,8 +196,9 @@ def costs(study: Study, tables: Path) -> Table:
     frame.insert(0, "runs", [f"{n}" if n == of else f"{n} of {of}" for n, of in pairs])
     hours = (runs["wall_s"].sum() + runs["eval_s"].sum()) / 3600
     note = (
-        "Means over the finished runs; seeds trained in one process share its time equally. "
-        "Memory: largest peak of any process. CPU: sum over the trainings. Three significant "
+        "Means over the finished runs; seeds trained in one process share its time equally. Times "
+        "are wall-clock, and longer where other work ran on the machine. Memory: largest peak of "
+        "any process. CPU: sum over the trainings. Three significant "
         f"digits. In all {number(hours)} hours of training and evaluation, if run one by one."
     )
     return Table(frame, _nothing(frame), f"Costs of the runs, study {study.study}.", note)

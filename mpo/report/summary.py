@@ -8,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 
 from mpo.analysis.baselines import comparable, in_words
-from mpo.analysis.tables import flat, read
+from mpo.analysis.tables import read
 from mpo.provenance import commit, packages
-from mpo.report import answers, others, paper_tables, tuning
+from mpo.report import answers, others, paper_tables, planned, tuning
 from mpo.report import figures as drawings
 from mpo.report.figures.style import plural
+from mpo.report.numbers import number
 from mpo.report.typeset import inline, markdown
 from mpo.study import questions
 from mpo.study.checksums import Damaged, read_object
@@ -67,7 +68,7 @@ def write(
     parts = [
         f"# Study `{study.study}`",
         *(_edited(study, plan) if plan else []),
-        _plan(study),
+        planned.section(study),
         *_missing(runs),
         *_unlike(runs),
         *_mixed(runs),
@@ -77,6 +78,7 @@ def write(
         *(tuning.section(study, tuning_tables) if tuning_tables else []),
         "## Final scores",
         markdown(paper_tables.final_scores(study, tables)).rstrip(),
+        *_before_training(tables),
         markdown(paper_tables.aggregates(study, tables)).rstrip(),
         *others.section(study, tables),
         *_published(comparable(read(tables, "baselines"), study)),
@@ -110,24 +112,6 @@ def _edited(study: Study, plan: Path) -> list[str]:
     return [text] if sections else []
 
 
-def _plan(study: Study) -> str:
-    budgets = {run.spec.env_name: run.total_steps for run in study.runs}
-    axes = [
-        f"- {name}: {', '.join(str(flat(value)).lower() for value in values)}"
-        for name, values in study.axis_values.items()
-    ]
-    return "\n".join(
-        [
-            f"{len(study.runs)} runs: every combination of",
-            "",
-            "- environment (budget in environment steps): "
-            + ", ".join(f"{env} ({steps})" for env, steps in budgets.items()),
-            *axes,
-            f"- seed: {', '.join(map(str, study.seeds))}",
-        ]
-    )
-
-
 def _missing(runs: pd.DataFrame) -> list[str]:
     """Warnings at the top of the page: runs that are missing, and runs that diverged."""
     notes = []
@@ -146,6 +130,25 @@ def _missing(runs: pd.DataFrame) -> list[str]:
             + (f"; and {len(diverged) - _NAMED} more." if len(diverged) > _NAMED else ".")
         )
     return notes
+
+
+def _before_training(tables: Path) -> list[str]:
+    """Says where training began, and which arms have ended below that."""
+    curves, scores = read(tables, "curves"), read(tables, "scores").query("policy == 'mode'")
+    start = curves[curves["env_step"] == 0].set_index(["env", "arm"])["mean"]
+    if start.isna().all():
+        return []
+    each = ", ".join(
+        f"{env} {number(mean)}" for env, mean in start.groupby("env", sort=False).mean().items()
+    )
+    ended = scores.set_index(["env", "arm"])["mean"]
+    below = ended.index[ended < start.reindex(ended.index)]
+    said = "; ".join(
+        f"{arm} in {env} ({number(ended[env, arm])}, from {number(start[env, arm])})"
+        for env, arm in below
+    )
+    text = f"Mean return before training, of the mean action, over all arms: {each}."
+    return [f"{text} **Ended below where they began: {said}.**" if said else text]
 
 
 def _published(baselines: pd.DataFrame) -> list[str]:

@@ -24,11 +24,12 @@ def section(study: Study, tables: Sequence[Path]) -> list[str]:
     """
     tuning = study.tuned
     assert tuning is not None
-    choices = read(tables[-1], "choices")
+    choices, candidates = (read(tables[-1], name) for name in ("choices", "candidates"))
     return [
         "## Tuning",
         _how(study, tuning),
         *_warnings(study, tuning, choices),
+        *_best_at_an_end(tuning, candidates),
         _table(tuning, choices),
         *_only_compared_early(study, tuning),
         _sensitivity(read(tables[0], "sensitivity")),
@@ -169,6 +170,15 @@ def _warnings(study: Study, tuning: Tuning, choices: pd.DataFrame) -> list[str]:
     return notes
 
 
+def _best_at_an_end(tuning: Tuning, candidates: pd.DataFrame) -> list[str]:
+    """Warns where the best candidate of an environment is at an end, and another was chosen."""
+    found = candidates[candidates["best_here"] & candidates["on_edge"] & ~candidates["chosen"]]
+    rows = found[["arm", "env", "candidate"]].itertuples(index=False)
+    said = "; ".join(f"{arm} in {env} ({candidate})" for arm, env, candidate in rows)
+    text = f"Not chosen, but the best in its environment and at the end of what was tried: {said}."
+    return [inline(text)] if said else []
+
+
 def spacing(candidates: list[dict[str, object]], keys: tuple[str, ...]) -> dict[str, list[str]]:
     """Returns the ratios between neighbouring values of each tuned number, to three digits."""
     found = {}
@@ -225,7 +235,8 @@ def _sensitivity(found: pd.DataFrame) -> str:
         "the one candidate that is best across them (Adkins et al. 2024, arXiv 2412.07165). An arm "
         "with a large index needs tuning in each environment; near 0 one setting does for all of "
         "these. Chosen on all tuning seeds but one and scored on that one, so noise can put it "
-        "below 0. Naive: chosen and scored on the same seeds, which flatters both."
+        "below 0. Naive: chosen and scored on the same seeds, which flatters both. There is no "
+        f"interval: the numbers are of {plural(int(found['seeds'].max()), 'seed')}."
     )
     return f"{table.map(inline).to_markdown(index=False, disable_numparse=True)}\n\n{note}"
 

@@ -18,7 +18,15 @@ TABLES = ("runs", "evals", "train", "curves", "scores")
 
 ANSWERS = (
     *("finals", "references", "aggregates", "profiles", "improvements", "effects"),
-    *("differences", "contrasts", "efficiency", "power", "baselines", "sample_efficiency"),
+    *(
+        "differences",
+        "contrasts",
+        "robustness",
+        "efficiency",
+        "power",
+        "baselines",
+        "sample_efficiency",
+    ),
     *("cost_curves", "cost_ratios", "others", "unpaired"),
 )
 """The tables that `statistics` makes from those."""
@@ -45,7 +53,16 @@ TABLE_CHECKSUMS = ".checksums.json"
 """The record of the tables' checksums, beside them."""
 
 PAGES = (
-    *("runs", "scores", "contrasts", "effects", "power", "aggregates", "improvements"),
+    *(
+        "runs",
+        "scores",
+        "contrasts",
+        "effects",
+        "robustness",
+        "power",
+        "aggregates",
+        "improvements",
+    ),
     *("efficiency", "cost_ratios", "references", "baselines", "unpaired"),
 )
 """Tables that are also written as HTML pages."""

@@ -268,7 +268,7 @@ def test_effects_are_bold_where_the_interval_excludes_zero(made):
     assert 0 < table.marked.sum(axis=None) < len(found) and not table.marked[["n", "r"]].any(
         axis=None
     )
-    assert len(table.frame) == 9  # two factors x (three environments + pooled) + one interaction
+    assert len(table.frame) == 12  # (two factors + one interaction) x (three environments + pooled)
     pooled = table.frame.xs("pooled", level="environment")
     assert list(pooled["return"]) == ["–"] * 3
     assert table.marked.sum(axis=None) == typeset.latex(table, "tab:x").count(r"\textbf{")

@@ -7,7 +7,8 @@ import pytest
 from mpo.__main__ import main
 from mpo.analysis import tables
 from mpo.analysis.intervals import MINUS
-from mpo.report import summary
+from mpo.report import planned, summary
+from mpo.report.numbers import number
 from mpo.study.checksums import sealed
 from mpo.study.config import canonical_json
 from mpo.study.files import QUESTIONS
@@ -161,6 +162,49 @@ def test_missing_and_diverged_runs_are_said_before_any_number(tmp_path):
     assert rows[0].endswith("(n = 2, 1 div.)") and rows[1] == "missing"
     assert not any("n =" in row for row in rows[2:])
     assert not re.search(r"\bnan\b", text)
+
+
+def test_settings_are_told_with_the_runs_that_they_are_of(tmp_path):
+    given = synthetic.config(2) | {"optimizers": {"sgd": {"q_lr": 0.02, "sgd_momentum": 0.5}}}
+    given["environments"][0] = {"id": "Pendulum-v1", "policy_init_scale": 1.0}
+    study = Study.parse(given)
+    text = planned.section(study)
+    shared = next(line for line in text.splitlines() if line.startswith("Settings that are not"))
+    assert "policy_layer_sizes 64x64" in shared and "policy_lr 0.0003" in shared
+    assert "retrace" not in shared and "gamma" not in shared  # an axis, a default
+    assert "- policy_init_scale: 1 (Pendulum-v1); 0.5 (dm_control/walker-walk-v0)" in text
+    arms = [f"Retrace {state}, sgd" for state in ("off", "on")]
+    assert f"0.02 ({', '.join(arms)})" in text and f"0.5 ({', '.join(arms)})" in text
+    assert text in page(tmp_path_with_runs(tmp_path, study), study)
+
+
+def test_a_value_of_one_environment_and_arm_is_told_with_both():
+    given = synthetic.config(2, axes={"optimizer": ["adam", "sgd"]})
+    study = Study.parse(given)
+    cells = [run for run in study.runs if run.seed == 0]
+    told = planned._by_place(study, cells, [1, 2, 2, 2])
+    assert told.startswith("1 (Pendulum-v1 with adam); 2 (Pendulum-v1 with sgd, dm_control/")
+
+
+def tmp_path_with_runs(tmp_path, study):
+    synthetic.write_runs(study, tmp_path)
+    return tmp_path
+
+
+def test_an_arm_that_ended_below_where_it_began_is_named(tmp_path):
+    study = synthetic.plan(environments=1)
+    assert "Ended below" not in page(tmp_path_with_runs(tmp_path, study), study)
+    folder = tmp_path / "tables"
+    scores = tables.read(folder, "scores")
+    worst = scores["arm"] == "Retrace on, sgd"
+    tables.write({"scores": scores.assign(mean=scores["mean"].mask(worst, -5000.0))}, folder)
+    summary.write(study, folder, [], tmp_path / "summary.md")
+    text = (tmp_path / "summary.md").read_text()
+    start = tables.read(folder, "curves").query("env_step == 0 and arm == 'Retrace on, sgd'")
+    began = number(start["mean"].item())
+    minus = "\N{MINUS SIGN}"
+    name = f"Retrace on, sgd in Pendulum-v1 ({minus}5000, from {began})"
+    assert f"**Ended below where they began: {name}" in text
 
 
 @pytest.mark.parametrize("lost", [[3, 4, 5], [0, 4, 5]])

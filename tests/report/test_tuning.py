@@ -18,6 +18,11 @@ def choice(env, arm, **changed):
     return {"env": env, "arm": arm, "on_edge": False, "diverged": 0, **names, **numbers} | changed
 
 
+def candidate(arm, **changed):
+    names = {"env": "Reacher-v5", "arm": arm, "candidate": "q lr 0.03"}
+    return names | {"best_here": True, "on_edge": False, "chosen": False} | changed
+
+
 def sensitive(arm, environments=2, terms=(0.9, 0.7, 0.2, 0.25)):
     names = ("per_environment", "across", "index", "index_naive")
     values = dict(zip(names, terms, strict=True))
@@ -28,10 +33,12 @@ def sensitive(arm, environments=2, terms=(0.9, 0.7, 0.2, 0.25)):
 def said(tmp_path):
     """The section of a study on its tuning, from tables of the stage."""
 
-    def section(choices=(), sensitivity=(), of=config, **settings):
+    def section(choices=(), sensitivity=(), candidates=(), of=config, **settings):
         choices = choices or [choice("Pendulum-v1", arm) for arm in ("adam", "sgd")]
         sensitivity = sensitivity or [sensitive(arm) for arm in ("adam", "sgd")]
+        candidates = candidates or [candidate("adam")]
         frames = {"choices": pd.DataFrame(choices), "sensitivity": pd.DataFrame(sensitivity)}
+        frames["candidates"] = pd.DataFrame(candidates)
         tables.write(frames, tmp_path)
         return "\n".join(tuning.section(Study.parse(of(**settings)), [tmp_path]))
 
@@ -138,6 +145,17 @@ def test_the_share_of_the_budget_is_what_candidates_were_trained_for(said, tmp_p
     assert "with its 95 % t interval; n = 3 seeds (exploratory)." in caption
 
 
+@pytest.mark.parametrize(
+    "changed", [{}, {"chosen": True}, {"on_edge": False}, {"best_here": False}]
+)
+def test_a_best_candidate_at_an_end_is_told_though_another_was_chosen(said, changed):
+    text = said(
+        candidates=[candidate("adam", on_edge=True), candidate("sgd", on_edge=True) | changed]
+    )
+    end = "the best in its environment and at the end of what was tried: adam in Reacher-v5 (q lr"
+    assert end in text and ("sgd in Reacher-v5 (q lr 0.03)." in text) == (not changed)
+
+
 def test_the_choice_for_all_environments_is_told_as_that(said):
     rows = [choice(env, "adam", diverged=1) for env in ("Pendulum-v1", "Reacher-v5")]
     text = said(rows, choose="across")
@@ -151,7 +169,8 @@ def test_the_sensitivity_of_halving_is_that_of_the_first_rung(tmp_path):
     tables.write(first, tmp_path / "first")
     last = pd.DataFrame([sensitive(arm, 0, [np.nan] * 4) for arm in ("adam", "sgd")])
     choices = [choice("Pendulum-v1", arm, of=2) for arm in ("adam", "sgd")]
-    tables.write({"sensitivity": last, "choices": pd.DataFrame(choices)}, tmp_path / "last")
+    frames = {"sensitivity": last, "choices": pd.DataFrame(choices)}
+    tables.write(frames | {"candidates": pd.DataFrame([candidate("adam")])}, tmp_path / "last")
     study = Study.parse(halving())
     text = "\n".join(tuning.section(study, [tmp_path / "first", tmp_path / "last"]))
     assert "| adam  | 2              | 0.900" in text and "q lr 0.001" in text

@@ -55,6 +55,6 @@ def caption(study: Study, tables: Path) -> str:
     return (
         "Aggregates of the normalised final score (0: random policy, 1: reference) over "
         f"{environments} ({runs}): interquartile mean, mean, median of the "
-        "environments' means, and optimality gap (how far the runs fall short of 1). Bars: 95 % "
-        f"stratified bootstrap intervals, {int(found['replicates'].max())} resamples of the seeds."
+        "environments' means, and optimality gap (how far the runs fall short of 1)."
+        f"{style.resampled(found, 'Bars: 95 %')}"
     )

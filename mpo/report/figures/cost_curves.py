@@ -52,7 +52,9 @@ def caption(study: Study, tables: Path) -> str:
         "Return of the mean-action policy during training against what training has cost per seed: "
         f"{style.seeds_in_words(n)}{mean}. Each seed is interpolated linearly between its "
         "snapshots, on its own clock. A curve ends where the cheapest seed of the arm reaches its "
-        f"budget; a diverged run keeps its last return. {how_timed(runs)}"
+        "budget, when others are still on the way, so its end is not the final return. Axes fit "
+        "the means, so wider bands are cut off; a diverged run keeps its last return. "
+        f"{how_timed(runs)}"
     )
 
 

@@ -64,7 +64,8 @@ def caption(study: Study, tables: Path) -> str:
     return (
         "Cost of a run: wall-clock time of training (seeds trained in one process share it "
         "equally), network updates per second of it, wall-clock time of evaluation, and peak "
-        f"memory of the process; {style.seeds_in_words(n)}, each a dot{mean}. An axis is "
+        f"memory of the process; {style.seeds_in_words(n)}, each a dot{mean}. Dots of seeds that "
+        "were trained in one process coincide. An axis is "
         f"logarithmic if values differ by a factor of {_LOG} or more. Runs on the same machine "
         "slow each other down."
     )

@@ -33,6 +33,7 @@ def caption(study: Study, tables: Path) -> str:
     return (
         f"Diagnostics of MPO's updates during training: {found[0]} Temperature and KL divergences "
         "have logarithmic axes. The KL divergences of the E-step (weights) and of the M-step (the "
-        "policy's mean and stddev) are relative to their bounds (dashed). Diverged runs are "
+        "policy's mean and stddev) are relative to their bounds (dashed). Multipliers enforce the "
+        "bounds of the M-step step by step: above the line they do not hold yet. Diverged runs are "
         "included until they diverge; the axis limits ignore them."
     )

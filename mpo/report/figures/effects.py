@@ -1,5 +1,6 @@
 """Factor effects: forest plots of each factor level against its baseline, one panel per level."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mpo.report.figures import style
 from mpo.study.plan import Study
 
 _GREY = "0.35"
+_TITLE = 26  # characters of a panel's title that fit into its width
 
 
 def draw(study: Study, tables: Path) -> Figure:
@@ -73,7 +75,7 @@ def _of(differences: pd.DataFrame, factor: Any, level: Any) -> pd.DataFrame:
 
 def _title(level: str, against: str) -> str:
     sign = "beyond" if against == SUM else MINUS
-    return f"{level}\n{sign} {against}"
+    return "\n".join(textwrap.fill(line, _TITLE) for line in (level, f"{sign} {against}"))
 
 
 def _forest(axes: Axes, found: pd.DataFrame, seeds: pd.DataFrame, rows: list[str]) -> None:

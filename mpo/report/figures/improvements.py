@@ -45,7 +45,7 @@ def caption(study: Study, tables: Path) -> str:
     runs = style.runs_in_words(found, int(read(tables, "aggregates")["environments"].max()))
     return (
         f"Probability that a run of an arm scores above a run of {first} in the same environment, "
-        f"averaged over environments ({runs}). Bars: 95 % stratified bootstrap "
-        f"intervals, {int(found['replicates'].max())} resamples of the seeds. All pairs of arms "
-        "are in tables/improvements."
+        f"averaged over environments ({runs}). A difference counts whatever its "
+        f"size, also at a ceiling.{style.resampled(found, 'Bars: 95 %')} All pairs of arms are in "
+        "tables/improvements."
     )

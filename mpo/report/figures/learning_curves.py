@@ -125,7 +125,8 @@ def caption(study: Study, tables: Path) -> str:
     )
     return (
         "Return of the mean-action policy during training, not smoothed: "
-        f"{seeds}{'' if curves['n'].max() == 1 else band}.{_in_words(published)}"
+        f"{seeds}{'' if curves['n'].max() == 1 else band}. The episodes are not those of the final "
+        f"scores, so the last points differ from these.{_in_words(published)}"
         f"{_others_in_words(_within(study, read(tables, 'others')))}"
     )
 

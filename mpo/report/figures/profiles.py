@@ -40,6 +40,6 @@ def caption(study: Study, tables: Path) -> str:
     runs = style.runs_in_words(found, int(read(tables, "aggregates")["environments"].max()))
     return (
         "Performance profiles: the fraction of runs whose normalised final score is above a "
-        f"threshold, with equal weight for every environment ({runs}). Bands: pointwise 95 % "
-        f"stratified bootstrap intervals, {int(found['replicates'].max())} resamples of the seeds."
+        f"threshold, with equal weight for every environment ({runs})."
+        f"{style.resampled(found, 'Bands: pointwise 95 %')}"
     )

@@ -32,14 +32,14 @@ def caption(study: Study, tables: Path) -> str:
     if values.empty:
         return f"Bias of Q: {_NOTHING}"
     biases = _biases(study, values)
-    low, high = (f"{100 * end:.0f}" for end in values["q_bootstrap"].agg(["min", "max"]))
+    weights = values.groupby("env", sort=False)["q_bootstrap"].mean()
+    said = ", ".join(f"{100 * weight:.0f} % in {env}" for env, weight in weights.items())
     return (
         "Bias of the critic at the end of training, the mean of Q(s, a) minus the discounted "
         "return, in the final evaluation's episodes with sampled actions; right of the line at 0 "
         f"the critic overestimates. {style.seeds_in_words(biases['n'])}, each a dot"
         f"{seeds.about_mean(biases)}.{seeds.about_arrows(biases)} Beyond a time limit, returns go "
-        "on with the critic's own value, whose weight is on average "
-        f"{low if low == high else f'{low} to {high}'} %."
+        f"on with the critic's own value, which hides bias; its weight is on average {said}."
     )
 
 

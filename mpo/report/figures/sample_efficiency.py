@@ -52,17 +52,14 @@ def caption(study: Study, tables: Path) -> str:
     environments = style.plural(int(found["environments"].max()), "environment")
     runs = style.runs_in_words(found, found["environments"])
     budget = "" if _one_budget(found) else ", whose budgets differ"
-    bands = (
-        " Bands: pointwise 95 % stratified bootstrap intervals, "
-        f"{int(found['replicates'].max())} resamples of the seeds."
-    )
     return (
         "Interquartile mean (IQM) of the normalised score during training (0: random policy, 1: "
         f"reference) over {environments}{budget} ({runs}), against training progress and against "
         "what the training of a seed has cost by then, on average."
-        f"{bands if found['lo'].notna().any() else ''} The points are the "
+        f"{style.resampled(found, 'Bands: pointwise 95 %')} The points are the "
         "snapshots of the environment with the fewest; curves of other environments are "
-        "interpolated linearly. A diverged run keeps its last score, and its clock stops. "
+        "interpolated linearly. The episodes are not those of the final scores. A diverged run "
+        "keeps its last score, and its clock stops. "
         f"{how_timed(read(tables, 'runs'))}"
     )
 

@@ -64,7 +64,7 @@ def caption(study: Study, tables: Path) -> str:
         f"What tuning found: {_unit(tuning).lower()} of each candidate after {_steps(study)} "
         f"environment steps{rung}, the mean over the seeds for tuning{bars}; {seeds}. A ring marks "
         f"{ring}. Candidates with a diverged run are crossed out and cannot be chosen while "
-        "another can."
+        "another can; axes fit the others."
     )
 
 
@@ -108,6 +108,7 @@ def _panel(
         axes.plot(place[ring], own["mean"][ring], marker="o", markersize=9, **hollow)
         bad = own["diverged"].to_numpy() > 0
         axes.plot(place[bad], own["mean"][bad], marker="x", markersize=7, color="0.2", linestyle="")
+    _fit_good_ones(axes, candidates)
     if not np.isfinite(candidates["mean"]).any():
         style.mark_empty(axes, _BAD)
     elif key:
@@ -118,3 +119,12 @@ def _panel(
         names = first["candidate"] if candidates["arm"].nunique() == 1 else range(1, len(first) + 1)
         axes.set_xticks(range(len(first)), [str(name) for name in names])
         axes.set_xlabel("Candidate")
+
+
+def _fit_good_ones(axes: Axes, candidates: pd.DataFrame) -> None:
+    """Fits the axis to the candidates without a diverged run, if there are any."""
+    good = candidates.loc[candidates["diverged"] == 0, ["mean", "lo", "hi"]].to_numpy(float)
+    if np.isfinite(good).any():
+        low, high = float(np.nanmin(good)), float(np.nanmax(good))
+        margin = 0.06 * (high - low or 1.0)
+        axes.set_ylim(low - margin, high + margin)

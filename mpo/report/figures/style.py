@@ -242,6 +242,19 @@ def runs_in_words(found: pd.DataFrame, environments: pd.Series | int) -> str:
     return f"at least {runs} per arm{', exploratory' if few else ''}"
 
 
+def resampled(found: pd.DataFrame, what: str) -> str:
+    """A sentence on the bootstrap bounds that a figure shows; empty if there are none.
+
+    Args:
+        found: rows with `lo` and `replicates`.
+        what: what shows them, e.g. "Bars: 95 %".
+    """
+    if found["lo"].isna().all():
+        return ""
+    count = int(found["replicates"].max())
+    return f" {what} stratified bootstrap intervals, {count} resamples of the seeds."
+
+
 def literal(text: str) -> str:
     """Text from a file as matplotlib draws it, with no part read as a formula."""
     return text.replace("$", r"\$")
