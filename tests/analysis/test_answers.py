@@ -79,8 +79,9 @@ def test_an_effect_pairs_runs_of_the_same_seed_and_other_factors(usual):
 
 def test_an_interaction_is_the_difference_of_differences(usual):
     study, found = usual
-    (row,) = found["effects"].query("factor == 'retrace x optimizer'").to_dict("records")
-    assert row["level"] == "Retrace on and sgd" and row["env"] == contrasts.POOLED
+    rows = found["effects"].query("factor == 'retrace x optimizer' and unit == 'score'")
+    assert {*rows["level"]} == {"Retrace on and sgd"}
+    rows = rows.set_index("env")
 
     def cell(*names):
         return score(study, found["finals"], *names)
@@ -91,7 +92,14 @@ def test_an_interaction_is_the_difference_of_differences(usual):
         for e in study.environments
         for s in study.seeds
     ]
-    assert row["estimate"] == pytest.approx(np.mean(expected))
+    assert rows.loc[contrasts.POOLED, "estimate"] == pytest.approx(np.mean(expected))
+    for environment, own in zip(study.environments, np.reshape(expected, (3, -1)), strict=True):
+        shown = rows.loc[environment.id, ["n", "estimate", "lo", "hi"]]
+        assert tuple(shown) == pytest.approx(t_interval(own))
+        dots = found["differences"].query(
+            "factor == 'retrace x optimizer' and unit == 'score' and env == @environment.id"
+        )
+        assert sorted(dots["difference"]) == pytest.approx(sorted(own))
 
 
 def test_equal_tables_give_equal_statistics_and_another_seed_other_bounds(tmp_path):
