@@ -210,7 +210,7 @@ def test_without_a_reference_returns_are_compared_and_nothing_is_pooled(tmp_path
     assert found["finals"]["score"].isna().all() and found["references"]["reference"].isna().all()
     assert found["aggregates"].empty and found["power"].empty and found["profiles"].empty
     assert found["sample_efficiency"].empty
-    assert set(found["effects"]["unit"]) == {"return"} and len(found["effects"]) == 2
+    assert set(found["effects"]["unit"]) == {"return"} and len(found["effects"]) == 3
     assert found["efficiency"]["area"].notna().all() and found["efficiency"]["reached"].isna().all()
     assert contrasts.POOLED not in set(found["effects"]["env"])
 
