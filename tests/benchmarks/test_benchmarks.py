@@ -31,6 +31,8 @@ from benchmarks import (
 )
 from benchmarks.findings import Finding
 from mpo.algorithm.agent import MPOAgent
+from mpo.algorithm.optimizers import StackedOptimizer
+from mpo.seeding import torch_generator
 from tests.pipeline import TINY
 
 CPU = torch.device("cpu")
@@ -256,19 +258,62 @@ def test_an_unknown_part_is_refused(arguments, message, monkeypatch, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "ok"), [(0.0, True), (0.01, False)])
-def test_the_check_of_a_gpu_finds_what_is_wrong(error, ok, monkeypatch):
-    """Both sides are the CPU here. In one case their parameters differ."""
+def same(agent):
+    """Leaves the agent as it is."""
+
+
+def other_parameters(agent):
+    agent.learners.critic_optimizer.flat.mul_(1.01)
+
+
+def unwritten_multipliers(agent):
+    agent.learners.alphas.write_gradient = lambda gradient: None
+
+
+def unwritten_policy(agent):
+    given = agent.policy.vjp
+    agent.policy.vjp = lambda obs: (*given(obs)[:2], lambda *gradients: None)
+
+
+@pytest.mark.parametrize(
+    "change", [same, other_parameters, unwritten_multipliers, unwritten_policy]
+)
+def test_the_check_of_a_gpu_finds_what_is_wrong(change, monkeypatch):
+    """Both sides are the CPU here."""
     given = gpu_checks.take_over
 
     def take_over(agent, other):
         given(agent, other)
-        agent.learners.critic_optimizer.flat.mul_(1 + error)
+        change(agent)
 
     monkeypatch.setattr(gpu_checks, "take_over", take_over)
     (found,) = gpu_checks.check_gradients("Pendulum", "Retrace 2", CPU)
-    assert found["size"] == "Pendulum" and found["ok"] == ok
-    assert (found["worst"] == 0) == ok
+    assert found["size"] == "Pendulum" and found["ok"] == (change is same)
+    assert (found["worst"] == 0) == found["ok"]
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_the_other_checks_of_a_gpu_find_what_is_wrong(equal, monkeypatch):
+    """Both sides are the CPU here."""
+    agent, rates, keys = gpu_checks.make_agent, iter([1e-3, 2e-3]), iter(range(4))
+    if not equal:
+        changes = {
+            "make_agent": lambda size, mode, seeds, device, graphs: agent(
+                size, {**mode, "gamma": 0.5 + graphs / 4}, seeds, device, graphs
+            ),
+            "StackedOptimizer": lambda name, parameters, lr: StackedOptimizer(
+                name, parameters, next(rates)
+            ),
+            "torch_generator": lambda seed, stream: torch_generator(next(keys), stream),
+        }
+        for name, changed in changes.items():
+            monkeypatch.setattr(gpu_checks, name, changed)
+    found = [
+        *gpu_checks.check_graphs({}, CPU),
+        *gpu_checks.check_optimizer("adam", CPU),
+        *gpu_checks.check_sampling(CPU),
+    ]
+    assert [row["ok"] for row in found] == [equal] * 3
 
 
 def test_processes_that_share_a_device_are_timed_together():
