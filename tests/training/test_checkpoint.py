@@ -134,19 +134,6 @@ def test_another_trainings_state_is_refused_by_name_and_left_alone(tmp_path, cha
     assert load(tmp_path, other) == AFTER_10
 
 
-def test_reading_runs_no_code(two, caplog):
-    class Trap:
-        def __reduce__(self):
-            return os.mkdir, (str(two / "sprung"),)
-
-    body = pickle.dumps(Trap())
-    header = f"mpo-checkpoint 2 {hashlib.sha256(body).hexdigest()}\n".encode()
-    (two / "checkpoint-000000000030.pt").write_bytes(header + body)
-    assert load(two) == AFTER_20
-    assert "checkpoint-000000000030.pt" in caplog.text
-    assert not (two / "sprung").exists()
-
-
 def archive(content):
     """A file of this program's format, with a right checksum, of any content."""
     buffer = io.BytesIO()
@@ -157,6 +144,28 @@ def archive(content):
 def stamped(body):
     digest = hashlib.sha256(body).hexdigest()
     return f"mpo-checkpoint {checkpoint.SCHEMA_VERSION} {digest}\n".encode() + body
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def pickled(content):
+    return stamped(pickle.dumps(content, protocol=2))
+
+
+@pytest.mark.parametrize("form", [pickled, archive])
+def test_reading_runs_no_code(two, caplog, form):
+    (two / "checkpoint-000000000030.pt").write_bytes(form(Trap(two / "sprung")))
+    assert load(two) == AFTER_20
+    assert "checkpoint-000000000030.pt contains more than plain data" in caplog.text
+    assert not (two / "sprung").exists()
 
 
 def without(key):
