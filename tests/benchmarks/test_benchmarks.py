@@ -67,11 +67,34 @@ def test_the_plain_update_is_the_same_mathematics(steps):
     assert apart < 0.01 * moved
 
 
-@pytest.mark.parametrize("steps", [0, 2, 4])
-def test_the_floor_counts_each_product_of_the_update(steps):
+RETRACE = {"retrace": True, "retrace_steps": 4}
+COUNTED = {
+    "TD": {},
+    "more samples for the target": {"retrace_mc_actions": 30},
+    "other samples": {"action_samples": 9, "retrace_mc_actions": 3},
+    "2-step": {"n_step": 2, "regressed": "first"},
+    "2-step, all pairs": {"n_step": 2},
+    "2-step, fewer pairs": {"n_step": 2, "regressed": "first", "critic_batch_size": 5},
+    "Retrace 2": {"retrace": True, "retrace_steps": 2},
+    "Retrace 4": RETRACE,
+    "Retrace 4, first pair": RETRACE | {"regressed": "first"},
+    "Retrace 4, fewer pairs": RETRACE | {"critic_batch_size": 5, "retrace_mc_actions": 3},
+    "uncorrected": RETRACE | {"corrections": "uncorrected"},
+    "Peng": RETRACE | {"corrections": "peng"},
+    "zero": RETRACE | {"corrections": "zero"},
+    "two critics": {"critics": "minimum"},
+    "categorical": {"critic": "categorical"},
+    "other widths": {"policy_layer_sizes": (16,), "critic_layer_sizes": (32, 16, 64)},
+}
+
+
+@pytest.mark.parametrize("mode", COUNTED)
+def test_the_floor_counts_each_product_of_the_update(mode):
     size = sizes.Size("none", 5, 3, (32, 64), 8)
-    agent = make_agent(size, steps)
-    made_up = sizes.windows(size, 1, agent.config.window)
+    base = sizes.hyperparameters(size, 0)
+    config = base.model_validate(base.model_dump() | COUNTED[mode])
+    agent = MPOAgent(size.obs, size.action, config, range(1), CPU)
+    made_up = sizes.windows(size, 1, config.window)
 
     def added(start: torch.Size, x: torch.Size, y: torch.Size, **_: object) -> int:
         return 2 * math.prod(start) * x[-1]
@@ -79,8 +102,7 @@ def test_the_floor_counts_each_product_of_the_update(steps):
     in_place = {torch.ops.aten.baddbmm_: added}
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         agent.update(made_up)
-    counted = sum(sizes.flops(size, steps).values())
-    assert counted == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert sum(sizes.flops(size, config).values()) == counter.get_total_flops()
 
 
 def test_a_training_step_is_the_sum_of_its_parts():
