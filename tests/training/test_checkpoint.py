@@ -320,6 +320,32 @@ def test_a_crash_at_any_moment_of_a_save_leaves_a_whole_state(tmp_path, monkeypa
     assert all(outcome in (AFTER_10, AFTER_20) for outcome in outcomes)
 
 
+def test_a_file_is_on_the_disk_before_it_replaces_another_and_its_name_after_it(
+    tmp_path, monkeypatch
+):
+    """A power cut may lose what was not flushed, a name or its content."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def flushed(descriptor):
+        calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def replaced(source, target):
+        calls.append((Path(source), Path(target)))
+        replace(source, target)
+
+    with directory(tmp_path) as resume:
+        monkeypatch.setattr(os, "fsync", flushed)
+        monkeypatch.setattr(os, "replace", replaced)
+        save(resume, 10)
+    files = {*tmp_path.glob("*.pt")}
+    assert len(files) == 3 and len(calls) == 9
+    for file, (temporary, target), folder in zip(*[iter(calls)] * 3, strict=True):
+        assert (file, folder) == (temporary, tmp_path)
+        files.remove(target)
+
+
 def test_a_second_process_waits_and_a_signal_ends_the_waiting(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     stop = StopRequest()
