@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from typing import NamedTuple
 
 import pandas as pd
 import psutil
@@ -28,11 +29,13 @@ from benchmarks import (
     startup,
     step,
     study,
+    update,
 )
 from benchmarks.findings import Finding
 from mpo.algorithm.agent import MPOAgent
 from mpo.algorithm.optimizers import StackedOptimizer
 from mpo.seeding import torch_generator
+from mpo.study.hyperparameters import Hyperparameters
 from tests.pipeline import TINY
 
 CPU = torch.device("cpu")
@@ -152,6 +155,118 @@ def test_the_kls_that_are_measured_are_those_of_gaussians():
     kl = torch.distributions.kl_divergence
     found = precision.gaussian_kls(a_pass(0.0, 2.0), a_pass(1.0, 3.0))
     assert found == pytest.approx((kl(one, other).item(), kl(one, wide).item()))
+
+
+class Updated(NamedTuple):
+    """What an update that is timed was made with, and whether it had its diagnostics."""
+
+    config: Hyperparameters
+    seeds: int = 1
+    compiled: bool = False
+    diagnosed: bool = True
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """For each group of calls that take turns, the update in each of them; None for other work.
+
+    No update is compiled. Each call is made once, and said to take 1 s, 2 s and so on.
+    """
+    groups, updates = [], []
+
+    class Uncompiled(MPOAgent):
+        def __init__(self, *arguments, compile_on_cpu=False, **options):
+            super().__init__(*arguments, **options)
+            self.made_with = arguments[2], len(arguments[3]), compile_on_cpu
+
+        def update(self, windows):
+            metrics = super().update(windows)
+            updates.append(Updated(*self.made_with, bool(metrics["critic_rank"].any())))
+            return metrics
+
+    def medians(calls, rounds):
+        groups.append([])
+        for call in calls:
+            updates.clear()
+            call()
+            groups[-1].append(updates[0] if updates else None)
+        return [1.0 + place for place in range(len(calls))]
+
+    monkeypatch.setattr(update, "make_agent", Uncompiled)
+    for part in (levers, precision):
+        monkeypatch.setattr(part, "MPOAgent", Uncompiled)
+    for part in (levers, precision, update):
+        monkeypatch.setattr(part, "medians", medians)
+    return groups
+
+
+PLAIN = {"floor": (3e3, None), "plain eager form": (4e3, None)}
+STACKED = {"floor": (3e3, None), "one seed, compiled": (4e3, None)}
+SMALL = PLAIN | {"1.2 ms": (1.2, 1.0)}
+ONEDNN = {"floor at oneDNN's rate": (4e3, None), "plain eager form": (5e3, None)}
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "seeds", "case", "references"),
+    [
+        ("Pendulum", 0, 1, "Pendulum, TD, 1 seed", SMALL),
+        ("Pendulum", 2, 1, "Pendulum, Retrace 2, 1 seed", PLAIN),
+        ("Pendulum", 0, 4, "Pendulum, TD, 4 seeds", STACKED),
+        ("HalfCheetah", 0, 1, "HalfCheetah, TD, 1 seed", {"floor": (3e3, 1.3)} | ONEDNN),
+    ],
+)
+def test_an_update_is_laid_beside_its_references(timed, name, steps, seeds, case, references):
+    """Each reference is (milliseconds of what is timed, goal)."""
+    found = update.measure_variant(name, steps, seeds, rounds=1)
+    config = sizes.hyperparameters(sizes.SIZES[name], steps)
+    (group,) = timed
+    assert group[:2] == [Updated(config, seeds), Updated(config, seeds, compiled=True)]
+    assert group[2] is None and len(group) == 2 + len(references) - ("1.2 ms" in references)
+    assert group[-1] == (Updated(config, compiled=True) if seeds > 1 else None)
+    counted = seeds * sum(sizes.flops(sizes.SIZES[name], config).values())
+    case += f", {counted / 1e9:.3g} GFLOP"
+    assert [(each.case, each.value, each.against, each.at_most) for each in found] == [
+        (case + how, milliseconds, against, goal)
+        for how, milliseconds in (("", 1e3), (", compiled", 2e3))
+        for against, (_, goal) in references.items()
+    ]
+    for each in found:
+        product, _ = references[each.against]
+        share = counted / (2 * math.prod(update.PRODUCT)) if "floor" in each.against else 1
+        assert each.reference == pytest.approx(product * share)
+
+
+def test_each_lever_is_laid_beside_an_update_without_it(timed):
+    found = [*levers.measure(rounds=1)]
+    base = sizes.hyperparameters(levers.FAST, 0)
+    cases, groups = [], []
+    for compiled, how in ((False, ""), (True, ", compiled")):
+
+        def updated(settings, diagnosed=True, compiled=compiled):
+            config = base.model_validate(base.model_dump() | settings)
+            return Updated(config, 1, compiled, diagnosed)
+
+        for name, settings in levers.LEVERS.items():
+            cases.append((name + how, "an update without it", None))
+            groups.append([updated(settings), updated({})])
+        for name, settings in levers.DIAGNOSED.items():
+            cases.append((f"{name}, with diagnostics{how}", "an update without them", 1.03))
+            groups.append([updated(settings), updated(settings, diagnosed=False)])
+    assert timed == groups
+    assert [(each.case, each.against, each.at_most) for each in found] == cases
+    assert {(each.value, each.reference) for each in found} == {(1e3, 2e3)}
+
+
+def test_an_update_in_bfloat16_is_laid_beside_one_in_float32(timed, monkeypatch):
+    monkeypatch.setattr(precision, "NAME", "Reacher")
+    *errors, plain, compiled = precision.measure(rounds=1, updates=2)
+    assert len(errors) == 4 and {each.unit for each in errors} == {"relative", "nats"}
+    case = "Reacher-v5, an update in bfloat16"
+    for each, how in ((plain, ""), (compiled, ", compiled")):
+        assert (each.case, each.against) == (case + how, "float32")
+        assert (each.value, each.reference) == (1e3, 2e3)
+    found = [[(each.config.target_precision, each.compiled) for each in group] for group in timed]
+    assert found == [[("bfloat16", on), ("float32", on)] for on in (False, True)]
 
 
 def test_the_replay_that_is_measured_is_full_and_holds_observations_once():
