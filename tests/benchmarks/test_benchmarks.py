@@ -18,6 +18,7 @@ from benchmarks import (
     environments,
     evaluation,
     findings,
+    gpu,
     gpu_checks,
     gpu_sharing,
     levers,
@@ -36,6 +37,8 @@ from mpo.algorithm.agent import MPOAgent
 from mpo.algorithm.optimizers import StackedOptimizer
 from mpo.seeding import torch_generator
 from mpo.study.hyperparameters import Hyperparameters
+from mpo.study.plan import Study
+from tests import synthetic
 from tests.pipeline import TINY
 
 CPU = torch.device("cpu")
@@ -117,6 +120,16 @@ def test_a_training_step_is_the_sum_of_its_parts():
     assert learning < seconds["update"]
     whole = seconds["update"] + sum(seconds[name] for name in ("environment", "act", "store"))
     assert whole + seconds["sample"] < seconds["whole"]
+
+
+def test_the_parts_of_a_training_step_are_shares_of_it(monkeypatch):
+    monkeypatch.setattr(step, "CASES", [("Pendulum", 2, 2)])
+    (found,), shares = step.measure(steps=30)
+    assert found.case == "Pendulum, Retrace 2, 2 seeds" and found.ratio > 1
+    assert [*shares.index] == [found.case] and [*shares] == [*step.PARTS, "rest"]
+    assert (shares > 0).all(axis=None)
+    known = shares["physics"] + shares["target pass"] + shares["critic"] + shares["policy"]
+    assert known.item() < 1 / found.ratio < 1 - shares["wrappers"].item()
 
 
 def test_diagnostics_can_be_taken_out_and_change_nothing_that_is_learnt():
@@ -351,6 +364,22 @@ def test_ten_environments_are_stepped_in_every_number_of_processes(monkeypatch):
     assert [each.at_most for each in found] == [None, 5.5, None, None]
 
 
+def test_the_floor_of_a_study_is_that_of_each_run(monkeypatch):
+    monkeypatch.setattr(study, "seconds_each", lambda call, times: 2.0)
+    monkeypatch.setattr(study, "physics_seconds", lambda env_id: 0.5)
+    planned = Study.parse(synthetic.config(["Pendulum-v1"], 1, {"n_step": [1, 2]}))
+    names = [run.run_id for run in planned.runs]
+    runs = pd.DataFrame({"run_id": names, "updates": [10, 1000]})
+    evals = pd.DataFrame({"run_id": names * 2, "length": [7, 9, 7, 9]})
+    rate, wanted = 2 * math.prod(update.PRODUCT) / 2.0, 0.0
+    for run, updates, tested in zip(planned.runs, (10, 1000), (14, 18), strict=True):
+        training = run.spec.training
+        size = sizes.SIZES["Pendulum"]._replace(batch=training.batch_size)
+        wanted += updates * sum(sizes.flops(size, training).values()) / rate
+        wanted += 0.5 * (run.total_steps + tested)
+    assert study.floor(planned, runs, evals) == pytest.approx(wanted)
+
+
 @pytest.mark.slow
 def test_a_study_takes_longer_than_its_floors():
     config = TINY | {"environments": ["Pendulum-v1"], "seeds": [0]}
@@ -451,6 +480,17 @@ def test_the_other_checks_of_a_gpu_find_what_is_wrong(equal, monkeypatch):
         *gpu_checks.check_sampling(CPU),
     ]
     assert [row["ok"] for row in found] == [equal] * 3
+
+
+def test_updates_of_a_device_are_timed_with_their_work():
+    found = gpu.time_updates("Pendulum", "Retrace 2", 2, 3, CPU)
+    _, mode, seeds, *_ = found.values()
+    assert (mode, seeds) == ("Retrace 2", 2)
+    agent, _ = gpu_checks.make_agent("Pendulum", gpu_checks.MODES[mode], 1, CPU, graphs=False)
+    work = sum(sizes.flops(sizes.SIZES["Pendulum"], agent.config).values())
+    assert found["seed_updates_per_s"] == pytest.approx(2 / found["ms"] * 1e3)
+    assert found["tflops"] == pytest.approx(work * found["seed_updates_per_s"] / 1e12)
+    assert found["act_ms"] > 0 < found["first_s"]
 
 
 def test_processes_that_share_a_device_are_timed_together():
