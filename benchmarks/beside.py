@@ -50,7 +50,7 @@ def measure(name: str, factory: Factory, rounds: int = 30) -> list[Finding]:
         ]
         spent = medians([*ours, factory(size), matrix_product()], rounds)
         *each, theirs, product = (1e3 * seconds for seconds in spent)
-        floor = product * sum(flops(size, 0).values()) / (2 * np.prod(PRODUCT))
+        floor = product * sum(flops(size, config).values()) / (2 * np.prod(PRODUCT))
         for how, value in zip((case, f"{case}, compiled"), each, strict=True):
             found.append(Finding("beside", how, value, name, theirs, "ms"))
             found.append(Finding("beside", how, value, "floor", floor, "ms"))

@@ -64,7 +64,7 @@ def time_updates(
     seconds = seconds_each(lambda: agent.update(made_up), count, device)
     obs = torch.zeros(seeds, SIZES[size].obs).numpy()
     act = seconds_each(lambda: agent.act(obs), count, device)
-    work = seeds * sum(flops(SIZES[size], MODES[mode].get("retrace_steps", 0)).values())
+    work = seeds * sum(flops(SIZES[size], agent.config).values())
     return {
         "size": size,
         "mode": mode,

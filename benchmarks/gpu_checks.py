@@ -103,14 +103,14 @@ def take_over(agent: MPOAgent, other: MPOAgent) -> None:
             parameter.grad.fill_(torch.nan)
 
 
-def difference(agent: MPOAgent, other: MPOAgent) -> float:
-    """The largest relative difference of two agents' gradients, by norm, over modules and seeds."""
-    worst = 0.0
+def differences(agent: MPOAgent, other: MPOAgent) -> list[Tensor]:
+    """The relative differences of two agents' gradients, by norm; of each module, [S]."""
+    found = []
     for pair in zip(learners(agent), learners(other), strict=True):
         own, given = (torch.cat([p.grad.flatten(1).cpu() for p in x.parameters()], 1) for x in pair)
         apart = torch.linalg.vector_norm(own - given, dim=1)
-        worst = max(worst, float((apart / torch.linalg.vector_norm(given, dim=1)).max()))
-    return worst
+        found.append(apart / torch.linalg.vector_norm(given, dim=1))
+    return found
 
 
 def check_gradients(size: str, mode: str, device: torch.device) -> Rows:
@@ -126,11 +126,9 @@ def check_gradients(size: str, mode: str, device: torch.device) -> Rows:
     for each in (plain, agent):
         same_noise(each)
     expected, metrics = plain.update(made_up), agent.update(there)
-    apart = max(
-        float(((metrics[n].cpu() - x).abs() / x.abs().clamp(min=1e-2)).max())
-        for n, x in expected.items()
-    )
-    worst = max(apart, difference(agent, plain))
+    apart = [(metrics[n].cpu() - x).abs() / x.abs().clamp(min=1e-2) for n, x in expected.items()]
+    # The largest of tensors, unlike that of floats, is NaN if one of them is.
+    worst = float(torch.stack([*apart, *differences(agent, plain)]).max())
     return note(check="gradients = CPU's", size=size, mode=mode, worst=worst, ok=worst < TOLERANCE)
 
 

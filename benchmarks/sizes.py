@@ -1,5 +1,7 @@
 """The sizes of tasks and networks to measure, and synthetic data for them."""
 
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,20 +67,41 @@ def windows(size: Size, seeds: int, steps: int) -> dict[str, Tensor]:
     }
 
 
-def flops(size: Size, steps: int) -> dict[str, int]:
-    """Floating-point operations of the matrix products in one seed's update, by part."""
-    batch, later = size.batch, max(steps - 1, 0) * size.batch
-    hidden = sum(a * b for a, b in zip(size.widths, size.widths[1:], strict=False))
-    policy = size.obs * size.widths[0] + hidden + size.widths[-1] * 2 * size.action
-    shared, of_sample = size.obs * size.widths[0], size.action * size.widths[0]
-    rest = of_sample + hidden + size.widths[-1]
-    samples = batch * SAMPLES + later * LATER_SAMPLES + later
-    regressed = batch * max(steps, 1)
+def flops(size: Size, config: Hyperparameters) -> dict[str, int]:
+    """Floating-point operations of the matrix products in one seed's update, by part.
+
+    The policy learns in it, in one M-step. The units of the hidden layers are those of `config`.
+    """
+    steps, fitted = config.window, min(size.batch, config.critic_batch_size or size.batch)
+    samples, few = config.action_samples, config.retrace_mc_actions
+    critics = 1 if config.critics == "one" else 2
+    outputs = config.critic_atoms if config.critic == "categorical" else 1
+
+    first = size.obs * config.policy_layer_sizes[0]
+    policy = _hidden(config.policy_layer_sizes) + config.policy_layer_sizes[-1] * 2 * size.action
+    policy += first
+    *_, last = widths = config.critic_layer_sizes
+    shared, of_sample = size.obs * widths[0], size.action * widths[0]
+    rest = of_sample + _hidden(widths) + last * outputs
+
+    # Later states of a window: where targets bootstrap, and whose recorded actions are evaluated.
+    if steps > 1 and not config.retrace and config.regressed == "first":
+        later, taken = fitted, 0
+    else:
+        samples, later = max(samples, few), (steps - 1) * fitted
+        taken = later if config.retrace and config.corrections in ("retrace", "uncorrected") else 0
+    evaluated = size.batch * samples + later * few + taken
+    regressed = fitted * (steps if config.regressed == "all" else 1)
     # Backward: gradients of all weights, and of the inputs of all layers except the first.
     return {
-        "target policy": 2 * (batch + later) * policy,
-        "target critic": 2 * ((batch + 2 * later) * shared + samples * rest),
-        "critic": 2 * regressed * (3 * (shared + rest) - shared - of_sample),
-        "diagnostics": 2 * min(regressed, 64) ** 2 * size.widths[-1],
-        "policy": 2 * batch * (3 * policy - shared),
+        "target policy": 2 * (size.batch + later) * policy,
+        "target critic": 2 * critics * ((size.batch + later + taken) * shared + evaluated * rest),
+        "critic": 2 * critics * regressed * (3 * (shared + rest) - shared - of_sample),
+        "diagnostics": 2 * critics * min(regressed, 64) ** 2 * last,
+        "policy": 2 * size.batch * (3 * policy - first),
     }
+
+
+def _hidden(widths: Sequence[int]) -> int:
+    """Weights between hidden layers."""
+    return sum(a * b for a, b in itertools.pairwise(widths))

@@ -76,9 +76,8 @@ def floor(study: Study, runs: pd.DataFrame, evals: pd.DataFrame) -> float:
     for run in study.runs:
         training = run.spec.training
         size = next(size for size in SIZES.values() if size.env_id == run.spec.env_id)
-        size = size._replace(widths=training.policy_layer_sizes, batch=training.batch_size)
-        steps = training.retrace_steps if training.retrace else 0
-        total += updates[run.run_id] * sum(flops(size, steps).values()) / rate
+        size = size._replace(batch=training.batch_size)
+        total += updates[run.run_id] * sum(flops(size, training).values()) / rate
         total += (run.total_steps + tested[run.run_id]) * physics[run.spec.env_id]
     return total
 

@@ -104,7 +104,7 @@ def measure_variant(name: str, steps: int, seeds: int, rounds: int) -> list[Find
     timed = iter(1e3 * s for s in medians([*ours.values(), *references.values()], rounds))
     spent = {how: next(timed) for how in ours}
     needed = dict(zip(references, timed, strict=True))
-    counted = seeds * sum(flops(size, steps).values())
+    counted = seeds * sum(flops(size, config).values())
     for against in needed:
         if against.startswith("floor"):
             needed[against] *= counted / (2 * np.prod(PRODUCT))

@@ -44,7 +44,7 @@ def compare(old: Path, new: Path) -> tuple[pd.DataFrame, str]:
         for phase, name in MEASURES.items():
             found = t_interval(group[phase].to_numpy())
             row[name] = f"{found.mean:.4g} [{found.lo:.4g}, {found.hi:.4g}]"
-            excluded += not found.lo <= 0 <= found.hi
+            excluded += found.lo > 0 or found.hi < 0
         rows.append(row)
     table = pd.DataFrame(rows)
     return table, f"{excluded} of {len(MEASURES) * len(table)} intervals exclude zero."

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -24,12 +25,15 @@ from tests.algorithm.test_agent import (
     OBS,
     SEEDS,
     D,
+    Window,
+    expected_value,
     make_agent,
     make_windows,
     parts,
     same,
     snapshot,
     targets,
+    upcoming_noise,
 )
 from tests.cases import first_of
 from tests.reference import PlainCritic
@@ -169,9 +173,24 @@ def plain_projection(probabilities: Tensor, atoms: Tensor, shift: float, discoun
     return table
 
 
+def bootstraps(window: Window, noise: list[Tensor], b: int) -> list[tuple[Tensor, float, Tensor]]:
+    """For each regressed pair of a window: bootstrap state, its factor, and noise [M, D]."""
+    config, following = window.config, window.fields["next_obs"]
+    first = window.state, noise[0][: config.retrace_mc_actions, b]
+    if not config.retrace:
+        _, factor, last = window.n_step(0)
+        state, drawn = first if window.steps == 1 else (following[last], noise[1][:, b])
+        return [(state, factor, drawn)]
+    later = noise[1].unflatten(1, (window.steps - 1, -1))[:, :, b].unbind(1)
+    factors = (config.gamma * (1 - window.ends[0])).tolist()
+    places = [first, *zip(following[1:], later, strict=True)]
+    found = [(state, factor, e) for (state, e), factor in zip(places, factors, strict=True)]
+    return found if config.regressed == "all" else found[:1]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_categorical_target_is_the_mixture_moved_by_the_scalar_one(mode):
-    """Each target distribution is the samples' mixture, shifted so that its mean is the target."""
+    """It is the mixture at the bootstrap state, shifted so that its mean is the scalar target."""
     wide = {"critic_min": -100.0, "critic_max": 100.0, "critic_atoms": 17}
     agent = make_agent(critic="categorical", **(wide | MODES[mode]))
     windows = make_windows(agent.config.window)
@@ -181,11 +200,21 @@ def test_the_categorical_target_is_the_mixture_moved_by_the_scalar_one(mode):
     agent.learners.target_critic.double()
     agent.learners.target_policy.double()
     windows = {name: x.double() for name, x in windows.items()}
+    noise = upcoming_noise(agent, windows)
     batch = targets(agent, windows).regression
-    found = batch.distribution
-    assert found.shape == (*batch.target.shape, 17)
-    assert torch.allclose(found.sum(-1), torch.ones_like(batch.target))
-    torch.testing.assert_close((found * support(agent)).sum(-1), batch.target)
+    found, atoms = batch.distribution, support(agent)
+    torch.testing.assert_close((found * atoms).sum(-1), batch.target)
+    fitted = agent.config.critic_batch_size or windows["reward"].shape[-1]
+    for s, b in itertools.product(range(len(SEEDS)), range(fitted)):
+        window = Window(agent, windows, s, b)
+        rows = range(b, found.shape[1], fitted)  # one for each step that is regressed
+        places = bootstraps(window, [x[s] for x in noise], b)
+        for row, (state, factor, drawn) in zip(rows, places, strict=True):
+            logits = expected_value(window.policy, window.critic, state, drawn)
+            mixture = F.softmax(logits, -1).mean(0).detach()
+            shift = float(batch.target[s, row] - factor * (mixture * atoms).sum())
+            wanted = plain_projection(mixture, atoms, shift, factor)
+            torch.testing.assert_close(found[s, row], wanted)
 
 
 def test_the_mixture_is_that_of_the_expectations_samples():

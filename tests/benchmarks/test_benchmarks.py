@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from typing import NamedTuple
 
 import pandas as pd
 import psutil
@@ -17,6 +18,7 @@ from benchmarks import (
     environments,
     evaluation,
     findings,
+    gpu,
     gpu_checks,
     gpu_sharing,
     levers,
@@ -28,9 +30,15 @@ from benchmarks import (
     startup,
     step,
     study,
+    update,
 )
 from benchmarks.findings import Finding
 from mpo.algorithm.agent import MPOAgent
+from mpo.algorithm.optimizers import StackedOptimizer
+from mpo.seeding import torch_generator
+from mpo.study.hyperparameters import Hyperparameters
+from mpo.study.plan import Study
+from tests import synthetic
 from tests.pipeline import TINY
 
 CPU = torch.device("cpu")
@@ -65,11 +73,34 @@ def test_the_plain_update_is_the_same_mathematics(steps):
     assert apart < 0.01 * moved
 
 
-@pytest.mark.parametrize("steps", [0, 2, 4])
-def test_the_floor_counts_each_product_of_the_update(steps):
+RETRACE = {"retrace": True, "retrace_steps": 4}
+COUNTED = {
+    "TD": {},
+    "more samples for the target": {"retrace_mc_actions": 30},
+    "other samples": {"action_samples": 9, "retrace_mc_actions": 3},
+    "2-step": {"n_step": 2, "regressed": "first"},
+    "2-step, all pairs": {"n_step": 2},
+    "2-step, fewer pairs": {"n_step": 2, "regressed": "first", "critic_batch_size": 5},
+    "Retrace 2": {"retrace": True, "retrace_steps": 2},
+    "Retrace 4": RETRACE,
+    "Retrace 4, first pair": RETRACE | {"regressed": "first"},
+    "Retrace 4, fewer pairs": RETRACE | {"critic_batch_size": 5, "retrace_mc_actions": 3},
+    "uncorrected": RETRACE | {"corrections": "uncorrected"},
+    "Peng": RETRACE | {"corrections": "peng"},
+    "zero": RETRACE | {"corrections": "zero"},
+    "two critics": {"critics": "minimum"},
+    "categorical": {"critic": "categorical"},
+    "other widths": {"policy_layer_sizes": (16,), "critic_layer_sizes": (32, 16, 64)},
+}
+
+
+@pytest.mark.parametrize("mode", COUNTED)
+def test_the_floor_counts_each_product_of_the_update(mode):
     size = sizes.Size("none", 5, 3, (32, 64), 8)
-    agent = make_agent(size, steps)
-    made_up = sizes.windows(size, 1, agent.config.window)
+    base = sizes.hyperparameters(size, 0)
+    config = base.model_validate(base.model_dump() | COUNTED[mode])
+    agent = MPOAgent(size.obs, size.action, config, range(1), CPU)
+    made_up = sizes.windows(size, 1, config.window)
 
     def added(start: torch.Size, x: torch.Size, y: torch.Size, **_: object) -> int:
         return 2 * math.prod(start) * x[-1]
@@ -77,8 +108,7 @@ def test_the_floor_counts_each_product_of_the_update(steps):
     in_place = {torch.ops.aten.baddbmm_: added}
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         agent.update(made_up)
-    counted = sum(sizes.flops(size, steps).values())
-    assert counted == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert sum(sizes.flops(size, config).values()) == counter.get_total_flops()
 
 
 def test_a_training_step_is_the_sum_of_its_parts():
@@ -90,6 +120,16 @@ def test_a_training_step_is_the_sum_of_its_parts():
     assert learning < seconds["update"]
     whole = seconds["update"] + sum(seconds[name] for name in ("environment", "act", "store"))
     assert whole + seconds["sample"] < seconds["whole"]
+
+
+def test_the_parts_of_a_training_step_are_shares_of_it(monkeypatch):
+    monkeypatch.setattr(step, "CASES", [("Pendulum", 2, 2)])
+    (found,), shares = step.measure(steps=30)
+    assert found.case == "Pendulum, Retrace 2, 2 seeds" and found.ratio > 1
+    assert [*shares.index] == [found.case] and [*shares] == [*step.PARTS, "rest"]
+    assert (shares > 0).all(axis=None)
+    known = shares["physics"] + shares["target pass"] + shares["critic"] + shares["policy"]
+    assert known.item() < 1 / found.ratio < 1 - shares["wrappers"].item()
 
 
 def test_diagnostics_can_be_taken_out_and_change_nothing_that_is_learnt():
@@ -128,6 +168,118 @@ def test_the_kls_that_are_measured_are_those_of_gaussians():
     kl = torch.distributions.kl_divergence
     found = precision.gaussian_kls(a_pass(0.0, 2.0), a_pass(1.0, 3.0))
     assert found == pytest.approx((kl(one, other).item(), kl(one, wide).item()))
+
+
+class Updated(NamedTuple):
+    """What an update that is timed was made with, and whether it had its diagnostics."""
+
+    config: Hyperparameters
+    seeds: int = 1
+    compiled: bool = False
+    diagnosed: bool = True
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """For each group of calls that take turns, the update in each of them; None for other work.
+
+    No update is compiled. Each call is made once, and said to take 1 s, 2 s and so on.
+    """
+    groups, updates = [], []
+
+    class Uncompiled(MPOAgent):
+        def __init__(self, *arguments, compile_on_cpu=False, **options):
+            super().__init__(*arguments, **options)
+            self.made_with = arguments[2], len(arguments[3]), compile_on_cpu
+
+        def update(self, windows):
+            metrics = super().update(windows)
+            updates.append(Updated(*self.made_with, bool(metrics["critic_rank"].any())))
+            return metrics
+
+    def medians(calls, rounds):
+        groups.append([])
+        for call in calls:
+            updates.clear()
+            call()
+            groups[-1].append(updates[0] if updates else None)
+        return [1.0 + place for place in range(len(calls))]
+
+    monkeypatch.setattr(update, "make_agent", Uncompiled)
+    for part in (levers, precision):
+        monkeypatch.setattr(part, "MPOAgent", Uncompiled)
+    for part in (levers, precision, update):
+        monkeypatch.setattr(part, "medians", medians)
+    return groups
+
+
+PLAIN = {"floor": (3e3, None), "plain eager form": (4e3, None)}
+STACKED = {"floor": (3e3, None), "one seed, compiled": (4e3, None)}
+SMALL = PLAIN | {"1.2 ms": (1.2, 1.0)}
+ONEDNN = {"floor at oneDNN's rate": (4e3, None), "plain eager form": (5e3, None)}
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "seeds", "case", "references"),
+    [
+        ("Pendulum", 0, 1, "Pendulum, TD, 1 seed", SMALL),
+        ("Pendulum", 2, 1, "Pendulum, Retrace 2, 1 seed", PLAIN),
+        ("Pendulum", 0, 4, "Pendulum, TD, 4 seeds", STACKED),
+        ("HalfCheetah", 0, 1, "HalfCheetah, TD, 1 seed", {"floor": (3e3, 1.3)} | ONEDNN),
+    ],
+)
+def test_an_update_is_laid_beside_its_references(timed, name, steps, seeds, case, references):
+    """Each reference is (milliseconds of what is timed, goal)."""
+    found = update.measure_variant(name, steps, seeds, rounds=1)
+    config = sizes.hyperparameters(sizes.SIZES[name], steps)
+    (group,) = timed
+    assert group[:2] == [Updated(config, seeds), Updated(config, seeds, compiled=True)]
+    assert group[2] is None and len(group) == 2 + len(references) - ("1.2 ms" in references)
+    assert group[-1] == (Updated(config, compiled=True) if seeds > 1 else None)
+    counted = seeds * sum(sizes.flops(sizes.SIZES[name], config).values())
+    case += f", {counted / 1e9:.3g} GFLOP"
+    assert [(each.case, each.value, each.against, each.at_most) for each in found] == [
+        (case + how, milliseconds, against, goal)
+        for how, milliseconds in (("", 1e3), (", compiled", 2e3))
+        for against, (_, goal) in references.items()
+    ]
+    for each in found:
+        product, _ = references[each.against]
+        share = counted / (2 * math.prod(update.PRODUCT)) if "floor" in each.against else 1
+        assert each.reference == pytest.approx(product * share)
+
+
+def test_each_lever_is_laid_beside_an_update_without_it(timed):
+    found = [*levers.measure(rounds=1)]
+    base = sizes.hyperparameters(levers.FAST, 0)
+    cases, groups = [], []
+    for compiled, how in ((False, ""), (True, ", compiled")):
+
+        def updated(settings, diagnosed=True, compiled=compiled):
+            config = base.model_validate(base.model_dump() | settings)
+            return Updated(config, 1, compiled, diagnosed)
+
+        for name, settings in levers.LEVERS.items():
+            cases.append((name + how, "an update without it", None))
+            groups.append([updated(settings), updated({})])
+        for name, settings in levers.DIAGNOSED.items():
+            cases.append((f"{name}, with diagnostics{how}", "an update without them", 1.03))
+            groups.append([updated(settings), updated(settings, diagnosed=False)])
+    assert timed == groups
+    assert [(each.case, each.against, each.at_most) for each in found] == cases
+    assert {(each.value, each.reference) for each in found} == {(1e3, 2e3)}
+
+
+def test_an_update_in_bfloat16_is_laid_beside_one_in_float32(timed, monkeypatch):
+    monkeypatch.setattr(precision, "NAME", "Reacher")
+    *errors, plain, compiled = precision.measure(rounds=1, updates=2)
+    assert len(errors) == 4 and {each.unit for each in errors} == {"relative", "nats"}
+    case = "Reacher-v5, an update in bfloat16"
+    for each, how in ((plain, ""), (compiled, ", compiled")):
+        assert (each.case, each.against) == (case + how, "float32")
+        assert (each.value, each.reference) == (1e3, 2e3)
+    found = [[(each.config.target_precision, each.compiled) for each in group] for group in timed]
+    assert found == [[("bfloat16", on), ("float32", on)] for on in (False, True)]
 
 
 def test_the_replay_that_is_measured_is_full_and_holds_observations_once():
@@ -212,6 +364,22 @@ def test_ten_environments_are_stepped_in_every_number_of_processes(monkeypatch):
     assert [each.at_most for each in found] == [None, 5.5, None, None]
 
 
+def test_the_floor_of_a_study_is_that_of_each_run(monkeypatch):
+    monkeypatch.setattr(study, "seconds_each", lambda call, times: 2.0)
+    monkeypatch.setattr(study, "physics_seconds", lambda env_id: 0.5)
+    planned = Study.parse(synthetic.config(["Pendulum-v1"], 1, {"n_step": [1, 2]}))
+    names = [run.run_id for run in planned.runs]
+    runs = pd.DataFrame({"run_id": names, "updates": [10, 1000]})
+    evals = pd.DataFrame({"run_id": names * 2, "length": [7, 9, 7, 9]})
+    rate, wanted = 2 * math.prod(update.PRODUCT) / 2.0, 0.0
+    for run, updates, tested in zip(planned.runs, (10, 1000), (14, 18), strict=True):
+        training = run.spec.training
+        size = sizes.SIZES["Pendulum"]._replace(batch=training.batch_size)
+        wanted += updates * sum(sizes.flops(size, training).values()) / rate
+        wanted += 0.5 * (run.total_steps + tested)
+    assert study.floor(planned, runs, evals) == pytest.approx(wanted)
+
+
 @pytest.mark.slow
 def test_a_study_takes_longer_than_its_floors():
     config = TINY | {"environments": ["Pendulum-v1"], "seeds": [0]}
@@ -256,19 +424,73 @@ def test_an_unknown_part_is_refused(arguments, message, monkeypatch, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "ok"), [(0.0, True), (0.01, False)])
-def test_the_check_of_a_gpu_finds_what_is_wrong(error, ok, monkeypatch):
-    """Both sides are the CPU here. In one case their parameters differ."""
+def same(agent):
+    """Leaves the agent as it is."""
+
+
+def other_parameters(agent):
+    agent.learners.critic_optimizer.flat.mul_(1.01)
+
+
+def unwritten_multipliers(agent):
+    agent.learners.alphas.write_gradient = lambda gradient: None
+
+
+def unwritten_policy(agent):
+    given = agent.policy.vjp
+    agent.policy.vjp = lambda obs: (*given(obs)[:2], lambda *gradients: None)
+
+
+@pytest.mark.parametrize(
+    "change", [same, other_parameters, unwritten_multipliers, unwritten_policy]
+)
+def test_the_check_of_a_gpu_finds_what_is_wrong(change, monkeypatch):
+    """Both sides are the CPU here."""
     given = gpu_checks.take_over
 
     def take_over(agent, other):
         given(agent, other)
-        agent.learners.critic_optimizer.flat.mul_(1 + error)
+        change(agent)
 
     monkeypatch.setattr(gpu_checks, "take_over", take_over)
     (found,) = gpu_checks.check_gradients("Pendulum", "Retrace 2", CPU)
-    assert found["size"] == "Pendulum" and found["ok"] == ok
-    assert (found["worst"] == 0) == ok
+    assert found["size"] == "Pendulum" and found["ok"] == (change is same)
+    assert (found["worst"] == 0) == found["ok"]
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_the_other_checks_of_a_gpu_find_what_is_wrong(equal, monkeypatch):
+    """Both sides are the CPU here."""
+    agent, rates, keys = gpu_checks.make_agent, iter([1e-3, 2e-3]), iter(range(4))
+    if not equal:
+        changes = {
+            "make_agent": lambda size, mode, seeds, device, graphs: agent(
+                size, {**mode, "gamma": 0.5 + graphs / 4}, seeds, device, graphs
+            ),
+            "StackedOptimizer": lambda name, parameters, lr: StackedOptimizer(
+                name, parameters, next(rates)
+            ),
+            "torch_generator": lambda seed, stream: torch_generator(next(keys), stream),
+        }
+        for name, changed in changes.items():
+            monkeypatch.setattr(gpu_checks, name, changed)
+    found = [
+        *gpu_checks.check_graphs({}, CPU),
+        *gpu_checks.check_optimizer("adam", CPU),
+        *gpu_checks.check_sampling(CPU),
+    ]
+    assert [row["ok"] for row in found] == [equal] * 3
+
+
+def test_updates_of_a_device_are_timed_with_their_work():
+    found = gpu.time_updates("Pendulum", "Retrace 2", 2, 3, CPU)
+    _, mode, seeds, *_ = found.values()
+    assert (mode, seeds) == ("Retrace 2", 2)
+    agent, _ = gpu_checks.make_agent("Pendulum", gpu_checks.MODES[mode], 1, CPU, graphs=False)
+    work = sum(sizes.flops(sizes.SIZES["Pendulum"], agent.config).values())
+    assert found["seed_updates_per_s"] == pytest.approx(2 / found["ms"] * 1e3)
+    assert found["tflops"] == pytest.approx(work * found["seed_updates_per_s"] / 1e12)
+    assert found["act_ms"] > 0 < found["first_s"]
 
 
 def test_processes_that_share_a_device_are_timed_together():

@@ -7,15 +7,18 @@ from mpo.analysis.intervals import t_interval
 from tests import synthetic
 
 
+def twice(study, folder):
+    """Two copies of the finished study."""
+    synthetic.write_runs(study, folder)
+    found = collect.collect(study, folder)
+    for name in ("old", "new"):
+        tables.write(found, folder / name / "tables")
+    return study, folder / "old", folder / "new"
+
+
 @pytest.fixture
 def finished(tmp_path):
-    """Two copies of one finished study."""
-    study = synthetic.plan()
-    synthetic.write_runs(study, tmp_path)
-    found = collect.collect(study, tmp_path)
-    for name in ("old", "new"):
-        tables.write(found, tmp_path / name / "tables")
-    return study, tmp_path / "old", tmp_path / "new"
+    return twice(synthetic.plan(), tmp_path)
 
 
 def test_equal_versions_differ_by_nothing(finished):
@@ -40,3 +43,10 @@ def test_a_difference_is_of_each_seed_and_counted_where_its_interval_excludes_ze
     assert table["final return"][0] == f"60 [{found.lo:.4g}, {found.hi:.4g}]"
     assert table[versions.MEASURES["online"]][0] == "0 [0, 0]"
     assert verdict.startswith("1 of ")
+
+
+def test_one_seed_has_no_interval_and_so_none_that_excludes_zero(tmp_path):
+    _, old, new = twice(synthetic.plan(seeds=1), tmp_path)
+    table, verdict = versions.compare(old, new)
+    assert set(table["final return"]) == {"0 [nan, nan]"}
+    assert verdict.startswith("0 of ")

@@ -129,4 +129,5 @@ def test_tf32_is_set_for_a_product_and_put_back(monkeypatch):
     assert seen == ["tf32"] and settings.fp32_precision == before
     with pytest.raises(RuntimeError):
         matmul._tf32(x, x)
+    assert len(seen) == 2  # the product itself failed
     assert settings.fp32_precision == before

@@ -14,6 +14,7 @@ from mpo.environments import guard
 from mpo.environments.guard import EnvironmentFailed
 from mpo.environments.parallel import ParallelEpisodes, ParallelStreams, useful_workers
 from mpo.environments.rollouts import rollouts
+from mpo.environments.serving import Usage
 from mpo.environments.workers import usage, workers
 from mpo.training.signals import STOPPING
 from tests import processes
@@ -137,7 +138,8 @@ def test_the_cost_includes_that_of_workers(two):
     here, before = time.process_time(), usage()
     streams("dm_control/cheetah-run-v0", two)
     assert usage().cpu_s - before.cpu_s > time.process_time() - here
-    assert usage().max_rss_mb > 2 * before.max_rss_mb / 3
+    of_workers = usage().max_rss_mb - Usage.of_this_process().max_rss_mb
+    assert of_workers > 100  # each has imported torch
 
 
 @pytest.mark.parametrize(

@@ -308,6 +308,7 @@ def test_the_commands_say_how_much_there_is_and_its_checksum(root, capsys, archi
     (line,) = capsys.readouterr().out.splitlines()
     assert "all as it was packed" in line and done.digest in line and "4 runs" in line
     assert main(["check", "--archive", "missing.zip"]) == 2
+    assert "missing.zip" in capsys.readouterr().err
 
 
 def test_who_publishes_it_says_who_made_it_when_and_under_which_licence(root):

@@ -40,6 +40,9 @@ def test_the_command_writes_what_it_found_and_prints_the_status(tmp_path, monkey
 
 
 @pytest.mark.parametrize("value", ["0", "soon"])
-def test_seconds_that_cannot_be_used_are_refused(value, capsys):
-    assert main(["calibrate", "--study", "setup.cfg", "--seconds", value]) == 2
-    assert "--study" in capsys.readouterr().err
+def test_seconds_that_cannot_be_used_are_refused(value, tmp_path, capsys):
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps(synthetic.config(environments=1, axes={})))
+    assert main(["calibrate", "--study", str(path), "--seconds", value]) == 2
+    error = capsys.readouterr().err
+    assert "--seconds: expected seconds above 0" in error and f"received {value!r}" in error

@@ -311,14 +311,20 @@ ALTERED = {
 }
 
 
-@pytest.mark.parametrize("what", ALTERED)
-@pytest.mark.parametrize("reader", ["collect", "evaluate", "verify", "video", "events"])
+REFUSED = [
+    (what, reader)
+    for reader in ("collect", "evaluate", "verify", "video", "events")
+    for what, (_, name) in ALTERED.items()
+    if reader == "collect" or reader in READ[name]
+]
+"""`collect` checks every file of a run, those that it does not read as well."""
+
+
+@pytest.mark.parametrize(("what", "reader"), REFUSED)
 def test_a_file_that_its_job_did_not_write_is_refused(study, capfd, what, reader):
     """It could be read, and would change the tables without a word."""
     change, name = ALTERED[what]
     change(study)
-    if reader != "collect" and reader not in READ[name]:
-        return
     code, said = read(reader, capfd)
     assert code == 1 and refused(said, RUN.directory / name)
 

@@ -94,6 +94,7 @@ def test_the_command_says_how_many_runs_it_took(machines, capsys):
     assert main(["merge", *arguments]) == 0
     assert "9 runs taken, 1 were there already" in capsys.readouterr().out
     assert main(["merge", str(b / "nowhere"), "--into", str(folder(study, a))]) == 2
+    assert str(b / "nowhere") in capsys.readouterr().err
 
 
 def test_what_is_no_study_is_neither_merged_nor_merged_into(machines, tmp_path):

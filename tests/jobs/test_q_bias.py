@@ -184,6 +184,8 @@ def test_v_is_the_mean_over_sampled_actions_of_streams_of_their_own():
     assert (np.abs(found - values.mean(0).numpy()) < 5 * values.std(0).numpy() / 128**0.5).all()
     # An episode's value depends neither on the others nor on the noise of its actions.
     np.testing.assert_allclose(q_bias.bootstraps(actor, network, obs[:2]), found[:2], rtol=1e-5)
+    one, other = q_bias.bootstraps(actor, network, obs[[0, 0]])
+    assert one != other
     own, noise = value_generator(FIRST_FINAL_SEED), np.random.default_rng(FIRST_FINAL_SEED)
     assert own.standard_normal() != noise.standard_normal()
 

@@ -199,7 +199,7 @@ def test_starts_are_those_of_a_plain_search_whatever_was_refused(seed):
             if starts:
                 assert_windows_start_at(replay, window, starts)
             else:
-                with pytest.raises(RuntimeError):
+                with pytest.raises(RuntimeError, match=f"no {window} consecutive transitions"):
                     replay.sample(4, torch.arange(window))
 
 

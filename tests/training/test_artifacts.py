@@ -1,11 +1,14 @@
+import os
 import subprocess
 import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from mpo.training.artifacts import write_rows
+from mpo.study.checksums import Damaged
+from mpo.training.artifacts import read_critic, read_policies, write_policies, write_rows
 
 ROWS = [
     {
@@ -39,3 +42,19 @@ def test_writing_rows_does_not_import_pandas(tmp_path):
         f"write_rows(Path({str(tmp_path / 'rows')!r}), rows); assert 'pandas' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("read", [read_policies, read_critic])
+def test_reading_policies_runs_no_code(tmp_path, read):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    path, network = tmp_path / "policies.pt", {"weight": torch.ones(1, 3)}
+    write_policies(path, [10], [network], network)
+    content = torch.load(path, weights_only=True)
+    assert read(path)
+    torch.save(content | {"trap": Trap()}, path)
+    with pytest.raises(Damaged, match="policies.pt"):
+        read(path)
+    assert not (tmp_path / "sprung").exists()

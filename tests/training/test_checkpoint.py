@@ -134,19 +134,6 @@ def test_another_trainings_state_is_refused_by_name_and_left_alone(tmp_path, cha
     assert load(tmp_path, other) == AFTER_10
 
 
-def test_reading_runs_no_code(two, caplog):
-    class Trap:
-        def __reduce__(self):
-            return os.mkdir, (str(two / "sprung"),)
-
-    body = pickle.dumps(Trap())
-    header = f"mpo-checkpoint 2 {hashlib.sha256(body).hexdigest()}\n".encode()
-    (two / "checkpoint-000000000030.pt").write_bytes(header + body)
-    assert load(two) == AFTER_20
-    assert "checkpoint-000000000030.pt" in caplog.text
-    assert not (two / "sprung").exists()
-
-
 def archive(content):
     """A file of this program's format, with a right checksum, of any content."""
     buffer = io.BytesIO()
@@ -157,6 +144,28 @@ def archive(content):
 def stamped(body):
     digest = hashlib.sha256(body).hexdigest()
     return f"mpo-checkpoint {checkpoint.SCHEMA_VERSION} {digest}\n".encode() + body
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def pickled(content):
+    return stamped(pickle.dumps(content, protocol=2))
+
+
+@pytest.mark.parametrize("form", [pickled, archive])
+def test_reading_runs_no_code(two, caplog, form):
+    (two / "checkpoint-000000000030.pt").write_bytes(form(Trap(two / "sprung")))
+    assert load(two) == AFTER_20
+    assert "checkpoint-000000000030.pt contains more than plain data" in caplog.text
+    assert not (two / "sprung").exists()
 
 
 def without(key):
@@ -309,6 +318,32 @@ def test_a_crash_at_any_moment_of_a_save_leaves_a_whole_state(tmp_path, monkeypa
     assert not crashed and outcomes[-1] == AFTER_20
     assert len(outcomes) > 3 and outcomes[0] == AFTER_10
     assert all(outcome in (AFTER_10, AFTER_20) for outcome in outcomes)
+
+
+def test_a_file_is_on_the_disk_before_it_replaces_another_and_its_name_after_it(
+    tmp_path, monkeypatch
+):
+    """A power cut may lose what was not flushed, a name or its content."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def flushed(descriptor):
+        calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def replaced(source, target):
+        calls.append((Path(source), Path(target)))
+        replace(source, target)
+
+    with directory(tmp_path) as resume:
+        monkeypatch.setattr(os, "fsync", flushed)
+        monkeypatch.setattr(os, "replace", replaced)
+        save(resume, 10)
+    files = {*tmp_path.glob("*.pt")}
+    assert len(files) == 3 and len(calls) == 9
+    for file, (temporary, target), folder in zip(*[iter(calls)] * 3, strict=True):
+        assert (file, folder) == (temporary, tmp_path)
+        files.remove(target)
 
 
 def test_a_second_process_waits_and_a_signal_ends_the_waiting(tmp_path, caplog):
