@@ -102,24 +102,22 @@ def scores(found: Iterable[TunedArm], scale: pd.DataFrame) -> dict[str, Scores]:
         scale: random and reference returns, see `references.read`. An arm whose environments all
             lack a reference is left out.
     """
-    known = scale.set_index("env")[["random", "reference"]]
+    ends = dict(zip(scale["env"], scale[["random", "reference"]].to_numpy(float), strict=True))
+    unknown = {env for env, both in ends.items() if np.isnan(both).any()}
     arms: dict[str, list[TunedArm]] = {}
     for each in found:
         arms.setdefault(label(each.arm), []).append(each)
     normalised = {}
     for name, cells in arms.items():
-        scaled = [each for each in cells if known.loc[each.env].notna().all()]
-        if not scaled:
-            continue
+        cells.sort(key=lambda each: each.env in unknown)
         values = [
-            (each.values - low) / (high - low)
-            for each, (low, high) in zip(
-                scaled, known.loc[[each.env for each in scaled]].to_numpy(float), strict=True
-            )
+            (each.values - ends[each.env][0]) / (ends[each.env][1] - ends[each.env][0])
+            for each in cells
+            if each.env not in unknown
         ]
-        every = sorted(cells, key=lambda each: bool(known.loc[each.env].isna().any()))
-        flags = [each.diverged for each in every], [each.missing for each in every]
-        normalised[name] = Scores(np.array(values), *map(np.array, flags))
+        if values:
+            flags = [each.diverged for each in cells], [each.missing for each in cells]
+            normalised[name] = Scores(np.array(values), *map(np.array, flags))
     return normalised
 
 

@@ -57,12 +57,12 @@ def effect_rows(
         for env, unit, one in _by_environment(study, finals, contrast):
             yield contrast.names | _in_one(env, unit, one)
         if (found := effect_over(pooled, contrast)) is not None:
-            yield contrast.names | _over_all(found)
+            yield contrast.names | over_all(found)
     for pair in _of_two_factors(contrasts):
         for env, unit, one in _by_environment(study, finals, *pair):
             yield _names_of(pair) | _in_one(env, unit, one)
         if (found := interaction_over(pooled, *pair)) is not None:
-            yield _names_of(pair) | _over_all(found)
+            yield _names_of(pair) | over_all(found)
 
 
 def difference_rows(study: Study, finals: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -88,7 +88,7 @@ def primary_rows(
     found = [effect_over(pooled, contrast) for contrast in contrasts]
     adjusted = intervals.holm([np.nan if each is None else each.p for each in found])
     for contrast, each, p_holm in zip(contrasts, found, adjusted, strict=True):
-        row = _NOT_ESTIMATED if each is None else {"p": each.p} | _over_all(each)
+        row = _NOT_ESTIMATED if each is None else {"p": each.p} | over_all(each)
         yield contrast.names | {"p_holm": p_holm} | row
 
 
@@ -185,7 +185,8 @@ def _in_one(env: str, unit: str, found: effects.EnvironmentEffect) -> dict[str, 
     return {"env": env, "unit": unit, "environments": 1, **_student(found.interval, found)}
 
 
-def _over_all(found: effects.Effect) -> dict[str, Any]:
+def over_all(found: effects.Effect) -> dict[str, Any]:
+    """The columns that describe an effect over several environments."""
     names = {"env": POOLED, "unit": "score", "environments": len(found.environments)}
     return names | _student(found.pooled, found)
 

@@ -18,6 +18,7 @@ from mpo.analysis.contrasts import (
     against_the_first,
     arrays,
     effect_over,
+    over_all,
     varied,
 )
 from mpo.analysis.tables import words
@@ -56,16 +57,5 @@ def _of(
     """The effect in each environment, then pooled."""
     places = {env: [x] for env, x in cells.items()} | {POOLED: [cells[env] for env in shared]}
     for env, scores in places.items():
-        found = effect_over(scores, contrast)
-        if found is not None:
-            interval = found.pooled
-            yield contrast.names | {
-                "where": where,
-                "env": env,
-                "estimate": interval.mean,
-                "lo": interval.lo,
-                "hi": interval.hi,
-                "method": "student-t",
-                "environments": len(found.environments),
-                "n": interval.n,
-            }
+        if (found := effect_over(scores, contrast)) is not None:
+            yield contrast.names | over_all(found) | {"where": where, "env": env}

@@ -69,21 +69,20 @@ def compute(
         )
     candidates, choices, best_of, chosen = (list[dict[str, Any]]() for _ in range(4))
     rng = np.random.default_rng(study.statistics.seed)
-    shares_across: dict[str, np.ndarray] = {}
+    shares: dict[str, np.ndarray] = {}  # of each choice: for all environments it is one
     for each in found:
         name, count = label(each.arm), tuning.left(each.arm, study.rung + 1)
         own, common = best_first(ranked_across(alone(each))), across.get(name)
-        if tuning.choose == "across" and common is not None:
-            _refuse_missing(known[name], f"{name} in all environments together")
-            if name not in shares_across:
-                shares_across[name] = _shares(known[name], count, rng)
-            taken, shares = common, shares_across[name]
+        if tuning.choose == "across":
+            of, taken, where = known[name], across[name], f"{name} in all environments together"
         else:
-            _refuse_missing(alone(each), f"{name} in {each.env}")
-            taken, shares = own, _shares(alone(each), count, rng)
+            of, taken, where = alone(each), own, f"{name} in {each.env}"
+        if where not in shares:
+            _refuse_missing(of, where)
+            shares[where] = _shares(of, count, rng)
         places = _Places(taken[:count], own[0], None if common is None else common[0])
-        candidates += _candidate_rows(each, tuning, places, shares)
-        choices.append(_choice_row(each, tuning, places, shares))
+        candidates += _candidate_rows(each, tuning, places, shares[where])
+        choices.append(_choice_row(each, tuning, places, shares[where]))
         best_of += _best_of_rows(each)
         for place in places.taken:
             settings = tuning.settings(each.candidates[place])

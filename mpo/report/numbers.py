@@ -37,6 +37,11 @@ def wide(long: pd.DataFrame, rows: Sequence[str], column: str, value: str) -> pd
     return long.set_index([*rows, column])[value].unstack(sort=False).rename_axis(columns=None)
 
 
+def grouped(count: int) -> str:
+    """A whole number, its thousands apart: 216 000."""
+    return f"{count:_}".replace("_", " ")
+
+
 def _decimals(x: float) -> int:
     """Decimal places down to the second significant digit of x; negative if x is 100 or more."""
     return 1 - int(f"{x:.1e}".partition("e")[2])

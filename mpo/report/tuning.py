@@ -9,6 +9,7 @@ import pandas as pd
 from mpo.analysis.intervals import MINUS
 from mpo.analysis.tables import label, read
 from mpo.report.figures.style import plural
+from mpo.report.numbers import grouped
 from mpo.report.typeset import NONE, inline
 from mpo.study.arm_values import schedule
 from mpo.study.plan import Study
@@ -74,7 +75,7 @@ def _halved(study: Study, tuning: Tuning) -> str:
         f"{_per_arm(study, tuning, rung)} up to {share_of_budget(study, rung)}"
         for rung in range(1, tuning.rungs + 1)
     )
-    steps = {name: f"{count:_}".replace("_", " ") for name, count in arm_steps(study).items()}
+    steps = {name: grouped(count) for name, count in arm_steps(study).items()}
     each = [*steps.values()]
     if len({*each}) == 1:
         given = f"Each arm was given {each[0]} environment steps"

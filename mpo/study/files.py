@@ -18,16 +18,8 @@ TABLES = ("runs", "evals", "train", "curves", "scores")
 
 ANSWERS = (
     *("finals", "references", "aggregates", "profiles", "improvements", "effects"),
-    *(
-        "differences",
-        "contrasts",
-        "robustness",
-        "efficiency",
-        "power",
-        "baselines",
-        "sample_efficiency",
-    ),
-    *("cost_curves", "cost_ratios", "others", "unpaired"),
+    *("differences", "contrasts", "robustness", "efficiency", "power", "baselines"),
+    *("sample_efficiency", "cost_curves", "cost_ratios", "others", "unpaired"),
 )
 """The tables that `statistics` makes from those."""
 
@@ -53,17 +45,8 @@ TABLE_CHECKSUMS = ".checksums.json"
 """The record of the tables' checksums, beside them."""
 
 PAGES = (
-    *(
-        "runs",
-        "scores",
-        "contrasts",
-        "effects",
-        "robustness",
-        "power",
-        "aggregates",
-        "improvements",
-    ),
-    *("efficiency", "cost_ratios", "references", "baselines", "unpaired"),
+    *("runs", "scores", "contrasts", "effects", "robustness", "power", "aggregates"),
+    *("improvements", "efficiency", "cost_ratios", "references", "baselines", "unpaired"),
 )
 """Tables that are also written as HTML pages."""
 

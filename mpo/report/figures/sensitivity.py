@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mpo.analysis.tables import read
 from mpo.report.figures import style
+from mpo.report.numbers import grouped
 from mpo.study.arm_values import schedule
 from mpo.study.plan import Study
 from mpo.study.tuning import Tuning, arms
@@ -72,7 +73,7 @@ def _steps(study: Study) -> str:
     """The steps of a candidate, from the least to the greatest of the environments."""
     steps = [schedule(study, environment).total_steps for environment in study.environments]
     ends = dict.fromkeys((min(steps), max(steps)))
-    return " to ".join(f"{count:_}".replace("_", " ") for count in ends)
+    return " to ".join(map(grouped, ends))
 
 
 def _tuning(study: Study) -> Tuning:

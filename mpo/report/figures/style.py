@@ -235,10 +235,8 @@ def runs_in_words(found: pd.DataFrame, environments: pd.Series | int) -> str:
         found: rows of a table over environments, with the number `n` of runs.
         environments: that they were pooled from.
     """
-    runs, few = (
-        plural(int(found["n"].min()), "run"),
-        (found["n"] / environments).min() < EXPLORATORY,
-    )
+    runs = plural(int(found["n"].min()), "run")
+    few = (found["n"] / environments).min() < EXPLORATORY
     return f"at least {runs} per arm{', exploratory' if few else ''}"
 
 
