@@ -46,14 +46,17 @@ def how_tuned(study: Study, factor: str) -> str:
 
 def _how(study: Study, tuning: Tuning) -> str:
     measure = {"area": "area under the learning curve", "final": "final return"}[tuning.criterion]
-    chosen = {
-        "environment": "in each environment",
-        "across": "for all environments together, by the mean score",
-    }[tuning.choose]
+    places = [environment.name for environment in study.tuned_environments]
+    where, chosen = "", "in each environment"
+    if len(places) < len(study.environments):
+        where = f"in {', '.join(places)} "
+        chosen = "for all environments, by the mean score in these"
+    elif tuning.choose == "across":
+        chosen = "for all environments together, by the mean score"
     seeds = ", ".join(map(str, tuning.seeds))
     return (
         f"Before the reported runs, {_per_arm(study, tuning, 1)} candidates per arm "
-        f"({', '.join(tuning.keys)}) were trained with the seeds {seeds} for "
+        f"({', '.join(tuning.keys)}) were trained {where}with the seeds {seeds} for "
         f"{share_of_budget(study, tuning.rungs)} of the budget{_halved(study, tuning)}."
         f"{_searched(study, tuning)} The one with the best {measure} was chosen {chosen}. The "
         "intervals of the answers are conditional on what was chosen: they do not hold the "
@@ -96,7 +99,7 @@ def share_of_budget(study: Study, rung: int) -> str:
     """
     shares = sorted(
         100 * study.tuning_steps(each)[rung - 1] / schedule(study, each).total_steps
-        for each in study.environments
+        for each in study.tuned_environments
     )
     low, high = (f"{share:.3g}" for share in (shares[0], shares[-1]))
     return f"{low} %" if low == high else f"{low} to {high} %"
@@ -106,7 +109,7 @@ def arm_steps(study: Study) -> dict[str, int]:
     """Returns the environment steps that tuning gives each arm, in all environments and seeds."""
     tuning = study.tuned
     assert tuning is not None
-    budgets = [study.tuning_steps(environment) for environment in study.environments]
+    budgets = [study.tuning_steps(environment) for environment in study.tuned_environments]
     found = {}
     for arm in arms(tuning, study.axis_values):
         counts = [tuning.left(arm, rung) for rung in range(1, tuning.rungs + 1)]

@@ -95,7 +95,8 @@ class Study(StudyConfig):
                 "trainings resume the shorter ones, received false"
             )
         reported = () if self.stage == "tuning" else self.seeds
-        found = self.tuning.checked(self._axis_values, reported, self.statistics.seed)
+        names = [environment.name for environment in self.environments]
+        found = self.tuning.checked(names, self._axis_values, reported, self.statistics.seed)
         arm_values.refuse_set_twice(self, (*found.keys, *found.followers))
         return found
 
@@ -123,6 +124,12 @@ class Study(StudyConfig):
         return self.stage == "tuning" and not self.is_settled
 
     @property
+    def tuned_environments(self) -> tuple[Environment, ...]:
+        """The environments in which candidates are trained."""
+        names = self.tuned.environments if self.tuned else ()
+        return tuple(e for e in self.environments if names is None or e.name in names)
+
+    @property
     def _tuned_arms(self) -> list[dict[str, Any]]:
         return arms(self.tuned, self._axis_values) if self.tuned else []
 
@@ -140,6 +147,8 @@ class Study(StudyConfig):
         assert self.tuned is not None
         environments = []
         for environment, given in zip(self.environments, config["environments"], strict=True):
+            if environment not in self.tuned_environments:
+                continue
             own = given if isinstance(given, Mapping) else {"id": given}
             environments.append({**own, "total_steps": self.tuning_steps(environment)[rung - 1]})
         name = self.study + SUFFIX + _rung_suffix(rung, self.tuned)
@@ -261,7 +270,9 @@ class Study(StudyConfig):
         None if there is no choice, or it is an earlier one, of values that are no candidates now.
         """
         assert self.tuned is not None
-        chosen = (self._choice or {}).get((environment.slug, key_of(arm)), ())
+        tuned_in = self.tuned_environments
+        place = environment if environment in tuned_in else tuned_in[0]  # all have one choice then
+        chosen = (self._choice or {}).get((place.slug, key_of(arm)), ())
         names = {key_of(settings) for settings in chosen}
         tried = self.tuned.candidates_of(arm) if names else []
         found = [each for each in tried if key_of(self.tuned.settings(each)) in names]

@@ -34,14 +34,16 @@ def check(study: Study, table: Path) -> None:
 
     Raises:
         ConfigError: see `user_tables.references`; or one candidate is to be chosen for all
-            environments, and none of them has a reference.
+            environments, and none in which candidates are trained has a reference.
     """
-    found = of_study(study, table)
+    tuned = {environment.name for environment in study.tuned_environments}
+    found = [row for row in of_study(study, table) if row.env in tuned]
     across = study.tuned is not None and study.tuned.choose == "across"
     if across and all(row.reference is None for row in found):
         raise ConfigError(
-            f"tuning.choose: expected 'environment', since no environment has a reference in "
-            f"{table}, received 'across' with {', '.join(row.env for row in found)}"
+            "tuning.choose: expected 'environment', since no environment in which candidates are "
+            f"trained has a reference in {table}, received 'across' with "
+            f"{', '.join(row.env for row in found)}"
         )
 
 

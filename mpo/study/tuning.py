@@ -94,6 +94,10 @@ class Tuning(Section):
     """Whether each environment has a choice of its own, or one candidate is chosen for all: the one
     with the best mean score over the environments that have a reference."""
 
+    environments: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, NULL] = None
+    """Names of the environments in which candidates are trained; without it, all. Fewer need
+    `choose: across`: the candidate that is chosen there is then trained in all environments."""
+
     _seed: int = PrivateAttr(0)
     """Seed of the search; `checked` sets it."""
 
@@ -186,20 +190,26 @@ class Tuning(Section):
         return found[0]
 
     def checked(
-        self, axis_values: Mapping[str, Sequence[Any]], reported: Sequence[int], seed: int
+        self,
+        environments: Sequence[str],
+        axis_values: Mapping[str, Sequence[Any]],
+        reported: Sequence[int],
+        seed: int,
     ) -> "Tuning":
         """Returns it with values of the schema's types, if it fits the study.
 
         Args:
+            environments: the names of the study's environments.
             axis_values: the study's axes with their values.
             reported: the study's seeds.
             seed: of the search.
 
         Raises:
-            ConfigError: a key, an axis or a seed that cannot be tuned, or a search that lacks a key
-                or has one of another search.
+            ConfigError: a key, an axis, an environment or a seed that cannot be tuned, or a search
+                that lacks a key or has one of another search.
         """
         self._refuse_other_search()
+        self._refuse_other_environments(environments)
         for axis in self.axes:
             if axis not in axis_values:
                 raise ConfigError(
@@ -247,6 +257,21 @@ class Tuning(Section):
                         f"({', '.join(numbers) or 'there is none'}), received {key!r} with the "
                         f"values {tried[key]}"
                     )
+
+    def _refuse_other_environments(self, names: Sequence[str]) -> None:
+        """Refuses environments that the study lacks, and a choice that not all would have."""
+        given = self.environments or names
+        if unknown := [name for name in given if name not in names]:
+            raise ConfigError(
+                f"tuning.environments: expected some of {', '.join(names)}, received {unknown[0]!r}"
+            )
+        if len({*given}) < len(given):
+            raise ConfigError(f"tuning.environments: expected every name once, received {[*given]}")
+        if len(given) < len(names) and self.choose == "environment":
+            raise ConfigError(
+                "tuning.choose: expected 'across', since tuning.environments leaves out "
+                f"{', '.join(name for name in names if name not in given)}, received 'environment'"
+            )
 
     def _refuse_other_search(self) -> None:
         """Refuses keys that belong to another kind of search, and the lack of its own."""

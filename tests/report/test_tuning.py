@@ -9,7 +9,7 @@ from mpo.report import tuning
 from mpo.report.figures import sensitivity as figure
 from mpo.study.plan import Study
 from tests.study.test_halving import config as halving
-from tests.study.test_tuning import config, search
+from tests.study.test_tuning import config, search, tuned_in
 
 
 def choice(env, arm, **changed):
@@ -52,6 +52,15 @@ def test_the_sensitivity_of_each_arm_is_told_with_what_it_means(said):
     minus = "\N{MINUS SIGN}"
     assert f"{minus}0.050" in text
     assert "An arm with a large index needs tuning in each environment" in text
+
+
+def test_the_environments_of_the_candidates_are_told_if_they_are_not_all(said):
+    all_of_them = said(choose="across")
+    assert "per arm (q_lr) were trained with the seeds 1000" in all_of_them
+    text = said(of=lambda: tuned_in(["Pendulum-v1"], choose="across"))
+    assert "per arm (q_lr) were trained in Pendulum-v1 with the seeds 1000" in text
+    assert "chosen for all environments together" in all_of_them
+    assert "chosen for all environments, by the mean score in these" in text
 
 
 def test_an_index_of_one_seed_has_no_value_but_the_naive_one(said):

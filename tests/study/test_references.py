@@ -29,6 +29,9 @@ def test_a_choice_across_needs_a_reference(tmp_path, rows):
     references.check(across(["A-v0", "dm_control/walker-walk-v0"]), table)
     table.write_text(HEAD + "A-v0,1,w,s\n")
     references.check(across(["A-v0", "B-v0"]), table)
+    few = test_tuning.tuned_in(["Pendulum-v1"], choose="across")
+    with pytest.raises(ConfigError, match="candidates are trained .* 'across' with Pendulum-v1$"):
+        references.check(Study.parse(few), table)
 
 
 @pytest.mark.slow

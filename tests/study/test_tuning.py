@@ -31,6 +31,11 @@ def search(environments=2, **tuning):
     return config(environments, **(section | tuning))
 
 
+def tuned_in(names, **tuning):
+    given = config(**tuning)
+    return given | {"tuning": given["tuning"] | {"environments": names}}
+
+
 def stage(of):
     study = Study.parse(of)
     return Study.parse(study.tuning_stages(of)[0])
@@ -104,6 +109,46 @@ def test_what_was_chosen_is_trained_with_every_value_of_the_other_axes(tmp_path)
             assert training.q_lr == row["settings"]["q_lr"] == 2 * training.policy_lr
     path.write_text(json.dumps(sealed({"chosen": rows[1:]})))
     assert not Study.parse(config(), read_choice(path)).is_settled
+
+
+def test_what_some_environments_choose_is_trained_in_all(tmp_path):
+    walker = "dm_control/walker-walk-v0"
+    given = tuned_in([walker], choose="across")
+    tuning = stage(given)
+    assert {run.spec.env_id for run in tuning.runs} == {walker}
+    assert len(tuning.runs) == 2 * 3 * 3 and tuning.tuned_environments == tuning.environments
+    rows = [
+        {
+            "env": "dm_control-walker-walk-v0",
+            "arm": {"optimizer": arm},
+            "settings": {"q_lr": rate, "policy_lr": 0.5 * rate},
+        }
+        for arm, rate in (("adam", 1e-4), ("sgd", 1.0))
+    ]
+    path = tmp_path / "chosen.json"
+    path.write_text(json.dumps(sealed({"chosen": rows})))
+    study = Study.parse(given, read_choice(path))
+    assert study.is_settled and len(study.environments) == 2
+    rates = {"adam": 1e-4, "sgd": 1.0}
+    assert all(run.spec.training.q_lr == rates[run.arm["optimizer"]] for run in study.runs)
+
+
+@pytest.mark.parametrize(
+    ("names", "choose", "message"),
+    [
+        (["Walker"], "across", "tuning.environments: .*Pendulum-v1, dm_.*v0, received 'Walker'"),
+        (["Pendulum-v1"] * 2, "across", "tuning.environments: expected every name once, received"),
+        ([], "across", "tuning.environments: .*at least 1 item"),
+        (
+            ["Pendulum-v1"],
+            "environment",
+            "tuning.choose: expected 'across', .*leaves out dm_control/walker-walk-v0, received 'e",
+        ),
+    ],
+)
+def test_environments_that_cannot_choose_are_refused(names, choose, message):
+    with pytest.raises(ConfigError, match=message):
+        Study.parse(tuned_in(names, choose=choose))
 
 
 EDITED = json.dumps(sealed({"chosen": []})).replace("[]", "[{}]")
