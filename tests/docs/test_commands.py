@@ -119,6 +119,7 @@ NOT_RUN = {
     "test_workflow.py makes its files",
     **dict.fromkeys(
         (
+            "make study CONFIG=config/optimizers.yaml",
             "make study CONFIG=config/precision.yaml",
             "make study CONFIG=config/published.yaml",
             "make study CONFIG=config/search/exploration.yaml",
