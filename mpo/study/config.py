@@ -75,7 +75,7 @@ def check_keys(given: Mapping[Any, Any], allowed: Iterable[str]) -> None:
     for key, value in given.items():
         if key not in choices:
             raise ConfigError(
-                f"unknown key {_shown(key)} with value {_shown(value)}; "
+                f"unknown key {shown(key)} with value {shown(value)}; "
                 f"{nearest(str(key), choices)}choose from {', '.join(choices)}"
             )
 
@@ -99,8 +99,8 @@ def explain(error: ValidationError) -> str:
         message = _in_yaml(item["type"], item["msg"].removeprefix("Value error, "), item["input"])
         # A whole section is too long to show; its own message quotes the values that matter.
         whole = isinstance(item["input"], Mapping | BaseModel)
-        shown = "" if whole else f", received {_shown(item['input'])}"
-        lines.append(f"{key}: {message}{shown}" if key else message + shown)
+        received = "" if whole else f", received {shown(item['input'])}"
+        lines.append(f"{key}: {message}{received}" if key else message + received)
     return "\n".join(lines)
 
 
@@ -120,7 +120,8 @@ def _in_yaml(kind: str, message: str, value: Any) -> str:
     return message
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Returns a value for messages, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:60]}... ({len(text)} characters)"
 

@@ -1,9 +1,10 @@
 """The config of a study: its sections and keys, and what is refused in them before any planning."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mpo.study.cells import DEFINITION, OWN_KEYS, SETTABLE, Bundle, Environment
 from mpo.study.config import (
@@ -19,6 +20,7 @@ from mpo.study.config import (
     Tables,
     Verification,
     check_keys,
+    shown,
 )
 from mpo.study.contrasts import Contrast
 from mpo.study.hyperparameters import Training
@@ -101,6 +103,28 @@ class StudyConfig(Section):
     allow_missing: bool = False
     """Whether to make the tables without the runs that failed or are damaged. They then show the
     number of runs per cell. An environment that fails with random actions has no scores then."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_in_their_sections(cls, data: Any) -> Any:
+        """Refuses a key of another section, also a misspelled one, and says where it belongs."""
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        sections = {
+            name: [*kind.model_fields]
+            for name, kind in kinds.items()
+            if isinstance(kind, type) and issubclass(kind, Section)
+        }
+        places = {key: f"{name}.{key}" for name, keys in sections.items() for key in keys}
+        for name, own in sections.items() if isinstance(data, Mapping) else ():
+            given = data.get(name)
+            for key in given if isinstance(given, Mapping) else ():
+                near = difflib.get_close_matches(str(key), places, n=1)
+                if key not in own and near and near[0] not in own:
+                    raise ConfigError(
+                        f"{name}: unknown key {shown(key)} with value {shown(given[key])}; did you "
+                        f"mean {places[near[0]]}? In {name}, choose from {', '.join(own)}"
+                    )
+        return data
 
     @field_validator("study")
     @classmethod
