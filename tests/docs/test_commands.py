@@ -125,6 +125,7 @@ NOT_RUN = {
             "make study CONFIG=config/search/exploration.yaml",
             "make study CONFIG=config/search/learning.yaml",
             "make study CONFIG=config/search/rates.yaml",
+            'make study CONFIG="config/presets/fast.yaml config/gym.yaml"',
             'make study CONFIG="config/presets/fast.yaml config/suite.yaml"',
             'make study CONFIG="config/presets/fast.yaml config/small.yaml"',
             'make study CONFIG="config/presets/fast.yaml config/baselines.yaml"',
