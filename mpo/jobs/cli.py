@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpo.study import checksums
+from mpo.study.choice import read_choice
 from mpo.study.config import ConfigError
 from mpo.study.files import CHOICE, replacing, write_json
 from mpo.study.plan import Study
 from mpo.study.specs import CellSpec, EnvironmentSpec, EvaluationSpec, RandomSpec
-from mpo.study.tuning import read_choice
 from mpo.training.signals import STOPPING, stopped_at_once
 
 if TYPE_CHECKING:

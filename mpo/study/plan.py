@@ -12,13 +12,15 @@ from pydantic import PrivateAttr, ValidationError
 
 from mpo.study import arm_values
 from mpo.study.cells import BUNDLE, CORE_AXES, Cell, Environment, Run
+from mpo.study.choice import Choice
 from mpo.study.config import ConfigError, explain
 from mpo.study.contrasts import Comparison, comparisons
 from mpo.study.hyperparameters import training_value
 from mpo.study.optimizers import ARM_KEYS, BUILT_IN, Definition, choices, definition
 from mpo.study.schema import StudyConfig, refuse_duplicates
 from mpo.study.specs import EvaluationSpec, RandomSpec
-from mpo.study.tuning import SUFFIX, Choice, Tuning, arms, key_of
+from mpo.study.tuning import SUFFIX, Tuning, arms, key_of
+from mpo.study.tuning_checks import checked
 
 
 class Study(StudyConfig):
@@ -96,7 +98,7 @@ class Study(StudyConfig):
             )
         reported = () if self.stage == "tuning" else self.seeds
         names = [environment.name for environment in self.environments]
-        found = self.tuning.checked(names, self._axis_values, reported, self.statistics.seed)
+        found = checked(self.tuning, names, self._axis_values, reported, self.statistics.seed)
         arm_values.refuse_set_twice(self, (*found.keys, *found.followers))
         return found
 

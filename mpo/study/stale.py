@@ -11,9 +11,9 @@ from typing import Any
 
 from mpo.study.cells import Run
 from mpo.study.checksums import Damaged
+from mpo.study.choice import read_choice
 from mpo.study.files import CHOICE, EVALUATION_COST, RUN
 from mpo.study.plan import Study
-from mpo.study.tuning import read_choice
 
 
 def stale_files(study: Study, plan: str, runs: Iterable[Run], root: Path) -> list[Path]:

@@ -7,13 +7,10 @@ with that.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator
 
-from mpo.study.cells import axis_value
-from mpo.study.checksums import OWN, Damaged, read_record, reading
 from mpo.study.config import (
     NULL,
     ConfigError,
@@ -23,11 +20,10 @@ from mpo.study.config import (
     Section,
     Seed,
     canonical_json,
-    check_keys,
 )
 from mpo.study.halving import Halving
-from mpo.study.hyperparameters import Training, training_value
-from mpo.study.search import BASES, Search, checked_range, checked_values, draw
+from mpo.study.hyperparameters import Training
+from mpo.study.search import Search, draw
 
 SUFFIX = "-tuning"
 """Ends the name of the stage's study."""
@@ -99,7 +95,7 @@ class Tuning(Section):
     `choose: across`: the candidate that is chosen there is then trained in all environments."""
 
     _seed: int = PrivateAttr(0)
-    """Seed of the search; `checked` sets it."""
+    """Seed of the search; `with_entries` sets it."""
 
     @field_validator("seeds")
     @classmethod
@@ -111,7 +107,7 @@ class Tuning(Section):
     @property
     def keys(self) -> tuple[str, ...]:
         """Every tuned key, sorted."""
-        return tuple(sorted({key for each in self._entries for key in each} - {*self.axes}))
+        return tuple(sorted({key for each in self.entries for key in each} - {*self.axes}))
 
     def candidates_of(self, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Returns the candidates of an arm: the values of its tuned keys.
@@ -145,7 +141,7 @@ class Tuning(Section):
         Args:
             arm: the value of every tuned axis.
         """
-        entry = self._entry(arm)
+        entry = self.entry(arm)
         return {key: values for key, values in entry.items() if key not in self.axes}
 
     def settings(self, candidate: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,161 +158,44 @@ class Tuning(Section):
         """Whether a tuned number is the least or the greatest that was tried, of several."""
         tried = self.candidates_of(arm)
         several = (key for key in candidate if any(c[key] != candidate[key] for c in tried))
-        numbers = {key: [c[key] for c in tried if _is_number(c[key])] for key in several}
+        numbers = {key: [c[key] for c in tried if is_number(c[key])] for key in several}
         return any(
             values and candidate[key] in (min(values), max(values))
             for key, values in numbers.items()
         )
 
     @property
-    def _place(self) -> Literal["grids", "ranges"]:
+    def place(self) -> Literal["grids", "ranges"]:
         """The key that says what is tried."""
         return "grids" if self.search == "grid" else "ranges"
 
     @property
-    def _entries(self) -> tuple[dict[str, Any], ...]:
+    def entries(self) -> tuple[dict[str, Any], ...]:
+        """What is tried: the grids, or the ranges of a search."""
         return self.grids if self.search == "grid" else self.ranges
 
-    def _entry(self, arm: Mapping[str, Any]) -> dict[str, Any]:
+    def with_entries(self, entries: Sequence[dict[str, Any]], seed: int) -> "Tuning":
+        """Returns it with other entries, and the seed that the search draws with."""
+        found = self.model_copy(update={self.place: tuple(entries)})
+        found._seed = seed
+        return found
+
+    def entry(self, arm: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the one entry that is for an arm.
+
+        Raises:
+            ConfigError: there is none, or more than one.
+        """
         found = [
-            each for each in self._entries if all(arm[a] == each[a] for a in self.axes if a in each)
+            each for each in self.entries if all(arm[a] == each[a] for a in self.axes if a in each)
         ]
         if len(found) != 1:
-            one = {"grids": "one grid", "ranges": "one entry"}[self._place]
+            one = {"grids": "one grid", "ranges": "one entry"}[self.place]
             raise ConfigError(
-                f"tuning.{self._place}: expected {one} for the arm {_named(arm)}, received "
+                f"tuning.{self.place}: expected {one} for the arm {named(arm)}, received "
                 f"{len(found)}"
             )
         return found[0]
-
-    def checked(
-        self,
-        environments: Sequence[str],
-        axis_values: Mapping[str, Sequence[Any]],
-        reported: Sequence[int],
-        seed: int,
-    ) -> "Tuning":
-        """Returns it with values of the schema's types, if it fits the study.
-
-        Args:
-            environments: the names of the study's environments.
-            axis_values: the study's axes with their values.
-            reported: the study's seeds.
-            seed: of the search.
-
-        Raises:
-            ConfigError: a key, an axis, an environment or a seed that cannot be tuned, or a search
-                that lacks a key or has one of another search.
-        """
-        self._refuse_other_search()
-        self._refuse_other_environments(environments)
-        for axis in self.axes:
-            if axis not in axis_values:
-                raise ConfigError(
-                    f"tuning.axes: expected some of {', '.join(axis_values)}, received {axis!r}"
-                )
-        if both := [seed for seed in self.seeds if seed in reported]:
-            raise ConfigError(
-                f"tuning.seeds: a seed is either tuned on or reported, received {both} in both"
-            )
-        entries = tuple(self._checked(entry, axis_values) for entry in self._entries)
-        found = self.model_copy(update={self._place: entries})
-        found._seed = seed
-        check_keys(self.followers, [key for key in TUNABLE if key not in found.keys])
-        found._refuse_followers_of_no_number()
-        for arm in arms(found, axis_values):
-            candidates = found.candidates_of(arm)
-            for candidate in candidates:
-                for key, value in found.settings(candidate).items():
-                    training_value("tuning", key, value)
-            if any(each in candidates[:place] for place, each in enumerate(candidates)):
-                raise ConfigError(
-                    f"tuning.ranges: expected ranges with {self.candidates} different candidates "
-                    f"for the arm {_named(arm)}, received {found._entry(arm)}"
-                )
-            if found.halving and found.left(arm, found.rungs) < 2:
-                raise ConfigError(
-                    "tuning.halving: expected at least "
-                    f"{2 * found.halving.factor ** (found.rungs - 1)} candidates for the arm "
-                    f"{_named(arm)}, so that two are left to choose from in the last of "
-                    f"{found.rungs} rungs, received {len(candidates)}"
-                )
-        return found
-
-    def _refuse_followers_of_no_number(self) -> None:
-        tried: dict[str, list[Any]] = {key: [] for key in self.keys}
-        for key, entry in itertools.product(tried, self._entries):
-            tried[key] += entry.get(key, ())
-        numbers = [key for key, values in tried.items() if all(map(_is_number, values))]
-        for name, followed in self.followers.items():
-            check_keys(followed, tried)
-            for key in followed:
-                if key not in numbers:
-                    raise ConfigError(
-                        f"tuning.followers.{name}: expected a tuned key of numbers "
-                        f"({', '.join(numbers) or 'there is none'}), received {key!r} with the "
-                        f"values {tried[key]}"
-                    )
-
-    def _refuse_other_environments(self, names: Sequence[str]) -> None:
-        """Refuses environments that the study lacks, and a choice that not all would have."""
-        given = self.environments or names
-        if unknown := [name for name in given if name not in names]:
-            raise ConfigError(
-                f"tuning.environments: expected some of {', '.join(names)}, received {unknown[0]!r}"
-            )
-        if len({*given}) < len(given):
-            raise ConfigError(f"tuning.environments: expected every name once, received {[*given]}")
-        if len(given) < len(names) and self.choose == "environment":
-            raise ConfigError(
-                "tuning.choose: expected 'across', since tuning.environments leaves out "
-                f"{', '.join(name for name in names if name not in given)}, received 'environment'"
-            )
-
-    def _refuse_other_search(self) -> None:
-        """Refuses keys that belong to another kind of search, and the lack of its own."""
-        choices = "choose search from grid, random, quasi-random"
-        other = "ranges" if self.search == "grid" else "grids"
-        if given := getattr(self, other):
-            raise ConfigError(
-                f"tuning.{other}: expected none with search {self.search!r}, received "
-                f"{[*given]}; {choices}"
-            )
-        if not self._entries:
-            raise ConfigError(
-                f"tuning.{self._place}: expected an entry for each arm with search "
-                f"{self.search!r}, received none; {choices}"
-            )
-        if (self.candidates is None) != (self.search == "grid"):
-            wanted = "none" if self.search == "grid" else "a number of at least 2"
-            raise ConfigError(
-                f"tuning.candidates: expected {wanted} with search {self.search!r}, received "
-                f"{self.candidates}; {choices}"
-            )
-
-    def _checked(
-        self, entry: Mapping[str, Any], axis_values: Mapping[str, Sequence[Any]]
-    ) -> dict[str, Any]:
-        check_keys(entry, dict.fromkeys([*self.axes, *TUNABLE]))
-        found: dict[str, Any] = {}
-        for key, values in entry.items():
-            if key in self.axes:
-                where = f"tuning.{self._place}.{key}"
-                found[key] = axis_value(where, key, values, axis_values[key])
-            else:
-                check = checked_values if self.search == "grid" else checked_range
-                found[key] = check(key, values)
-        tuned = [key for key in found if key not in self.axes]
-        if not tuned:
-            raise ConfigError(
-                f"tuning.{self._place}: expected a key to tune, received {dict(entry)}"
-            )
-        if self.search == "quasi-random" and len(tuned) > len(BASES):
-            raise ConfigError(
-                f"tuning.ranges: expected at most {len(BASES)} keys with search 'quasi-random', "
-                f"received {', '.join(tuned)}"
-            )
-        return dict(sorted(found.items()))  # paths contain them, see `Study.axis_values`
 
 
 def arms(tuning: Tuning, axis_values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -331,33 +210,11 @@ def key_of(arm: Mapping[str, Any]) -> str:
     return canonical_json(dict(arm))
 
 
-Choice = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
-"""The values of `training` that were chosen, by an environment's name in paths and `key_of` its
-tuned arm: one for the reported runs, several for a rung of halving."""
-
-
-def read_choice(path: Path) -> Choice | None:
-    """Reads what was chosen; None if nothing was.
-
-    Raises:
-        Damaged: the file cannot be read, or is not the one that its job wrote.
-    """
-    try:
-        record = read_record(path)
-    except FileNotFoundError:
-        return None
-    if OWN not in record:
-        raise Damaged(path, "it has no checksum")
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    with reading(path):
-        for row in record["chosen"]:
-            found.setdefault((row["env"], key_of(row["arm"])), []).append(row["settings"])
-    return found
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _named(arm: Mapping[str, Any]) -> str:
+def named(arm: Mapping[str, Any]) -> str:
+    """Returns a tuned arm in words, for messages."""
     return ", ".join(f"{axis} {value}" for axis, value in arm.items())

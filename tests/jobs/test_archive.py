@@ -27,10 +27,10 @@ from mpo.jobs.archive.pack import pack
 from mpo.report.figures import FIGURES
 from mpo.study import questions
 from mpo.study.checksums import Damaged, sealed
+from mpo.study.choice import read_choice
 from mpo.study.config import JobFailed, canonical_json
 from mpo.study.files import ANSWERS, PAGES, QUESTIONS, RUN_FILES, TABLE_CHECKSUMS, TYPESET
 from mpo.study.plan import Study
-from mpo.study.tuning import read_choice
 from tests import synthetic
 from tests.pipeline import ROOT
 

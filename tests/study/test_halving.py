@@ -5,12 +5,12 @@ import json
 import pytest
 
 from mpo.study.checksums import sealed
+from mpo.study.choice import read_choice
 from mpo.study.config import ConfigError
 from mpo.study.overview import overview
 from mpo.study.plan import Study
 from mpo.study.remaining import work_left
 from mpo.study.status import statuses
-from mpo.study.tuning import read_choice
 from tests.study.test_tuning import search
 
 PENDULUM, WALKER = "Pendulum-v1", "dm_control-walker-walk-v0"

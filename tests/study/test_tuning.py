@@ -5,10 +5,10 @@ import json
 import pytest
 
 from mpo.study.checksums import Damaged, sealed
+from mpo.study.choice import read_choice
 from mpo.study.config import ConfigError, canonical_json
 from mpo.study.plan import Study
 from mpo.study.stale import stale_files
-from mpo.study.tuning import read_choice
 from tests import synthetic
 
 GRIDS = [

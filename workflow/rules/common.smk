@@ -24,7 +24,7 @@ from mpo.study.files import ANSWERS, CHOICE, PAGES, TABLED, TABLES, TUNED, TYPES
 from mpo.study.packs import packs
 from mpo.study.status import given_up, noted_damage
 from mpo.study.plan import Study
-from mpo.study.tuning import read_choice
+from mpo.study.choice import read_choice
 
 # As a module in another workflow, this one must leave the other's settings and rules alone.
 MODULE = workflow.modifier.parent_modifier is not None
