@@ -158,8 +158,13 @@ class Study(StudyConfig):
         found |= {"rung": rung} if self.tuned.halving else {}
         found |= {"environments": environments, "seeds": list(self.tuned.seeds)}
         given = config.get("axes", {})
-        found["axes"] = {axis: given[axis] for axis in self.tuned.axes if axis in given}
-        if BUNDLE not in self.tuned.axes:
+        # An axis of one value has it in every reported run, so candidates have it too.
+        found["axes"] = {
+            axis: values
+            for axis, values in given.items()
+            if axis in self.tuned.axes or len(values) == 1
+        }
+        if BUNDLE not in self.tuned.axes and len(self.bundles) > 1:
             found.pop("bundles", None)
         for key in ("contrasts", "others"):  # of reported runs
             found.pop(key, None)

@@ -40,8 +40,8 @@ class Tuning(Section):
     """A stage before the reported runs that chooses the hyperparameters of each arm."""
 
     axes: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Axes whose arms are tuned, each combination of their values apart. Other axes have the value
-    of `training` meanwhile, and what is chosen holds for all of their values."""
+    """Axes whose arms are tuned, each combination of their values apart. Other axes of several
+    values have that of `training` meanwhile, and what is chosen holds for all of their values."""
 
     search: Search = "grid"
     """Where candidates come from: `grids` that list their values, or points of `ranges`, either

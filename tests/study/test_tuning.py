@@ -63,6 +63,19 @@ def test_the_plan_of_the_stage_is_a_study_by_itself():
     assert Study.parse(given).runs == first.runs
 
 
+def test_candidates_have_the_value_of_an_axis_that_has_only_one():
+    given = config(1)
+    given["axes"] |= {"retrace": [True], "gamma": [0.9]}
+    for training in (run.spec.training for run in stage(given).runs):
+        assert training.retrace is True and training.gamma == 0.9
+    given["bundles"] = [{"name": "pink", "action_noise": "pink"}]
+    assert {run.spec.training.action_noise for run in stage(given).runs} == {"pink"}
+    given["axes"]["gamma"] = [0.8, 0.9]
+    given["bundles"].append({"name": "white"})
+    for training in (run.spec.training for run in stage(given).runs):
+        assert training.gamma == 0.99 and training.action_noise == "white"
+
+
 def test_environments_have_their_share_of_their_own_budgets():
     own = [
         {"id": "Pendulum-v1", "total_steps": 7000},
