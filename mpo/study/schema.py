@@ -117,9 +117,10 @@ class StudyConfig(Section):
         places = {key: f"{name}.{key}" for name, keys in sections.items() for key in keys}
         for name, own in sections.items() if isinstance(data, Mapping) else ():
             given = data.get(name)
-            for key in given if isinstance(given, Mapping) else ():
+            unknown = [key for key in given if key not in own] if isinstance(given, Mapping) else []
+            for key in unknown:
                 near = difflib.get_close_matches(str(key), places, n=1)
-                if key not in own and near and near[0] not in own:
+                if near and near[0] not in own:
                     raise ConfigError(
                         f"{name}: unknown key {shown(key)} with value {shown(given[key])}; did you "
                         f"mean {places[near[0]]}? In {name}, choose from {', '.join(own)}"

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from mpo.study.config import (
     NULL,
@@ -97,11 +97,12 @@ class Tuning(Section):
     _seed: int = PrivateAttr(0)
     """Seed of the search; `with_entries` sets it."""
 
-    @field_validator("seeds")
+    @field_validator("seeds", "environments")
     @classmethod
-    def _unique_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if len({*value}) < len(value):
-            raise ValueError(f"expected every seed once, received {list(value)}")
+    def _each_once(cls, value: tuple[Any, ...] | None, info: ValidationInfo) -> Any:
+        if value is not None and len({*value}) < len(value):
+            what = "seed" if info.field_name == "seeds" else "name"
+            raise ValueError(f"expected every {what} once, received {list(value)}")
         return value
 
     @property

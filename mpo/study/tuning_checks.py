@@ -80,8 +80,6 @@ def _refuse_other_environments(tuning: Tuning, names: Sequence[str]) -> None:
         raise ConfigError(
             f"tuning.environments: expected some of {', '.join(names)}, received {unknown[0]!r}"
         )
-    if len({*given}) < len(given):
-        raise ConfigError(f"tuning.environments: expected every name once, received {[*given]}")
     if len(given) < len(names) and tuning.choose == "environment":
         raise ConfigError(
             "tuning.choose: expected 'across', since tuning.environments leaves out "

@@ -36,6 +36,11 @@ def tuned_in(names, **tuning):
     return given | {"tuning": given["tuning"] | {"environments": names}}
 
 
+def chosen(env, arm, rate):
+    settings = {"q_lr": rate, "policy_lr": 0.5 * rate}
+    return {"env": env, "arm": {"optimizer": arm}, "settings": settings}
+
+
 def stage(of):
     study = Study.parse(of)
     return Study.parse(study.tuning_stages(of)[0])
@@ -95,11 +100,7 @@ def test_without_a_choice_paths_are_known_and_specs_are_not():
 
 def test_what_was_chosen_is_trained_with_every_value_of_the_other_axes(tmp_path):
     rows = [
-        {
-            "env": env,
-            "arm": {"optimizer": arm},
-            "settings": {"q_lr": rate, "policy_lr": 0.5 * rate},
-        }
+        chosen(env, arm, rate)
         for env, arm, rate in (
             ("Pendulum-v1", "adam", 1e-4),
             ("Pendulum-v1", "sgd", 1.0),
@@ -130,19 +131,12 @@ def test_what_some_environments_choose_is_trained_in_all(tmp_path):
     tuning = stage(given)
     assert {run.spec.env_id for run in tuning.runs} == {walker}
     assert len(tuning.runs) == 2 * 3 * 3 and tuning.tuned_environments == tuning.environments
-    rows = [
-        {
-            "env": "dm_control-walker-walk-v0",
-            "arm": {"optimizer": arm},
-            "settings": {"q_lr": rate, "policy_lr": 0.5 * rate},
-        }
-        for arm, rate in (("adam", 1e-4), ("sgd", 1.0))
-    ]
+    rates = {"adam": 1e-4, "sgd": 1.0}
+    rows = [chosen("dm_control-walker-walk-v0", *each) for each in rates.items()]
     path = tmp_path / "chosen.json"
     path.write_text(json.dumps(sealed({"chosen": rows})))
     study = Study.parse(given, read_choice(path))
     assert study.is_settled and len(study.environments) == 2
-    rates = {"adam": 1e-4, "sgd": 1.0}
     assert all(run.spec.training.q_lr == rates[run.arm["optimizer"]] for run in study.runs)
 
 
