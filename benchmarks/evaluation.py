@@ -12,7 +12,7 @@ import torch
 from benchmarks.findings import Finding
 from benchmarks.sizes import SIZES, Size, hyperparameters
 from benchmarks.study import physics_seconds
-from mpo.algorithm.networks import GaussianPolicy
+from mpo.algorithm.policies import GaussianPolicy
 from mpo.environments.rollouts import MAX_PARALLEL
 from mpo.jobs.snapshots import Group, play_groups
 from mpo.seeding import FIRST_ONLINE_SEED

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.findings import Finding
 from benchmarks.sizes import Size, hyperparameters, windows
 from benchmarks.update import medians, step
-from mpo.algorithm import networks, returns, update
+from mpo.algorithm import critics, returns, update
 from mpo.algorithm.agent import MPOAgent
 from mpo.compute.ahead_of_time import Compiled
 
@@ -91,7 +91,7 @@ def _removable_diagnostics() -> Iterator[Callable[[Callable[[], T]], T]]:
         A function that calls another one while they are removed.
     """
     kept = True
-    rank, traces, lengths = networks.effective_rank, returns.trace_metrics, MPOAgent._step_lengths
+    rank, traces, lengths = critics.effective_rank, returns.trace_metrics, MPOAgent._step_lengths
 
     def removed(call: Callable[[], T]) -> T:
         nonlocal kept

@@ -7,7 +7,7 @@ import platform
 import re
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,12 +89,16 @@ def code() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Returns the commit as text, e.g. "1f0c2ab..., with uncommitted changes"."""
-    found = code()
-    return f"{found['git_sha']}{', with uncommitted changes' if found['git_dirty'] else ''}"
+    """Returns the present commit as text, see `commit_of`."""
+    return commit_of(code())
 
 
-def packages(names: Sequence[str]) -> dict[str, str]:
+def commit_of(record: Mapping[str, Any]) -> str:
+    """Returns a record's commit as text, e.g. "1f0c2ab..., with uncommitted changes"."""
+    return f"{record['git_sha']}{', with uncommitted changes' if record['git_dirty'] else ''}"
+
+
+def packages(names: Iterable[str]) -> dict[str, str]:
     """Returns the version of each named package that is installed."""
     found = {}
     for name in names:

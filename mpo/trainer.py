@@ -6,7 +6,6 @@ The names, parameters and defaults in this file must not change. The state of th
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,8 +30,6 @@ from mpo.training.stack import Stack
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
-
-logger = logging.getLogger(__name__)
 
 
 def _format_metrics(metrics: Mapping[str, float]) -> str:
@@ -161,6 +158,7 @@ class MPOTrainer:
 
     Raises:
         ConfigError: a value is out of range, or the environment or the optimizer does not fit.
+        EnvironmentFailed: an environment fails at its first reset.
     """
 
     def __init__(
@@ -341,10 +339,14 @@ class MPOTrainer:
                 continue with more steps.
 
         Raises:
-            ConfigError: a value is out of range, or `resume_dir` belongs to another training or was
-                saved on another kind of device.
+            ConfigError: a value is out of range; or the saved state is of another training or of
+                another kind of device, or it is already past `total_steps` and `total_steps` is
+                not a multiple of the logging and snapshot intervals.
             OSError: `out_dir` cannot be made.
             EnvironmentFailed: an environment raised an exception or returned a non-finite number.
+            EnvironmentChanged: the saved state is from another version of the environment.
+            OptimizerChanged: the saved state is from another version of an imported optimizer.
+            CheckpointFailed: a checkpoint cannot be written.
             Interrupted: one of the signals above was received.
         """
         own, spec = _validated(_TrainArguments, locals()), self._spec(locals())

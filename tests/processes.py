@@ -101,7 +101,7 @@ def train(
     command += ["--out", *(place.directory / "run.json" for place in places)]
     if log:
         command += ["--log", *(place.log("train") for place in places)]
-    return _start(command, output)
+    return start_process(command, output)
 
 
 def train_here(directory, spec, steps, seed=None, resume=None):
@@ -128,10 +128,10 @@ def evaluate(folder, spec, steps, episodes):
     run = place(folder, spec, steps)
     config = EvaluationSpec(online_episodes=episodes, final_episodes=1).identity
     command = [sys.executable, "-m", "mpo", "evaluate", "--run", run.directory]
-    return _start([*command, "--config", config, "--log", run.log("evaluate")])
+    return start_process([*command, "--config", config, "--log", run.log("evaluate")])
 
 
-def _start(command, output=subprocess.PIPE):
+def start_process(command, output=subprocess.PIPE):
     return subprocess.Popen(
         [str(part) for part in command],
         cwd=ROOT,

@@ -72,7 +72,6 @@ class PinkNoise:
         """
         self._generator = numpy_generator(seed, "pink")
         self._shape = episode_steps or _EPISODE, action_dim
-        self._drawn_at = self._generator.bit_generator.state
         self._draw()
 
     def _draw(self) -> None:

@@ -25,6 +25,9 @@ from mpo.compute.matmul import affine, affine_elu, product, sum_rows
 Backward = Callable[[Tensor], Tensor]
 """Maps the gradient with respect to the outputs to the gradient with respect to the inputs."""
 
+HEAD_SCALE = 1e-2
+"""Factor on the bound of the initial weights of last layers, so that outputs hardly depend on the
+input."""
 _NORM_EPSILON = 1e-5
 """LayerNorm's epsilon, as in torch."""
 _MOST_STDDEVS = 10.0

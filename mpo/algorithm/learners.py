@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpo.algorithm.critics import Critic, make_critic
 from mpo.algorithm.duals import Duals, softplus
 from mpo.algorithm.layers import Normalizer
-from mpo.algorithm.networks import GaussianPolicy, QNetwork, make_critic, make_normalizer
 from mpo.algorithm.optimizers import Settings, StackedOptimizer, flatten_
+from mpo.algorithm.policies import GaussianPolicy, make_normalizer, make_policy
 from mpo.seeding import torch_generator
 from mpo.study.hyperparameters import Hyperparameters
 
@@ -128,20 +129,12 @@ class Learners:
 
     def draw(
         self, stream: str, *key: int, normalizer: Normalizer | None = None
-    ) -> tuple[GaussianPolicy, QNetwork]:
+    ) -> tuple[GaussianPolicy, Critic]:
         """Draws policy and critic, each seed's from its own stream; keys tell several apart."""
         config = self._config
         generators = [torch_generator(seed, stream, "cpu", *key) for seed in self._seeds]
-        policy = GaussianPolicy(
-            self.obs_dim,
-            self.action_dim,
-            config.policy_layer_sizes,
-            config.policy_init_scale,
-            generators,
-            normalizer,
-            config.layer_norm == "all",
-        )
-        critic = make_critic(self.obs_dim, self.action_dim, config, generators, normalizer)
+        common = (self.obs_dim, self.action_dim, config, generators, normalizer)
+        policy, critic = make_policy(*common), make_critic(*common)
         return policy.to(self._device), critic.to(self._device)
 
     @torch.inference_mode()

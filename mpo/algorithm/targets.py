@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from mpo.algorithm import losses, returns
-from mpo.algorithm.networks import GaussianPolicy, QNetwork
+from mpo.algorithm.critics import Critic
+from mpo.algorithm.policies import GaussianPolicy
 from mpo.study.hyperparameters import Hyperparameters
 
 
@@ -92,7 +93,7 @@ class TargetPass:
         self,
         config: Hyperparameters,
         policy: GaussianPolicy,
-        critic: QNetwork,
+        critic: Critic,
     ) -> None:
         """Keeps references to the target networks, whose parameters may change later.
 

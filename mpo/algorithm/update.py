@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from mpo.algorithm import losses
+from mpo.algorithm.critics import effective_rank
 from mpo.algorithm.learners import Learners
-from mpo.algorithm.networks import effective_rank
 from mpo.algorithm.targets import Regression, Samples, TargetPass
 from mpo.compute.compile import compiled
 from mpo.compute.cuda_graphs import Graphed, Tensors

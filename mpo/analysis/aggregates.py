@@ -44,6 +44,11 @@ class Aggregates(NamedTuple):
     optimality_gap: Estimate
 
 
+METRIC_TITLES = dict(
+    zip(Aggregates._fields, ("IQM", "Mean", "Median", "Optimality gap"), strict=True)
+)
+
+
 class Profile(NamedTuple):
     """A performance profile and its pointwise 95 % bootstrap band."""
 

@@ -31,17 +31,17 @@ from mpo.study.status import FINISHED
 
 _BOUNDS = ("estimate", "lo", "hi", "method", "replicates")
 _COLUMNS = {
-    "aggregates": ("arm", "metric", *_BOUNDS, "environments", "n"),
-    "profiles": ("arm", "tau", "estimate", "lo", "hi", "replicates", "n"),
-    "improvements": ("arm", "over", *_BOUNDS, "n", "n_over"),
+    "aggregates": ("arm", "metric", *_BOUNDS, "environments", "n", "n_min"),
+    "profiles": ("arm", "tau", "estimate", "lo", "hi", "replicates", "n", "n_min"),
+    "improvements": ("arm", "over", *_BOUNDS, "n", "n_over", "n_min"),
     "effects": (
         *(*contrasts.KEY, "env", "unit", "estimate", "lo", "hi", "method"),
-        *("environments", "n", *contrasts.SPREAD),
+        *("environments", "n", "n_min", *contrasts.SPREAD),
     ),
     "differences": (*contrasts.KEY, "env", "unit", "difference"),
     "contrasts": (
         *(*contrasts.KEY, "estimate", "lo", "hi", "p", "p_holm", "method"),
-        *("environments", "n", *contrasts.SPREAD),
+        *("environments", "n", "n_min", *contrasts.SPREAD),
     ),
     "efficiency": (
         *("env", "arm", "n", "area", "area_lo", "area_hi"),
@@ -50,7 +50,7 @@ _COLUMNS = {
     "power": (*contrasts.KEY, "env", "environments", "sd", "effect", "seeds"),
     "sample_efficiency": (
         *("arm", "share", "env_step", "wall_s", "unit", "cost"),
-        *(*_BOUNDS, "environments", "n"),
+        *(*_BOUNDS, "environments", "n", "n_min"),
     ),
     "robustness": robustness.COLUMNS,
     "cost_curves": costs.CURVES,
@@ -159,7 +159,12 @@ def _aggregates(
         found = aggregates.aggregates(runs, rng, replicates=study.statistics.replicates)
         for name, value in found._asdict().items():
             row = {"arm": arm, "metric": name, **_bounds(value)}
-            yield row | {"environments": len(value.n), "n": sum(value.n)}
+            yield row | {"environments": len(value.n), **_counts(value.n)}
+
+
+def _counts(runs: tuple[int, ...], *others: tuple[int, ...]) -> dict[str, int]:
+    """How many runs there are in all environments, and in that with the fewest, also of others."""
+    return {"n": sum(runs), "n_min": min(min(each) for each in (runs, *others))}
 
 
 def _profiles(
@@ -171,10 +176,10 @@ def _profiles(
     every = np.concatenate(pool)
     taus = np.linspace(min(0.0, every.min()), max(1.0, every.max()), _TAUS)
     for arm, runs in by_arm.items():
-        found = aggregates.performance_profile(runs, taus, rng)
+        found = aggregates.performance_profile(runs, taus, rng, _CURVE_REPLICATES)
         for tau, share, lo, hi in zip(taus, found.estimate, found.lo, found.hi, strict=True):
             row = {"arm": arm, "tau": tau, "estimate": share, "lo": lo, "hi": hi}
-            yield row | {"replicates": found.replicates, "n": sum(found.n)}
+            yield row | {"replicates": found.replicates, **_counts(found.n)}
 
 
 def _improvements(
@@ -186,7 +191,7 @@ def _improvements(
             x, y, rng, replicates=study.statistics.replicates
         )
         row = {"arm": arm, "over": other, **_bounds(found)}
-        yield row | {"n": sum(found.n_x), "n_over": sum(found.n_y)}
+        yield row | _counts(found.n_x, found.n_y) | {"n_over": sum(found.n_y)}
 
 
 def _efficiency(study: Study, tables: Path, scale: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -246,7 +251,7 @@ def _sample_efficiency(
             env_step = round(share * budgets[shared[0]]) if common else None
             row = {"arm": arm, "share": share, "env_step": env_step, "unit": unit}
             row |= dict(zip(("wall_s", "cost"), time, strict=True))
-            yield row | {**_bounds(found), "environments": len(found.n), "n": sum(found.n)}
+            yield row | {**_bounds(found), "environments": len(found.n), **_counts(found.n)}
 
 
 def _at(steps: np.ndarray, runs: pd.DataFrame, column: str) -> np.ndarray:

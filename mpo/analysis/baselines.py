@@ -41,8 +41,7 @@ def in_words(baseline: Mapping[Hashable, Any]) -> str:
 
 def comparable(baselines: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Keeps, for each algorithm and environment, the row `nearest` to the study's budget."""
-    budgets = {run.spec.env_name: run.total_steps for run in study.runs}
-    parts = [nearest(baselines[baselines["env"] == env], n) for env, n in budgets.items()]
+    parts = [nearest(baselines[baselines["env"] == env], n) for env, n in study.budgets.items()]
     return pd.concat(parts, ignore_index=True)
 
 

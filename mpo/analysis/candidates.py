@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mpo.analysis.efficiency import area_under_curve
-from mpo.analysis.tables import label, read, seed_means
+from mpo.analysis.tables import read, seed_means
+from mpo.study.labels import label
 from mpo.study.plan import Study
 from mpo.study.tuning import Tuning, arms
 

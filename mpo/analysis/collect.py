@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from mpo.analysis.intervals import Interval, t_interval
 from mpo.analysis.runs import CLOCKS, DamagedRun, RunFiles, read_run
-from mpo.analysis.tables import CONFIDENCE, EVALUATION, arm_label, flat, seed_means
+from mpo.analysis.tables import CONFIDENCE, EVALUATION, seed_means
 from mpo.study.cells import Run
 from mpo.study.checksums import Damaged
 from mpo.study.config import JobFailed
 from mpo.study.files import EVALUATIONS, TABLED
+from mpo.study.labels import arm_label, flat
 from mpo.study.plan import Study
 from mpo.study.status import run_status
 
@@ -98,13 +99,6 @@ def collect(study: Study, root: Path) -> dict[str, pd.DataFrame]:
     }
 
 
-def _refuse(error: type[Exception], what: str, problems: Sequence[str]) -> None:
-    """Raises `error` if there are problems; lists the first ten and counts the rest."""
-    if problems:
-        more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
-        raise error("\n  ".join([f"{len(problems)} {what}:", *problems[:10], *more]))
-
-
 def _read_runs(study: Study, root: Path) -> tuple[dict[str, RunFiles], dict[str, str]]:
     """Reads all runs that are there: their files, and what is wrong with others, by run id."""
     found, errors = {}, {}
@@ -147,12 +141,15 @@ def _lacking(run: Run, root: Path) -> list[str]:
 
 
 def _refuse_missing(study: Study, root: Path) -> None:
+    """Raises `MissingRuns` if there are any; lists the first ten and counts the rest."""
     problems = []
     for run in study.runs:
         if lacking := _lacking(run, root):
             problems.append(f"{run.run_id} ({run_status(run, root).status}): {', '.join(lacking)}")
-    hint = "planned runs lack files (set `allow_missing: true` to make tables without them)"
-    _refuse(MissingRuns, hint, problems)
+    if problems:
+        hint = "planned runs lack files (set `allow_missing: true` to make tables without them)"
+        more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
+        raise MissingRuns("\n  ".join([f"{len(problems)} {hint}:", *problems[:10], *more]))
 
 
 def _plan(study: Study) -> pd.DataFrame:

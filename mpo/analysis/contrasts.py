@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mpo.analysis import effects, intervals
-from mpo.analysis.tables import words
+from mpo.study.labels import words
 from mpo.study.plan import Study
 
 KEY = ("factor", "level", "against")
@@ -32,7 +32,7 @@ _DELTAS = (0.05, 0.1, 0.2)  # effects of the power table, in units of the score
 _METHOD = "student-t"
 _NOT_ESTIMATED = {
     **dict.fromkeys(("estimate", "lo", "hi", "p", *SPREAD), np.nan),
-    **{"method": _METHOD, "environments": 0, "n": 0},
+    **{"method": _METHOD, "environments": 0, "n": 0, "n_min": 0},
 }
 
 
@@ -96,21 +96,16 @@ def against_the_first(study: Study) -> list[Contrast]:
     """Every level of each varied axis except the first, against the first."""
     return [
         _contrast(study, name, value, values[0])
-        for name, values in varied(study).items()
+        for name, values in study.varied.items()
         for value in values[1:]
     ]
 
 
 def _contrast(study: Study, axis: str, level: Any, against: Any) -> Contrast:
-    axes = varied(study)
+    axes = study.varied
     values = axes[axis]
     names = {"factor": axis, "level": words(axis, level), "against": words(axis, against)}
     return Contrast(names, [*axes].index(axis), values.index(level), values.index(against))
-
-
-def varied(study: Study) -> dict[str, list[Any]]:
-    """The axes with more than one value."""
-    return {name: values for name, values in study.axis_values.items() if len(values) > 1}
 
 
 def _of_two_factors(contrasts: Sequence[Contrast]) -> list[tuple[Contrast, Contrast]]:
@@ -168,7 +163,7 @@ def interaction_over(
 def arrays(study: Study, finals: pd.DataFrame, unit: str) -> dict[str, np.ndarray]:
     """Values by environment, [seeds, levels of the first varied axis, of the second, ...]."""
     # Rows are in the plan's order: environment, axes, seed.
-    sizes = [len(values) for values in varied(study).values()]
+    sizes = [len(values) for values in study.varied.values()]
     shape = (len(study.environments), *sizes, len(study.seeds))
     values = np.moveaxis(finals[unit].to_numpy().reshape(shape), -1, 1)
     return {e.name: x for e, x in zip(study.environments, values, strict=True)}
@@ -182,13 +177,20 @@ def _complete(x: np.ndarray, levels: Mapping[int, tuple[int, int]]) -> bool:
 
 
 def _in_one(env: str, unit: str, found: effects.EnvironmentEffect) -> dict[str, Any]:
-    return {"env": env, "unit": unit, "environments": 1, **_student(found.interval, found)}
+    counts = {"environments": 1, "n_min": found.interval.n}
+    return {"env": env, "unit": unit, **counts, **_student(found.interval, found)}
 
 
 def over_all(found: effects.Effect) -> dict[str, Any]:
     """The columns that describe an effect over several environments."""
-    names = {"env": POOLED, "unit": "score", "environments": len(found.environments)}
-    return names | _student(found.pooled, found)
+    names = {"env": POOLED, "unit": "score"}
+    return names | counts(found) | _student(found.pooled, found)
+
+
+def counts(found: effects.Effect) -> dict[str, int]:
+    """Over how many environments an effect is, and how many seeds that with the fewest has."""
+    n = [each.interval.n for each in found.environments]
+    return {"environments": len(n), "n_min": min(n)}
 
 
 def _student(

@@ -13,14 +13,24 @@ import pandas as pd
 from scipy.sparse.csgraph import connected_components
 
 from mpo.analysis import contrasts
-from mpo.analysis.intervals import Interval, t_interval
+from mpo.analysis.effects import Effect
+from mpo.analysis.intervals import t_interval
 from mpo.analysis.tables import read, seed_returns
 from mpo.study.plan import Study
 
 CURVES = ("env", "arm", "unit", "cost", "mean", "lo", "hi", "method", "n")
 """Columns of the table cost_curves."""
 
-RATIOS = (*contrasts.KEY, "env", "unit", "estimate", "lo", "hi", "method", "environments", "n")
+RATIOS = (
+    *contrasts.KEY,
+    "env",
+    "unit",
+    "estimate",
+    "lo",
+    "hi",
+    "method",
+    *("environments", "n", "n_min"),
+)
 """Columns of the table cost_ratios."""
 
 _TOGETHER_S = 2.0
@@ -114,11 +124,9 @@ def ratio_rows(study: Study, tables: Path) -> Iterator[dict[str, Any]]:
         row = contrast.names | {"unit": unit, "method": "student-t of the logarithm"}
         for env, x in cells.items():
             if (one := contrasts.effect_over([x], contrast)) is not None:
-                yield row | {"env": env, "environments": 1} | _ratio(one.pooled)
+                yield row | {"env": env} | _ratio(one)
         if (every := contrasts.effect_over([*cells.values()], contrast)) is not None:
-            environments = len(every.environments)
-            pooled = {"env": contrasts.POOLED, "environments": environments}
-            yield row | pooled | _ratio(every.pooled)
+            yield row | {"env": contrasts.POOLED} | _ratio(every)
 
 
 def processes(runs: pd.DataFrame) -> pd.Series:
@@ -153,6 +161,7 @@ def timings(values: np.ndarray, process: np.ndarray) -> np.ndarray:
     return means.to_numpy().reshape(-1, *values.shape[1:])
 
 
-def _ratio(interval: Interval) -> dict[str, Any]:
-    n, *log = interval
-    return dict(zip(("estimate", "lo", "hi"), np.exp(log), strict=True)) | {"n": n}
+def _ratio(found: Effect) -> dict[str, Any]:
+    n, *log = found.pooled
+    bounds = dict(zip(("estimate", "lo", "hi"), np.exp(log), strict=True))
+    return bounds | contrasts.counts(found) | {"n": n}

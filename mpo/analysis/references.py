@@ -64,11 +64,8 @@ def read(
             raise ConfigError(f"the random return of {name} was not given")
         chance = measured.get(name, _UNMEASURED)
         known: Mapping[str, Any] = row.model_dump() if chance["random_episodes"] else _UNKNOWN
-        if known["reference"] is not None and known["reference"] <= chance["random"]:
-            raise ConfigError(
-                f"{table}: the reference of {name} must be above the random return "
-                f"{chance['random']:.4g}, received {known['reference']}"
-            )
+        if chance["random_episodes"]:
+            references.refuse_low(row, chance["random"], table)
         rows.append({"env": name, **chance, **{key: known[key] for key in _COLUMNS[1:]}})
     return pd.DataFrame(rows).astype({"reference": float})
 

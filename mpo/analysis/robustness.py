@@ -19,12 +19,11 @@ from mpo.analysis.contrasts import (
     arrays,
     effect_over,
     over_all,
-    varied,
 )
-from mpo.analysis.tables import words
+from mpo.study.labels import words
 from mpo.study.plan import Study
 
-COLUMNS = (*KEY, "where", "env", "estimate", "lo", "hi", "method", "environments", "n")
+COLUMNS = (*KEY, "where", "env", "estimate", "lo", "hi", "method", *("environments", "n", "n_min"))
 
 SAMPLED = "sampled actions"
 """Value of `where` in rows on sampled actions; others are "with" and the level of a factor."""
@@ -41,7 +40,7 @@ def rows(
         sampled: the same of sampled actions.
         shared: the environments that are pooled.
     """
-    axes = varied(study)
+    axes = study.varied
     cells, of_sampled = arrays(study, finals, "score"), arrays(study, sampled, "score")
     for contrast in against_the_first(study):
         for place, (axis, values) in enumerate(axes.items()):

@@ -6,7 +6,7 @@ follow the order of the study's plan.
 """
 
 import json
-import logging
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mpo.provenance import commit
-from mpo.study.cells import CORE_AXES
-from mpo.study.checksums import Damaged, intact, read_record, reading, sealed
+from mpo.study.checksums import OWN, Damaged, expected, intact, read_record, reading, sealed
 from mpo.study.config import JobFailed
 from mpo.study.files import TABLE_CHECKSUMS, TABLE_KINDS, replacing, write_json
 from mpo.study.plan import Study
 
-logger = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 3
-"""Version of the tables; bump it whenever a column's name or meaning changes."""
+SCHEMA_VERSION = 4
+"""Version of the tables; bump it whenever a column is new, or its name or meaning changes."""
 
 CONFIDENCE = 0.95
 
@@ -49,6 +46,7 @@ _UNITS = {
     "q_bootstrap": "mean weight of the critic's own value in the discounted return",
     "length": "environment steps",
     "episode_length": "environment steps",
+    "n_min": "fewest in one environment",
     **dict.fromkeys(("return", "episode_return", "mean", "lo", "hi", "min", "max"), _RETURN),
     **dict.fromkeys(("random", "reference", "threshold", "area", "area_lo", "area_hi"), _RETURN),
     **dict.fromkeys(("expected", "held_out", "mean_across"), _RETURN),
@@ -74,6 +72,9 @@ _UNITS_IN = {
 
 _SEALED = "has_checksum"
 """Metadata of a table whose checksum is recorded beside it; older versions recorded none."""
+
+MADE_OF = re.compile("made of tables [0-9a-f]{64}")
+"""What `made_of` returns, in a page."""
 
 EVALUATION = ["run_id", "phase", "policy", "env_step"]
 """What tells evaluations apart."""
@@ -107,20 +108,6 @@ def seed_returns(tables: Path, phase: str, policy: str = "mode") -> pd.DataFrame
     means = seed_means(read(tables, "evals"))
     shown = means[(means["phase"] == phase) & (means["policy"] == policy)]
     return shown.merge(read(tables, "runs")[["run_id", "env", "arm"]], on="run_id")
-
-
-def arm_label(study: Study, arm: Mapping[str, Any]) -> str:
-    """Names an arm by the axes that the study varies, e.g. "Retrace on, adam, gamma 0.95".
-
-    The arm of a single-arm study is named by the core axes.
-    """
-    varied = [name for name, values in study.axis_values.items() if len(values) > 1]
-    return label({name: arm[name] for name in varied or CORE_AXES})
-
-
-def label(values: Mapping[str, Any]) -> str:
-    """Names some values, see `words`."""
-    return ", ".join(words(name, value) for name, value in values.items())
 
 
 def units(name: str, columns: Iterable[str]) -> dict[str, str]:
@@ -161,13 +148,19 @@ def read(directory: Path, name: str) -> pd.DataFrame:
     path = intact(directory / f"{name}.parquet", checksums)
     with reading(path):
         table = pq.ParquetFile(path).read()
-        if not checksums and _SEALED.encode() in (table.schema.metadata or {}):
-            raise Damaged(path, f"its checksum is unknown: {TABLE_CHECKSUMS} beside it is missing")
+        sealed_table = _SEALED.encode() in (table.schema.metadata or {})
+        if sealed_table and (OWN not in checksums or expected(path, checksums) is None):
+            raise Damaged(path, f"its checksum is missing in {TABLE_CHECKSUMS} beside it")
         version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
         if version != str(SCHEMA_VERSION):
             text = f"expected schema_version {SCHEMA_VERSION}, received {version}"
             raise Damaged(path, text)
         return table.to_pandas()
+
+
+def made_of(directory: Path) -> str:
+    """Returns what a page says of the tables that it is made of: the checksum of their record."""
+    return f"made of tables {_checksums(directory).get(OWN, 'of an older version')}"
 
 
 def refuse_other_runs(study: Study, directory: Path) -> None:
@@ -192,19 +185,3 @@ def _checksums(directory: Path) -> dict[str, Any]:
         return read_record(directory / TABLE_CHECKSUMS)
     except FileNotFoundError:
         return {}
-
-
-def words(name: str, value: Any) -> str:
-    """Formats an axis value for labels, e.g. "Retrace on", "gamma 0.95"."""
-    if name == "optimizer":
-        return str(value)
-    if isinstance(value, bool):
-        text = "on" if value else "off"
-    else:
-        text = f"{value:.12g}" if isinstance(value, float) else str(flat(value)).lower()
-    return f"{'Retrace' if name == 'retrace' else name.replace('_', ' ')} {text}"
-
-
-def flat(value: Any) -> Any:
-    """Converts an axis value for a table cell: a tuple becomes text such as 64x64."""
-    return "x".join(map(str, value)) if isinstance(value, tuple) else value

@@ -28,8 +28,9 @@ from mpo.analysis.candidates import (
     scores,
 )
 from mpo.analysis.intervals import t_interval
-from mpo.analysis.tables import CONFIDENCE, flat, label
+from mpo.analysis.tables import CONFIDENCE
 from mpo.study.config import ConfigError, JobFailed
+from mpo.study.labels import flat, label
 from mpo.study.plan import Study
 from mpo.study.tuning import Tuning
 
@@ -118,9 +119,11 @@ def _shares(of: Scores, best: int, rng: np.random.Generator) -> np.ndarray:
     """The share of the resamples of the tuning seeds in which each is among the best, [K].
 
     Seeds are resampled within each environment: runs of one seed in two environments have nothing
-    in common.
+    in common. One seed says nothing of the others: all shares are NaN.
     """
     every, count = of.diverged.shape[0], of.diverged.shape[2]
+    if count == 1:
+        return np.full(of.diverged.shape[1], np.nan)
     if count ** (count * every) <= _RESAMPLES:
         draws = np.array([*itertools.product(range(count), repeat=count * every)])
     else:

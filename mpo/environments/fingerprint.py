@@ -6,7 +6,6 @@ evaluations, so that results of an environment are not mixed with those of anoth
 
 import ast
 import hashlib
-import importlib.metadata
 import importlib.util
 import inspect
 import json
@@ -14,6 +13,7 @@ import logging
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +22,7 @@ import gymnasium as gym
 import numpy as np
 
 from mpo.environments.envs import make_env
+from mpo.provenance import packages as packages_of
 from mpo.study.config import JobFailed
 from mpo.study.specs import EnvironmentSpec
 
@@ -38,12 +39,23 @@ _SITE = {"site-packages", "dist-packages"}
 """Folders of installed packages."""
 
 
-class EnvironmentChanged(JobFailed):
+class Changed(JobFailed):
+    """What earlier work was done with is not what it was."""
+
+    noun: str
+    """What has changed."""
+
+
+class EnvironmentChanged(Changed):
     """An environment is not the one that earlier work was done in."""
 
+    noun = "environment"
 
-class OptimizerChanged(JobFailed):
+
+class OptimizerChanged(Changed):
     """An imported optimizer is not the one that earlier work was done with."""
+
+    noun = "optimizer"
 
 
 def fingerprint(env: gym.Env) -> dict[str, Any]:
@@ -105,7 +117,7 @@ def refuse_change(
     present: dict[str, Any],
     what: str,
     remedy: str,
-    kind: type[JobFailed] = EnvironmentChanged,
+    kind: type[Changed] = EnvironmentChanged,
 ) -> None:
     """Compares the fingerprint of earlier work with the present one.
 
@@ -119,12 +131,11 @@ def refuse_change(
     Raises:
         EnvironmentChanged: they differ; or the `kind` that is given.
     """
-    noun = "optimizer" if kind is OptimizerChanged else "environment"
     if not isinstance(recorded, dict):
-        logger.info("%s does not record its %s, so changes of it go unnoticed", what, noun)
+        logger.info("%s does not record its %s, so changes of it go unnoticed", what, kind.noun)
     elif recorded != present:
         found = "; ".join(differences(recorded, present))
-        raise kind(f"{what} used another version of the {noun}: {found}. {remedy}")
+        raise kind(f"{what} used another version of the {kind.noun}: {found}. {remedy}")
 
 
 def differences(recorded: dict[str, Any], present: dict[str, Any]) -> Iterator[str]:
@@ -157,7 +168,7 @@ def _code(names: Iterable[str], classes: Iterable[type]) -> dict[str, dict[str, 
     for name in sorted(names):
         for prefix, simulators in _SIMULATORS.items():
             if name.startswith(prefix):
-                packages |= _versions(simulators)
+                packages |= packages_of(simulators)
         packages |= _package(name)
     sources = {
         module.__name__: _digest(Path(str(module.__file__))) for module in _own_modules(names)
@@ -182,17 +193,7 @@ def _package(name: str) -> dict[str, str]:
     if file is None or not _SITE & {*Path(file).parts}:
         return {}
     top = name.partition(".")[0]
-    return _versions([top]) or _versions(importlib.metadata.packages_distributions().get(top, []))
-
-
-def _versions(packages: Iterable[str]) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return packages_of([top]) or packages_of(packages_distributions().get(top, []))
 
 
 def _own_modules(names: Iterable[str]) -> list[ModuleType]:

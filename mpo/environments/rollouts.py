@@ -21,7 +21,7 @@ Act = Callable[[np.ndarray], np.ndarray]
 """A policy: observations [E, O] to canonical actions [E, D], one row per episode."""
 
 
-class Step(NamedTuple):
+class RecordedStep(NamedTuple):
     """One step of E episodes side by side, for a recording of them."""
 
     obs: np.ndarray
@@ -125,7 +125,7 @@ class Rollout:
         envs: gym.vector.VectorEnv,
         seeds: Sequence[int],
         max_steps: float = math.inf,
-        recording: list[Step] | None = None,
+        recording: list[RecordedStep] | None = None,
     ) -> None:
         """Starts the episodes.
 
@@ -159,7 +159,7 @@ class Rollout:
         before = self.obs
         self.obs, rewards, terminated, truncated, _ = self._envs.step(actions)
         if self._recording is not None:
-            step = Step(before, actions, rewards, self.obs, terminated, running.copy())
+            step = RecordedStep(before, actions, rewards, self.obs, terminated, running.copy())
             self._recording.append(step)
         returns += np.where(running, rewards, 0.0)
         lengths += running
@@ -172,7 +172,7 @@ def rollouts(
     act: Act,
     seeds: Sequence[int],
     max_steps: float = math.inf,
-    recording: list[Step] | None = None,
+    recording: list[RecordedStep] | None = None,
 ) -> Episodes:
     """Plays one episode in each environment, all in parallel.
 

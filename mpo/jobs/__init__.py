@@ -1,1 +1,1 @@
-"""The jobs of the workflow's rules: one module per verb, plus heartbeats and GPU slots."""
+"""The command line, and the jobs that train, evaluate, film, verify, merge and archive."""

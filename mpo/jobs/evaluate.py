@@ -5,19 +5,33 @@ snapshot on other seeds, with mean and with sampled actions. All runs of all stu
 episode seeds.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from mpo.environments import fingerprint
 from mpo.environments.envs import dimensions, name_of
-from mpo.environments.rollouts import MAX_PARALLEL, Act, Episodes, SideBySide, Step, vector_env
+from mpo.environments.rollouts import (
+    MAX_PARALLEL,
+    Act,
+    Episodes,
+    RecordedStep,
+    SideBySide,
+    vector_env,
+)
 from mpo.environments.workers import Worker
+from mpo.jobs import q_bias
 from mpo.jobs.snapshots import Group, play, play_groups
 from mpo.seeding import FIRST_FINAL_SEED, FIRST_ONLINE_SEED
+from mpo.study import checksums
 from mpo.study.config import Evaluation
-from mpo.study.specs import EnvironmentSpec, RunSpec
+from mpo.study.files import EVALUATION_COST, EVALUATIONS, POLICIES, write_json
+from mpo.study.paths import Place
+from mpo.study.specs import EnvironmentSpec, EvaluationSpec, RunSpec
+from mpo.training import artifacts
 from mpo.training.progress import format_metrics, progress
 
 
@@ -62,7 +76,7 @@ def evaluate(
     config: Evaluation,
     total_steps: int,
     name: str | None = None,
-    recordings: list[list[Step]] | None = None,
+    recordings: list[list[RecordedStep]] | None = None,
     workers: Sequence[Worker] = (),
 ) -> list[dict[str, Any]]:
     """Evaluates a run's snapshots.
@@ -106,12 +120,57 @@ def evaluate(
         bar.set_postfix_str(f"{group.policy} at step {group.env_step}: {text}", refresh=False)
         bar.update(len(group.seeds))
 
-    played = play_groups(spec, groups, config.max_episode_steps, total_steps, show, workers)
-    bar.close()
+    with bar:
+        played = play_groups(spec, groups, config.max_episode_steps, total_steps, show, workers)
     rows = [row for each in zip(groups, played, strict=True) for row in _rows(*each)]
     carried = [row for row in rows if (row["env_step"], row["phase"]) == (last_step, "online")]
     later = range(last_step + spec.snapshot_interval, total_steps + 1, spec.snapshot_interval)
     return rows + [{**row, "env_step": step} for step in later for row in carried]
+
+
+def evaluate_run(
+    place: Place,
+    run: Mapping[str, Any],
+    spec: RunSpec,
+    config: EvaluationSpec,
+    workers: Sequence[Worker] = (),
+) -> None:
+    """Evaluates a finished run and writes the episodes and what they cost beside it.
+
+    Args:
+        place: where the run is.
+        run: the training's record.
+        spec: the run's spec.
+        config: numbers of episodes, and their maximum length.
+        workers: processes that play some of the episodes.
+
+    Raises:
+        Damaged: the policies are not those that the training wrote.
+        EnvironmentChanged: the environment is not the one of the training.
+        EnvironmentFailed: an environment raised an exception or returned a non-finite number.
+    """
+    start = time.perf_counter()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    directory, own = place.directory, place.resume_directory(spec.cell.identity)
+    environment = fingerprint.present(spec.environment)
+    remedy = f"Delete {directory} and {own} to train again"
+    what = f"the training of {place.run_id}"
+    fingerprint.refuse_change(run.get("environment"), environment, what, remedy)
+    path = checksums.intact(directory / POLICIES, run)
+    policies, critic = artifacts.read_policies(path), artifacts.read_critic(path)
+    steps: list[list[RecordedStep]] | None = None if critic is None else []
+    rows = evaluate(spec, policies, config, place.total_steps, place.run_id, steps, workers)
+    error = q_bias.measure(spec.training, policies[-1][1], critic, steps or ())
+    artifacts.write_rows(directory / EVALUATIONS, rows)
+    record = {
+        "eval_s": time.perf_counter() - start,
+        "spec": config.model_dump(mode="json"),
+        "policies": checksums.expected(path, run),
+        "environment": environment,
+        **(error._asdict() if error else {}),
+    }
+    write_json(directory / EVALUATION_COST, checksums.sealed(record, [directory / EVALUATIONS]))
 
 
 def _rows(group: Group, played: Episodes) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ It also ends the process if an environment hangs, which blocks the main thread.
 """
 
 import faulthandler
-import json
 import logging
 import os
 import socket
@@ -20,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from mpo.environments.guard import current_call
-from mpo.study.files import replacing
+from mpo.study.files import write_json
 from mpo.training.signals import Interrupted, Signals
 
 logger = logging.getLogger(__name__)
@@ -177,8 +176,7 @@ class Heartbeat:
             "heartbeat": time.time(),
         }
         try:
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            write_json(path, content)
         except OSError as problem:
             # A full disk should fail the work itself, not its status file.
             logger.warning("cannot write the status file: %s", problem)

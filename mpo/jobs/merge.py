@@ -1,6 +1,5 @@
 """Brings the runs of one study together that were trained on several machines."""
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from mpo.study.files import (
     RUN,
     is_evaluated,
     is_finished,
+    replacing,
 )
 from mpo.study.schema import REFERENCE
 
@@ -115,8 +115,6 @@ def _lacking(source: Path, target: Path, policies: bool) -> list[str] | None:
 
 def _copy(source: Path, target: Path, files: Sequence[str]) -> None:
     """Copies files of a run with their times; the training's record is last, so a cut is no run."""
-    target.mkdir(parents=True, exist_ok=True)
     for name in files:
-        temporary = target / f".{name}.tmp"
-        shutil.copy2(source / name, temporary)
-        os.replace(temporary, target / name)
+        with replacing(target / name) as temporary:
+            shutil.copy2(source / name, temporary)

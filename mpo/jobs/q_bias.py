@@ -21,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mpo.algorithm.networks import GaussianPolicy, QNetwork, make_critic, make_normalizer
-from mpo.environments.rollouts import Step
+from mpo.algorithm.critics import Critic, make_critic
+from mpo.algorithm.policies import GaussianPolicy, make_normalizer
+from mpo.environments.rollouts import RecordedStep
 from mpo.jobs.snapshots import load_policy
 from mpo.seeding import FIRST_FINAL_SEED, value_generator
 from mpo.study.hyperparameters import Hyperparameters, Training
@@ -70,7 +71,7 @@ def measure(
     training: Training,
     policy: dict[str, torch.Tensor],
     critic: dict[str, torch.Tensor] | None,
-    recordings: Sequence[Sequence[Step]],
+    recordings: Sequence[Sequence[RecordedStep]],
 ) -> QError | None:
     """Compares a run's critic with episodes of its policy.
 
@@ -116,7 +117,7 @@ def measure(
 
 def load_critic(
     config: Hyperparameters, state: dict[str, torch.Tensor], obs_dim: int, action_dim: int
-) -> QNetwork:
+) -> Critic:
     """Makes the critic of a snapshot, with its normalisation of observations.
 
     Args:
@@ -131,7 +132,7 @@ def load_critic(
     return network
 
 
-def episodes(steps: Sequence[Step]) -> Iterator[Episode]:
+def episodes(steps: Sequence[RecordedStep]) -> Iterator[Episode]:
     """Takes apart the recording of E episodes side by side; yields them in order."""
     obs, actions, rewards, next_obs, terminated, running = map(np.stack, zip(*steps, strict=True))
     for i, length in enumerate(running.sum(axis=0)):
@@ -158,7 +159,7 @@ def states_that_count(length: int, terminated: bool, gamma: float) -> int:
 
 
 @torch.no_grad()
-def action_values(critic: QNetwork, obs: np.ndarray, actions: np.ndarray) -> np.ndarray:
+def action_values(critic: Critic, obs: np.ndarray, actions: np.ndarray) -> np.ndarray:
     """Q of one action per observation: [K, O] and [K, D] -> [K], in float64."""
     pairs = (torch.from_numpy(part).split(_ROWS) for part in (obs, actions))
     parts = [critic(s.unsqueeze(0), a[None, None]) for s, a in zip(*pairs, strict=True)]
@@ -166,7 +167,7 @@ def action_values(critic: QNetwork, obs: np.ndarray, actions: np.ndarray) -> np.
 
 
 @torch.no_grad()
-def bootstraps(policy: GaussianPolicy, critic: QNetwork, obs: np.ndarray) -> np.ndarray:
+def bootstraps(policy: GaussianPolicy, critic: Critic, obs: np.ndarray) -> np.ndarray:
     """V after each episode: the mean of Q over M actions sampled from the policy, clipped.
 
     Each episode has a random stream of its own.

@@ -16,16 +16,16 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from mpo.algorithm.networks import GaussianPolicy, make_normalizer
+from mpo.algorithm.policies import GaussianPolicy, make_normalizer, make_policy
 from mpo.environments.envs import dimensions
 from mpo.environments.guard import EnvironmentFailed
 from mpo.environments.parallel import ParallelEpisodes
 from mpo.environments.rollouts import (
     Act,
     Episodes,
+    RecordedStep,
     Rollout,
     SideBySide,
-    Step,
     rollouts,
 )
 from mpo.environments.workers import Worker
@@ -54,7 +54,7 @@ class Group(NamedTuple):
     """Number of the first episode."""
     seeds: Sequence[int]
     """Reset seeds, and seeds of the noise, [E]."""
-    recording: list[Step] | None = None
+    recording: list[RecordedStep] | None = None
     """Gets every step, if given."""
 
 
@@ -263,15 +263,9 @@ def load_policies(
         obs_dim: O.
         action_dim: D.
     """
-    network = GaussianPolicy(
-        obs_dim,
-        action_dim,
-        training.policy_layer_sizes,
-        training.policy_init_scale,
-        [torch.Generator() for _ in states],
-        make_normalizer(training, len(states), obs_dim),
-        training.layer_norm == "all",
-    )
+    normalizer = make_normalizer(training, len(states), obs_dim)
+    generators = [torch.Generator() for _ in states]
+    network = make_policy(obs_dim, action_dim, training, generators, normalizer)
     network.load_state_dict(
         {name: torch.cat([state[name] for state in states]) for name in states[0]}
     )

@@ -12,7 +12,7 @@ import torch
 
 from mpo.provenance import machine
 from mpo.study.checksums import intact, read_run, reading
-from mpo.study.files import METRICS, RUN, replacing
+from mpo.study.files import METRICS, RUN, write_text
 from mpo.training import loop
 from mpo.training.recorder import CLOCKS
 from mpo.training.stack import Stack
@@ -54,8 +54,7 @@ def verify(run_directory: Path, steps: int, device: torch.device) -> dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         loop.train(stack, spec.cell, compared, [Path(folder)])
         again = _metrics(Path(folder), compared)
-    made_of = {"environment": stack.environment, "optimizer": stack.optimizer}
-    now = made_of | machine(device, stack.agent.compiled)
+    now = stack.made_of | machine(device, stack.agent.compiled)
     return {
         "run": "/".join(run_directory.parts[-4:-1]),
         "env_steps": compared,
@@ -82,9 +81,7 @@ def write(results: Sequence[Mapping[str, Any]], output: Path) -> None:
         for result in results
     )
     text = f"{equal} of {len(results)} runs were reproduced bit for bit on this machine."
-    with replacing(output) as temporary:
-        page = f"# Verification\n\n{text}\n\n{rows.to_markdown(index=False)}\n"
-        temporary.write_text(page, encoding="utf-8")
+    write_text(output, f"# Verification\n\n{text}\n\n{rows.to_markdown(index=False)}\n")
 
 
 def _metrics(directory: Path, steps: int) -> pd.DataFrame:

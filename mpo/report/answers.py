@@ -7,15 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from mpo.analysis.contrasts import POOLED, SUM, seeds_needed, varied
+from mpo.analysis.contrasts import POOLED, SUM, seeds_needed
 from mpo.analysis.intervals import EXPLORATORY, MINUS
 from mpo.analysis.tables import read
 from mpo.report import paper_tables, tuning
-from mpo.report.figures.style import plural
 from mpo.report.numbers import places
 from mpo.report.timing import how_timed
 from mpo.report.typeset import inline, markdown
 from mpo.study.plan import Study
+from mpo.study.words import plural
 
 _DETECTED = 0.1
 _LEVEL = 0.05
@@ -57,7 +57,7 @@ def _named_before(study: Study, effects: pd.DataFrame, contrasts: pd.DataFrame) 
 
 
 def _all_exploratory(study: Study, effects: pd.DataFrame) -> list[str]:
-    if not varied(study):
+    if not study.varied:
         return ["No factor is varied."]
     pooled = effects[effects["env"] == POOLED].to_dict("records")
     none = f"No effect can be pooled: {_UNPAIRED}."
@@ -92,7 +92,7 @@ def _cost(row: _Row) -> str:
             f"{times}, over {data}: no interval, since some arm was timed once only. Seeds trained "
             "in one process are one timing."
         )
-    few = row["n"] / row["environments"] < EXPLORATORY
+    few = row["n_min"] < EXPLORATORY
     bounds = f"[{row['lo']:.2f}, {row['hi']:.2f}]"
     return f"{times} {bounds}, over {data} in all{' (exploratory)' if few else ''}."
 
@@ -107,14 +107,15 @@ def _sentence(study: Study, row: _Row) -> str:
     name = f"**{row['level']}{sign} {row['against']}{tuning.how_tuned(study, str(row['factor']))}**"
     if not row["environments"]:
         return f"{name}: no estimate, since {_UNPAIRED}."
-    seeds = row["n"] / row["environments"]
-    words = plural(int(seeds), "seed") if seeds == int(seeds) else f"{seeds:.1f} seeds"
-    pool = f"pooled over {plural(int(row['environments']), 'environment')}, {words} each"
+    n, fewest, environments = int(row["n"]), int(row["n_min"]), int(row["environments"])
+    words = plural(fewest, "seed")
+    seeds = f"{words} each" if n == fewest * environments else f"{words} or more each, {n} in all"
+    pool = f"pooled over {plural(environments, 'environment')}, {seeds}"
     shown = places(row["lo"], row["hi"])
     start = f"{name}: {row['estimate']:+z.{shown}f}"
     if math.isnan(row["lo"]):
         return f"{start} in normalised score, {pool}: no interval, so no conclusion."
-    exploratory = " (exploratory)" if seeds < EXPLORATORY else ""
+    exploratory = " (exploratory)" if fewest < EXPLORATORY else ""
     return (
         f"{start} [{row['lo']:z.{shown}f}, {row['hi']:z.{shown}f}] in normalised score"
         f"{_p_values(row)}, {pool}"

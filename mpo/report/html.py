@@ -11,7 +11,7 @@ import markdown
 import yaml
 
 from mpo.analysis.tables import read, units
-from mpo.study.files import replacing
+from mpo.study.files import write_text
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 75em; margin: 2em auto;
@@ -80,6 +80,5 @@ def _inside(path: Path) -> str:
 
 def _write(title: str, body: str, output: Path) -> None:
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
-    with replacing(output) as temporary:
-        page = f"<!doctype html><html><head>{head}</head><body>{body}</body></html>"
-        temporary.write_text(page, encoding="utf-8")
+    page = f"<!doctype html><html><head>{head}</head><body>{body}</body></html>"
+    write_text(output, page)

@@ -12,26 +12,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mpo.analysis.aggregates import METRIC_TITLES
 from mpo.analysis.baselines import comparable, in_words
-from mpo.analysis.contrasts import POOLED, SUM, varied
+from mpo.analysis.contrasts import POOLED, SUM
 from mpo.analysis.intervals import EXPLORATORY, MINUS, t_interval
-from mpo.analysis.tables import CONFIDENCE, read
+from mpo.analysis.tables import CONFIDENCE, made_of, read
 from mpo.report import others
 from mpo.report.numbers import digits, number, wide
 from mpo.report.typeset import NONE, Table, latex, markdown
-from mpo.study.files import TYPESET, replacing
+from mpo.study.files import TYPESET, write_text
 from mpo.study.plan import Study
 from mpo.study.status import FINISHED
 
 _MISSING = "missing"
 """Text of a cell without a finished run."""
-
-_METRICS = {
-    "iqm": "IQM",
-    "mean": "Mean",
-    "median": "Median",
-    "optimality_gap": "Optimality gap",
-}
 
 
 def write(study: Study, tables: Path, outputs: Path) -> None:
@@ -47,10 +41,12 @@ def write(study: Study, tables: Path, outputs: Path) -> None:
     """
     for name, make in zip(TYPESET, (final_scores, aggregates, effects, costs), strict=True):
         table = make(study, tables)
-        forms = {"tex": latex(table, f"tab:{study.study}-{name}"), "md": markdown(table)}
+        forms = {
+            "tex": f"{latex(table, f'tab:{study.study}-{name}')}% {made_of(tables)}\n",
+            "md": f"{markdown(table)}\n<!-- {made_of(tables)} -->\n",
+        }
         for suffix, text in forms.items():
-            with replacing(outputs / f"{name}.{suffix}") as path:
-                path.write_text(text, encoding="utf-8")
+            write_text(outputs / f"{name}.{suffix}", text)
 
 
 def final_scores(study: Study, tables: Path) -> Table:
@@ -108,7 +104,9 @@ def aggregates(study: Study, tables: Path) -> Table:
     """
     found, finals = read(tables, "aggregates"), read(tables, "finals")
     caption = f"Normalised final scores over environments, study {study.study}."
-    frame = pd.DataFrame(index=pd.Index(finals["arm"].unique(), name="arm"), columns=[*_METRICS])
+    frame = pd.DataFrame(
+        index=pd.Index(finals["arm"].unique(), name="arm"), columns=[*METRIC_TITLES]
+    )
     note = "No environment has a reference score and a finished run of every arm."
     if not found.empty:
         frame = wide(found.assign(cell=_cells(found)), ["arm"], "metric", "cell").loc[frame.index]
@@ -123,7 +121,7 @@ def aggregates(study: Study, tables: Path) -> Table:
             f"{_counted(found['environments'], 'environment')} and {_counted(found['n'], 'run')} "
             f"per arm; {_seeds(scored[shared], warning)} per environment."
         )
-    frame = frame.fillna(NONE).rename(columns=_METRICS)
+    frame = frame.fillna(NONE).rename(columns=METRIC_TITLES)
     return Table(frame, _nothing(frame), caption, note)
 
 
@@ -141,7 +139,7 @@ def effects(study: Study, tables: Path) -> Table:
     caption = f"Effects of the factors on the final return, study {study.study}."
     if found.empty:
         frame = pd.DataFrame(columns=[*rows, *units, "n", "r"], dtype=str).set_index(rows)
-        note = "No pair of runs is complete." if varied(study) else "No factor is varied."
+        note = "No pair of runs is complete." if study.varied else "No factor is varied."
         return Table(frame, _nothing(frame), caption, note)
     both = found.groupby(rows, sort=False)[["n", "correlation"]].first()
     frame = wide(found, rows, "unit", "cell").reindex(columns=units, fill_value=NONE)
@@ -215,7 +213,7 @@ def _final(row: Mapping[Hashable, Any], seeds: int) -> str:
 
 def _beside(found: pd.DataFrame, study: Study, whose: str) -> pd.DataFrame:
     """One row per algorithm of other authors, one column per environment with a result."""
-    budgets = {run.spec.env_name: run.total_steps for run in study.runs}
+    budgets = study.budgets
     cells = [
         row["result"]
         + ("" if row["steps"] == budgets[row["env"]] else f" (after {row['steps']} steps)")

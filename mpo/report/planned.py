@@ -1,11 +1,10 @@
 """What a study trains: its runs, and the settings that they were trained with."""
 
 from collections.abc import Hashable, Iterable
-from typing import Any
 
-from mpo.analysis.tables import arm_label, flat
 from mpo.study.cells import Run
 from mpo.study.hyperparameters import Training
+from mpo.study.labels import arm_label, text
 from mpo.study.plan import Study
 
 _ALWAYS = ("policy_lr", "q_lr")
@@ -14,12 +13,11 @@ _ALWAYS = ("policy_lr", "q_lr")
 
 def section(study: Study) -> str:
     """Lists the environments, the values of the axes, the seeds and the settings."""
-    budgets = {run.spec.env_name: run.total_steps for run in study.runs}
     axes = [
-        f"- {name}: {', '.join(_text(value) for value in values)}"
+        f"- {name}: {', '.join(text(value) for value in values)}"
         for name, values in study.axis_values.items()
     ]
-    environments = ", ".join(f"{env} ({steps})" for env, steps in budgets.items())
+    environments = ", ".join(f"{env} ({steps})" for env, steps in study.budgets.items())
     return "\n".join(
         [
             f"{len(study.runs)} runs: every combination of",
@@ -43,7 +41,7 @@ def _settings(study: Study) -> list[str]:
         if name in study.axis_values or (name not in _ALWAYS and {*values} == {field.default}):
             continue
         if len({*values}) == 1:
-            shared.append(f"{name} {_text(values[0])}")
+            shared.append(f"{name} {text(values[0])}")
         else:
             others.append(f"- {name}: {_by_place(study, cells, values)}")
     start = "Settings that are not the default, in all runs: "
@@ -65,7 +63,7 @@ def _by_place(study: Study, cells: list[Run], values: list[Hashable]) -> str:
     ]
     places = next(each for each in names if _one_each(each, values))
     return "; ".join(
-        f"{_text(value)} ({', '.join(_where(places, values, value))})"
+        f"{text(value)} ({', '.join(_where(places, values, value))})"
         for value in dict.fromkeys(values)
     )
 
@@ -78,7 +76,3 @@ def _one_each(places: list[str], values: list[Hashable]) -> bool:
 def _where(places: list[str], values: list[Hashable], value: Hashable) -> Iterable[str]:
     pairs = zip(places, values, strict=True)
     return dict.fromkeys(place for place, other in pairs if other == value)
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(flat(value)).lower()

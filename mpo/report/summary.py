@@ -8,18 +8,18 @@ from pathlib import Path
 import pandas as pd
 
 from mpo.analysis.baselines import comparable, in_words
-from mpo.analysis.tables import read
+from mpo.analysis.tables import made_of, read
 from mpo.provenance import commit, packages
 from mpo.report import answers, others, paper_tables, planned, tuning
 from mpo.report import figures as drawings
-from mpo.report.figures.style import plural
 from mpo.report.numbers import number
 from mpo.report.typeset import inline, markdown
 from mpo.study import questions
 from mpo.study.checksums import Damaged, read_object
-from mpo.study.files import QUESTIONS, replacing
+from mpo.study.files import QUESTIONS, write_text
 from mpo.study.plan import Study
 from mpo.study.status import FINISHED
+from mpo.study.words import plural
 
 _ORIGIN = {
     "git_sha": "commit",
@@ -67,7 +67,7 @@ def write(
     runs = read(tables, "runs")
     parts = [
         f"# Study `{study.study}`",
-        *(_edited(study, plan) if plan else []),
+        *(_edited(study, plan, read(tables, "references")) if plan else []),
         planned.section(study),
         *_missing(runs),
         *_unlike(runs),
@@ -90,14 +90,12 @@ def write(
         "## Cost",
         markdown(paper_tables.costs(study, tables)).rstrip(),
         "## Provenance",
-        _provenance(runs),
+        _provenance(runs, tables),
     ]
-    text = "\n\n".join(parts) + "\n"
-    with replacing(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(output, "\n\n".join(parts) + "\n")
 
 
-def _edited(study: Study, plan: Path) -> list[str]:
+def _edited(study: Study, plan: Path, references: pd.DataFrame) -> list[str]:
     """A warning at the top of the page if the config is not the one that the study began with."""
     try:
         recorded = questions.read(plan.with_name(QUESTIONS))
@@ -106,7 +104,10 @@ def _edited(study: Study, plan: Path) -> list[str]:
     if recorded is None:
         text = "The study's questions were not recorded before its first run."
         return [text] if study.contrasts else []
-    sections = questions.edited(recorded, read_object(plan))
+    known = references[references["random"].notna()]  # else the reference was not used
+    returns = known["reference"].astype(object).where(known["reference"].notna(), None)
+    now = dict(zip(known["env"], returns, strict=True))
+    sections = questions.edited(recorded, read_object(plan), now)
     day = datetime.fromisoformat(recorded["time"]).date()
     text = f"**Edited after the study was first started ({day}): {', '.join(sections)}.**"
     return [text] if sections else []
@@ -185,14 +186,15 @@ def _figure(study: Study, tables: Path, path: Path, page: Path) -> str:
     return f"![{path.stem}]({link})\n\n{inline(drawings.caption(path.stem, study, tables))}"
 
 
-def _provenance(runs: pd.DataFrame) -> str:
+def _provenance(runs: pd.DataFrame, tables: Path) -> str:
     lines = [
         f"Trained from {runs['started'].dropna().min()} to {runs['finished'].dropna().max()}.",
         "",
     ]
     lines += [f"- {words}: {', '.join(found)}" for words, found in _origins(runs).items()]
     versions = ", ".join(f"{name} {version}" for name, version in packages(_ANALYSIS).items())
-    return "\n".join([*lines, f"- this page and its figures: commit {commit()}, {versions}"])
+    made = f"- this page and its figures: commit {commit()}, {versions}, {made_of(tables)}"
+    return "\n".join([*lines, made])
 
 
 def _unlike(runs: pd.DataFrame) -> list[str]:

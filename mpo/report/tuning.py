@@ -3,17 +3,20 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from mpo.analysis.intervals import MINUS
-from mpo.analysis.tables import label, read
-from mpo.report.figures.style import plural
+from mpo.analysis.tables import read
 from mpo.report.numbers import grouped
 from mpo.report.typeset import NONE, inline
 from mpo.study.arm_values import schedule
+from mpo.study.labels import label
 from mpo.study.plan import Study
+from mpo.study.search import is_number
 from mpo.study.tuning import Tuning, arms
+from mpo.study.words import plural
 
 
 def section(study: Study, tables: Sequence[Path]) -> list[str]:
@@ -183,11 +186,11 @@ def _best_at_an_end(tuning: Tuning, candidates: pd.DataFrame) -> list[str]:
     return [inline(text)] if said else []
 
 
-def spacing(candidates: list[dict[str, object]], keys: tuple[str, ...]) -> dict[str, list[str]]:
+def spacing(candidates: list[dict[str, Any]], keys: tuple[str, ...]) -> dict[str, list[str]]:
     """Returns the ratios between neighbouring values of each tuned number, to three digits."""
     found = {}
     for key in keys:
-        values = sorted({v for c in candidates if isinstance(v := c.get(key), int | float)})
+        values = sorted({c[key] for c in candidates if is_number(c.get(key))})
         pairs = zip(values, values[1:], strict=False)
         found[key] = sorted({f"{high / low:.3g}" for low, high in pairs if low > 0})
     return found
@@ -199,7 +202,7 @@ def _table(tuning: Tuning, choices: pd.DataFrame) -> str:
             "environment": choices["env"],
             "arm": choices["arm"],
             "chosen": choices["chosen"],
-            "share of resamples": choices["share"].map("{:.2f}".format),
+            "share of resamples": choices["share"].map("{:.2f}".format).replace("nan", NONE),
             "best here": choices["best_here"],
             "best across": choices["best_across"].fillna(""),
             "mean": choices["mean"].map(_return),

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from mpo.study.cells import BUNDLE, CORE_AXES, DEFINITION, SETTABLE, Cell, Environment
 from mpo.study.config import ConfigError, Schedule, Section, explain
 from mpo.study.hyperparameters import Training, training_value
+from mpo.study.labels import arm_label
 from mpo.study.schema import refuse_long
 from mpo.study.specs import CellSpec, path_text
 
@@ -80,6 +81,22 @@ def refuse_shared_paths(cells: Iterable[Cell]) -> None:
             raise ConfigError(
                 f"{each.cell_id}: expected arms with different paths, received {other.arm} and "
                 f"{each.arm}; give the optimizer or the bundle another name"
+            )
+
+
+def refuse_shared_labels(study: "Study", cells: Iterable[Cell]) -> None:
+    """Checks that tables and figures can tell the arms apart.
+
+    Raises:
+        ConfigError: two arms have the same name there, as numbers do that differ after 12 digits.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for each in cells:
+        name = arm_label(study, each.arm)
+        if found.setdefault(name, each.arm) != each.arm:
+            raise ConfigError(
+                f"axes: expected arms with different names in tables, received {found[name]} and "
+                f"{each.arm}, which are both called {name!r}"
             )
 
 

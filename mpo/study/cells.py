@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from mpo.study.config import ConfigError, Schedule, Section, check_keys
 from mpo.study.hyperparameters import Training, training_value
+from mpo.study.optimizers import ARM
 from mpo.study.paths import Place
 from mpo.study.specs import CellSpec, EnvironmentSpec, RunSpec
 
@@ -22,7 +23,7 @@ SETTABLE = tuple(key for key in Training.model_fields if key != DEFINITION)
 """The keys of `training` that a config can set."""
 
 OWN_KEYS = tuple(key for key in SETTABLE if key not in CORE_AXES)
-"""Those that an optimizer, a bundle or an environment can have values of its own for."""
+"""Those that can be tuned, and that an optimizer, a bundle or an environment can set for itself."""
 
 BUNDLE = "bundle"
 """The axis of the bundles, if a study has any."""
@@ -70,7 +71,7 @@ class Environment(EnvironmentSpec):
 class Bundle(Section):
     """A named set of values of `training`."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+    name: Annotated[str, Field(pattern=ARM)]
     """Its name in paths, tables and figures."""
 
     overrides: dict[str, Any] = {}

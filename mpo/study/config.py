@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -36,6 +37,12 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _in_float32(value: float) -> float:
+    if value and not 1 / _MOST_FLOAT <= abs(value) <= _MOST_FLOAT:
+        raise ValueError(f"expected a number of a size from {1 / _MOST_FLOAT:g} to {_MOST_FLOAT:g}")
+    return value
+
+
 def _null(value: Any) -> Any:
     # Inside of `--config training={...}` Snakemake leaves every value a string.
     return None if value in ("null", "~", "None") else value
@@ -49,8 +56,14 @@ MAX_SEED, MAX_EPISODES, MAX_THREADS, MAX_SECONDS = 2**32 - 1, 1000, 1024, 10_000
 MAX_COUNT = 10**15
 """Far above any real count, and exact in every number format that a count passes through."""
 
+_MOST_FLOAT = 1e30
+"""Numbers beyond it, and positive ones below its inverse, are too close to the ends of float32."""
+
 _LARGEST = 1e300
 """Largest number among arguments: all larger ones are mistakes, or not finite."""
+
+_LONGEST_NAME = 255
+"""Bytes of a file's name, on common file systems."""
 
 _MOST_VALUES = 200
 """Most values in one argument; they would not fit into a path."""
@@ -58,24 +71,30 @@ _MOST_VALUES = 200
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Count = Annotated[Int, Field(ge=1, le=MAX_COUNT)]
-Positive = Annotated[Float, Field(gt=0)]
+Real = Annotated[Float, AfterValidator(_in_float32)]
+Positive = Annotated[Real, Field(gt=0)]
 Seconds = Annotated[Float, Field(gt=0, le=MAX_SECONDS)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 Seed = Annotated[Int, Field(ge=0, le=MAX_SEED)]
 
 
-def check_keys(given: Mapping[Any, Any], allowed: Iterable[str]) -> None:
+def check_keys(given: Mapping[Any, Any], allowed: Iterable[str], where: str = "") -> None:
     """Refuses unknown keys.
+
+    Args:
+        given: keys with their values.
+        allowed: the keys that there are.
+        where: the place in the config, for the message.
 
     Raises:
         ConfigError: a key is unknown; the message suggests the nearest one and lists the choices.
     """
-    choices = list(allowed)
+    choices, start = list(allowed), f"{where}: " if where else ""
     for key, value in given.items():
         if key not in choices:
             raise ConfigError(
-                f"unknown key {shown(key)} with value {shown(value)}; "
+                f"{start}unknown key {shown(key)} with value {shown(value)}; "
                 f"{nearest(str(key), choices)}choose from {', '.join(choices)}"
             )
 
@@ -240,18 +259,24 @@ class Statistics(Section):
     """Normalized score whose first crossing counts as sample efficiency, in environment steps."""
 
 
-TablePath = Annotated[str, Field(pattern=r"^[^{}\x00-\x1f]+$")]
+def _short_names(path: str) -> str:
+    if any(len(name.encode()) > _LONGEST_NAME for name in path.split("/")):
+        raise ValueError(f"expected names of at most {_LONGEST_NAME} bytes in the path")
+    return path
+
+
+FilePath = Annotated[str, Field(pattern=r"^[^{}\x00-\x1f]+$"), AfterValidator(_short_names)]
 """A file's path. Snakemake would take braces for a wildcard."""
 
 
 class Tables(Section):
     """CSV files that users edit; every row is checked before any job starts."""
 
-    references: TablePath = "config/references.csv"
+    references: FilePath = "config/references.csv"
     """The return that is a score of 1 in each environment, with its source. The default is the
     pipeline's own file, if the working directory has none of this name."""
 
-    baselines: TablePath = "config/baselines.csv"
+    baselines: FilePath = "config/baselines.csv"
     """Published returns to compare with, each with its source. The default is found like
     that of `references`."""
 

@@ -109,10 +109,15 @@ def replacing(path: Path, writer: str = "") -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str, writer: str = "") -> None:
+    """Writes text as UTF-8; for `writer` see `replacing`."""
+    with replacing(path, writer) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, value: Mapping[str, Any], writer: str = "") -> None:
     """Writes indented JSON, with keys in the given order; for `writer` see `replacing`."""
-    with replacing(path, writer) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2) + "\n", writer)
 
 
 def _sync(path: Path) -> None:

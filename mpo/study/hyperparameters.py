@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from mpo.study.config import (
+    MAX_COUNT,
     NULL,
     ConfigError,
     Count,
@@ -16,6 +17,7 @@ from mpo.study.config import (
     Fraction,
     Int,
     Positive,
+    Real,
     Section,
     Widths,
     explain,
@@ -89,7 +91,7 @@ class Hyperparameters(Section):
     """The gradients of policy and critic are each clipped to this 2-norm, per seed; those of two
     `critics` together. `null`: not."""
 
-    action_samples: Annotated[Int, Field(ge=2)] = 20
+    action_samples: Annotated[Int, Field(ge=2, le=10_000)] = 20
     """N: actions sampled from the target policy per state. Targets that bootstrap in that state
     use the first M of them."""
 
@@ -171,13 +173,13 @@ class Hyperparameters(Section):
     """What the critic learns. `scalar`: action values; `categorical`: a distribution of the return
     on fixed atoms (C51, Bellemare et al. 2017, arXiv 1707.06887)."""
 
-    critic_atoms: Annotated[Int, Field(ge=2)] = 51
+    critic_atoms: Annotated[Int, Field(ge=2, le=10_000)] = 51
     """Atoms of the categorical critic. Unused by the scalar critic."""
 
-    critic_min: Float = -150.0
+    critic_min: Real = -150.0
     """Lowest atom of the categorical critic, a discounted return; below `critic_max`."""
 
-    critic_max: Float = 150.0
+    critic_max: Real = 150.0
     """Highest atom of the categorical critic, a discounted return."""
 
     corrections: Corrections = "retrace"
@@ -223,7 +225,7 @@ class Hyperparameters(Section):
     `moments`: all of their state (Asadi et al. 2023, arXiv 2306.17833); `time`: the number of steps
     that adam and adamw correct their moments' bias by (Adam-Rel, Ellis et al. 2024, 2412.17113)."""
 
-    warmup_updates: Annotated[Int, Field(ge=0)] = 0
+    warmup_updates: Annotated[Int, Field(ge=0, le=MAX_COUNT)] = 0
     """Updates over which the learning rates of policy and critic rise linearly from 0. A count, not
     a share of the budget, so that a longer training extends a shorter one."""
 

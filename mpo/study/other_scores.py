@@ -105,6 +105,12 @@ def _refuse_unknown_names(
                 f"{others.path}: environments: expected names in the column {column!r} "
                 f"({_some(named['env'])}), received {name!r}"
             )
+    for name, target in others.environments.items():
+        if target in named["env"] and target not in others.environments:
+            raise ConfigError(
+                f"{others.path}: environments.{name}: expected an environment that the column "
+                f"{column!r} does not name itself, received {target!r}"
+            )
     if "algorithm" in others.columns and others.algorithm not in (None, *named["algorithm"]):
         raise ConfigError(
             f"{others.path}: algorithm: expected one in the column "
@@ -124,7 +130,7 @@ def _numbers(others: Others, where: str, cells: Mapping[str, Any]) -> Row:
     row: Row = {}
     for key, name in others.columns.items():
         if key == "seed":
-            row[key] = _text(others, where, cells, key)
+            row[key] = _seed(f"{where}, {name}", _text(others, where, cells, key))
         elif key not in ("env", "algorithm"):
             row[key] = _number(f"{where}, {name}", cells[name], key in _MAY_BE_EMPTY)
     factor = others.step_factor
@@ -141,7 +147,10 @@ def _numbers(others: Others, where: str, cells: Mapping[str, Any]) -> Row:
             name = others.columns[key]
             raise ConfigError(f"{where}, {name}: expected {wanted}{more}, received {value:g}")
     row["env_step"] = round(row["env_step"] * factor)
-    if "lo" in row and not math.isnan(row["lo"] + row["hi"]):
+    if "lo" in row and math.isnan(row["lo"]) != math.isnan(row["hi"]):
+        received = f"{row['lo']:g} and {row['hi']:g}"
+        raise ConfigError(f"{where}: expected lo and hi, or neither, received {received}")
+    if "lo" in row and not math.isnan(row["lo"]):
         if not row["lo"] <= row["mean"] <= row["hi"]:
             received = ", ".join(f"{row[key]:g}" for key in ("lo", "mean", "hi"))
             raise ConfigError(f"{where}: expected lo <= mean <= hi, received {received}")
@@ -154,6 +163,17 @@ def _text(others: Others, where: str, cells: Mapping[str, Any], key: Column) -> 
     if not value:
         raise ConfigError(f"{where}, {name}: expected a name, received {cells[name]!r}")
     return value
+
+
+def _seed(where: str, text: str) -> str:
+    """The name of a seed, the same for a whole number in any form."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if not math.isfinite(number):
+        raise ConfigError(f"{where}: expected a seed, received {text!r}")
+    return str(int(number)) if number.is_integer() else text
 
 
 def _number(where: str, value: Any, may_be_empty: bool) -> float:

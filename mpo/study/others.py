@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from mpo.study.config import Positive, Section, check_keys
+from mpo.study.config import FilePath, Positive, Section, check_keys
 from mpo.study.user_tables import Text
 
 Column = Literal[
@@ -34,8 +34,8 @@ _FORMS: tuple[set[str], ...] = (
 class Others(Section):
     """A file of scores of other people's runs, as a config names it."""
 
-    path: Annotated[str, Field(pattern=r"^[^{}\x00-\x1f]+\.(csv|parquet)$")]
-    """The file, .csv or .parquet. Snakemake would take braces for a wildcard."""
+    path: Annotated[FilePath, Field(pattern=r"\.(csv|parquet)$")]
+    """The file, .csv or .parquet."""
 
     columns: dict[Column, Text]
     """The file's own names of its columns. Always `env`, `env_step`, and one of four forms: `seed`
@@ -76,6 +76,15 @@ class Others(Section):
             raise ValueError(
                 "columns: expected env and env_step with seed, return or mean, n and one of sd, "
                 f"half_width or lo, hi; received {', '.join(self.columns)}"
+            )
+        names = [*self.columns.values()]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"columns: expected each column once, received {twice[0]!r} twice")
+        targets = [*self.environments.values()]
+        if twice := sorted({name for name in targets if targets.count(name) > 1}):
+            raise ValueError(
+                f"environments: expected one name of the file for each environment, received "
+                f"two for {twice[0]!r}"
             )
         if self.algorithm is None and "algorithm" not in self.columns:
             raise ValueError("expected algorithm, its name, or columns.algorithm; received neither")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from mpo.study import left
+from mpo.study import remaining_text
 from mpo.study.plan import Study
 from mpo.study.status import STATUSES, UNFINISHED, RunStatus, statuses
+from mpo.study.words import plural
 
 _TROUBLED = ("diverged", *UNFINISHED, "damaged")
 
@@ -57,7 +58,7 @@ def overview(study: Study, root: Path, stages: Iterable[Study] = ()) -> str:
         ]
         parts.append(tabulate(rows, headers="keys"))
     before = [(stage, statuses(stage, root)) for stage in stages]
-    rest = left.of_status([*before, (study, found)], root)
+    rest = remaining_text.of_status([*before, (study, found)], root)
     return "\n\n".join([*parts, *filter(None, [rest])])
 
 
@@ -102,7 +103,7 @@ def _end_of(log: Path) -> list[str]:
 def _headline(study: Study, found: list[RunStatus]) -> str:
     counts = Counter(s.status for s in found)
     words = ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
-    return f"{left.count(len(found), 'run')} of study {study.study}: {words}."
+    return f"{plural(len(found), 'run')} of study {study.study}: {words}."
 
 
 def _cells(found: list[RunStatus]) -> str:

@@ -19,7 +19,7 @@ from mpo.study.hyperparameters import training_value
 from mpo.study.optimizers import ARM_KEYS, BUILT_IN, Definition, choices, definition
 from mpo.study.schema import StudyConfig, refuse_duplicates
 from mpo.study.specs import EvaluationSpec, RandomSpec
-from mpo.study.tuning import SUFFIX, Tuning, arms, key_of
+from mpo.study.tuning import SUFFIX, Tuning, arms, combinations, key_of
 from mpo.study.tuning_checks import checked
 
 
@@ -80,6 +80,16 @@ class Study(StudyConfig):
             values[name] = [training_value("axes", name, item) for item in items]
             refuse_duplicates(f"value of axes.{name}", values[name])
         return values | ({BUNDLE: [each.name for each in self.bundles]} if self.bundles else {})
+
+    @property
+    def varied(self) -> dict[str, list[Any]]:
+        """The axes with more than one value."""
+        return {name: values for name, values in self.axis_values.items() if len(values) > 1}
+
+    @property
+    def budgets(self) -> dict[str, int]:
+        """The environment steps of a run in each environment, by its name."""
+        return {run.spec.env_name: run.total_steps for run in self.runs}
 
     @cached_property
     def primary(self) -> tuple[Comparison, ...]:
@@ -248,14 +258,14 @@ class Study(StudyConfig):
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """Every environment with every arm, in the order environment, axis values."""
-        names, values = [*self._axis_values], self._axis_values.values()
-        arms = [dict(zip(names, each, strict=True)) for each in itertools.product(*values)]
+        places = itertools.product(self.environments, combinations(self._axis_values))
         found = tuple(
             arm_values.cell(self, environment, arm | candidate)
-            for environment, arm in itertools.product(self.environments, arms)
+            for environment, arm in places
             for candidate in (self.candidates(environment, arm) if self.stage == "tuning" else [{}])
         )
         arm_values.refuse_shared_paths(found)
+        arm_values.refuse_shared_labels(self, found)
         return found
 
     def candidates(self, environment: Environment, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -274,7 +284,7 @@ class Study(StudyConfig):
     def _survivors(self, environment: Environment, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Returns the candidates that were chosen for this study, the reported one or a later rung.
 
-        None if there is no choice, or it is an earlier one, of values that are no candidates now.
+        Empty if there is no choice, or it is an earlier one, of values that are no candidates now.
         """
         assert self.tuned is not None
         tuned_in = self.tuned_environments

@@ -16,33 +16,46 @@ ASKED = (
 )
 """The sections of a config that say what is asked and how it is answered."""
 
+SCALE = "references"
+"""The reference return of each environment, which is recorded beside the sections."""
 
-def record(config: Mapping[str, Any], time: datetime) -> dict[str, Any]:
-    """Returns what is written down of a config.
+_SEAL = "seal"
+"""The key of the SHA-256 of all others."""
+
+References = Mapping[str, float | None]
+"""The reference return of each environment by its name; None if it has none."""
+
+
+def record(config: Mapping[str, Any], references: References, time: datetime) -> dict[str, Any]:
+    """Returns what is written down of a study.
 
     Args:
-        config: the study's config.
+        config: its config.
+        references: its reference returns.
         time: with its time zone.
 
     Returns:
-        The `time` in UTC, the sections as they are `asked`, and the `sha256` of their canonical
-        JSON. The same questions have the same SHA-256 at any time.
+        The `time` in UTC, the sections and the references as they are `asked`, the `sha256` of
+        their canonical JSON, and the `seal` of it all. The same questions have the same SHA-256 at
+        any time.
     """
-    asked = _asked(config)
+    asked = _asked(config, references)
     now = time.astimezone(UTC).isoformat(timespec="seconds")
-    return {"time": now, "sha256": _digest(asked), "asked": asked}
+    found = {"time": now, "sha256": _digest(asked), "asked": asked}
+    return found | {_SEAL: _digest(found)}
 
 
-def write_once(config: Mapping[str, Any], folder: Path) -> None:
+def write_once(config: Mapping[str, Any], references: References, folder: Path) -> None:
     """Writes the questions of a study that has neither a record of them nor a run.
 
     Args:
         config: the study's config.
+        references: its reference returns.
         folder: `results/STUDY`.
     """
     path, runs = folder / QUESTIONS, folder / "runs"
     if not (path.exists() or (runs.is_dir() and any(runs.iterdir()))):
-        write_json(path, record(config, datetime.now(UTC)))
+        write_json(path, record(config, references, datetime.now(UTC)))
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -57,25 +70,37 @@ def read(path: Path) -> dict[str, Any] | None:
         return None
     with reading(path):
         datetime.fromisoformat(found["time"])
-        if found["sha256"] != _digest({**found["asked"]}):
+        unsealed = {key: value for key, value in found.items() if key != _SEAL}
+        # A record that lacks the references is older than the seal.
+        seal = _digest(unsealed) if SCALE in found["asked"] else found.get(_SEAL)
+        if found["sha256"] != _digest({**found["asked"]}) or found.get(_SEAL) != seal:
             raise Damaged(path, "its content was changed after it had been written")
     return found
 
 
-def edited(recorded: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Returns the sections of a config that are not as they were recorded, in the order of `ASKED`.
+def edited(
+    recorded: Mapping[str, Any], config: Mapping[str, Any], references: References
+) -> list[str]:
+    """Returns what is not as it was recorded: sections in the order of `ASKED`, then references.
+
+    References count as edited in environments that were there, and only if they were recorded.
 
     Args:
         recorded: see `record`.
         config: the study's config as it is now.
+        references: its reference returns as they are now.
     """
-    before, now = recorded["asked"], _asked(config)
-    return [key for key in ASKED if before.get(key) != now.get(key)]
+    before, now = recorded["asked"], _asked(config, references)
+    found = [key for key in ASKED if before.get(key) != now.get(key)]
+    was = before.get(SCALE, {})
+    changed = any(was[env] != value for env, value in now[SCALE].items() if env in was)
+    return [*found, *([SCALE] if changed else [])]
 
 
-def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(config: Mapping[str, Any], references: References) -> dict[str, Any]:
     """The sections that say something; to leave a section out is to leave it empty."""
-    return {key: config[key] for key in ASKED if config.get(key)}
+    sections = {key: config[key] for key in ASKED if config.get(key)}
+    return {**sections, SCALE: dict(references)}
 
 
 def _digest(asked: Mapping[str, Any]) -> str:

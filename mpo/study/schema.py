@@ -165,14 +165,21 @@ class StudyConfig(Section):
     @field_validator("optimizers")
     @classmethod
     def _optimizer_keys(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for overrides in value.values():
-            check_keys({k: v for k, v in overrides.items() if k not in ARM_KEYS}, OWN_KEYS)
+        for arm, overrides in value.items():
+            check_keys(overrides, [*ARM_KEYS, *OWN_KEYS], arm)
         return value
 
     @field_validator("bundles")
     @classmethod
     def _unique_bundles(cls, value: tuple[Bundle, ...]) -> tuple[Bundle, ...]:
         refuse_duplicates("bundle", [bundle.name for bundle in value])
+        for index, bundle in enumerate(value):
+            for other in value[:index]:
+                if bundle.overrides == other.overrides:
+                    raise ValueError(
+                        f"expected bundles with different values, received {bundle.overrides} for "
+                        f"{other.name!r} and for {bundle.name!r}"
+                    )
         return value
 
     @field_validator("axes")

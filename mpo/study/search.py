@@ -39,6 +39,11 @@ def checked_values(key: str, values: Any) -> list[Any]:
     return found
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def checked_range(key: str, value: Any) -> tuple[float, float]:
     """Returns a range with ends of the schema's type.
 
@@ -53,7 +58,7 @@ def checked_range(key: str, value: Any) -> tuple[float, float]:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise ConfigError(f"{where}: expected a range of two numbers, received {value!r}")
     low, high = (training_value("tuning.ranges", key, end) for end in value)
-    if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
+    if not (is_number(low) and is_number(high)):
         raise ConfigError(f"{where}: expected a key of numbers, received {value!r}")
     if not 0 < low < high:
         raise ConfigError(

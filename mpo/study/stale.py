@@ -12,6 +12,7 @@ from typing import Any
 from mpo.study.cells import Run
 from mpo.study.checksums import Damaged
 from mpo.study.choice import read_choice
+from mpo.study.config import ConfigError
 from mpo.study.files import CHOICE, EVALUATION_COST, RUN
 from mpo.study.plan import Study
 
@@ -57,6 +58,29 @@ def stale_files(study: Study, plan: str, runs: Iterable[Run], root: Path) -> lis
         if _spec(root / path) not in (None, spec):
             found.append(path)
     return found
+
+
+def refuse_taken_name(study: Study, root: Path) -> None:
+    """Checks that the folder of a study is not that of another study's stage of tuning.
+
+    Args:
+        study: what is planned.
+        root: the directory that contains `results/`.
+
+    Raises:
+        ConfigError: one of the two is reported and the other is a stage of tuning.
+    """
+    path = root / "results" / study.study / "study.json"
+    try:
+        there = json.loads(_text(path) or "null")
+    except json.JSONDecodeError:
+        return
+    stage = there.get("stage", "reported") if isinstance(there, dict) else study.stage
+    if stage != study.stage:
+        raise ConfigError(
+            f"study: {path.parent} holds a study of stage {stage!r}, and this config would make it "
+            f"one of stage {study.stage!r}; give the study another name"
+        )
 
 
 def _text(path: Path) -> str | None:

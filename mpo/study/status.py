@@ -184,7 +184,7 @@ def _reported(run: Run, root: Path) -> RunStatus:
             status = "planned"  # trained but not yet evaluated
         return RunStatus(
             run,
-            STATUSES[STATUSES.index(status)],
+            STATUSES[STATUSES.index(status)],  # an unknown one: the file is damaged
             None if error is None else str(error),
             phase=str(said["phase"]),
             count=int(said["count"]),

@@ -22,18 +22,10 @@ from mpo.study.config import (
     canonical_json,
 )
 from mpo.study.halving import Halving
-from mpo.study.hyperparameters import Training
-from mpo.study.search import Search, draw
+from mpo.study.search import Search, draw, is_number
 
 SUFFIX = "-tuning"
 """Ends the name of the stage's study."""
-
-TUNABLE = tuple(
-    key
-    for key in Training.model_fields
-    if key not in ("retrace", "optimizer", "optimizer_definition")
-)
-"""The keys of `training` that can be tuned."""
 
 
 class Tuning(Section):
@@ -120,9 +112,7 @@ class Tuning(Section):
         if self.search != "grid":
             assert self.candidates is not None
             return draw(self.search, tuned, self.candidates, f"{self._seed} {key_of(arm)}")
-        return [
-            dict(zip(tuned, values, strict=True)) for values in itertools.product(*tuned.values())
-        ]
+        return combinations(tuned)
 
     @property
     def rungs(self) -> int:
@@ -201,19 +191,17 @@ class Tuning(Section):
 
 def arms(tuning: Tuning, axis_values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Returns every combination of the values of the tuned axes, in the order of the axes."""
-    names = [axis for axis in axis_values if axis in tuning.axes]
-    combinations = itertools.product(*(axis_values[axis] for axis in names))
-    return [dict(zip(names, combination, strict=True)) for combination in combinations]
+    return combinations({axis: axis_values[axis] for axis in axis_values if axis in tuning.axes})
+
+
+def combinations(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Returns every combination of values, one of each name; the last name varies fastest."""
+    return [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
 
 
 def key_of(arm: Mapping[str, Any]) -> str:
     """Returns a tuned arm as text, the same for equal arms."""
     return canonical_json(dict(arm))
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def named(arm: Mapping[str, Any]) -> str:

@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mpo.study.cells import axis_value
+from mpo.study.cells import OWN_KEYS, axis_value
 from mpo.study.config import ConfigError, check_keys
 from mpo.study.hyperparameters import training_value
-from mpo.study.search import BASES, checked_range, checked_values
-from mpo.study.tuning import TUNABLE, Tuning, arms, is_number, named
+from mpo.study.search import BASES, checked_range, checked_values, is_number
+from mpo.study.tuning import Tuning, arms, named
 
 
 def checked(
@@ -44,7 +44,9 @@ def checked(
         )
     entries = [_checked_entry(tuning, entry, axis_values) for entry in tuning.entries]
     found = tuning.with_entries(entries, seed)
-    check_keys(found.followers, [key for key in TUNABLE if key not in found.keys])
+    check_keys(
+        found.followers, [key for key in OWN_KEYS if key not in found.keys], "tuning.followers"
+    )
     _refuse_followers_of_no_number(found)
     for arm in arms(found, axis_values):
         _check_candidates(found, arm)
@@ -91,7 +93,7 @@ def _checked_entry(
     tuning: Tuning, entry: Mapping[str, Any], axis_values: Mapping[str, Sequence[Any]]
 ) -> dict[str, Any]:
     """Returns a grid, or the ranges of an arm, with values of the schema's types."""
-    check_keys(entry, dict.fromkeys([*tuning.axes, *TUNABLE]))
+    check_keys(entry, dict.fromkeys([*tuning.axes, *OWN_KEYS]), f"tuning.{tuning.place}")
     found: dict[str, Any] = {}
     for key, values in entry.items():
         if key in tuning.axes:
@@ -117,7 +119,7 @@ def _refuse_followers_of_no_number(tuning: Tuning) -> None:
         tried[key] += entry.get(key, ())
     numbers = [key for key, values in tried.items() if all(map(is_number, values))]
     for name, followed in tuning.followers.items():
-        check_keys(followed, tried)
+        check_keys(followed, tried, f"tuning.followers.{name}")
         for key in followed:
             if key not in numbers:
                 raise ConfigError(

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mpo import provenance
-from mpo.environments.fingerprint import OptimizerChanged, refuse_change
+from mpo.environments.fingerprint import EnvironmentChanged, OptimizerChanged, refuse_change
 from mpo.study.checksums import sealed
 from mpo.study.config import ConfigError, canonical_json
 from mpo.study.files import METRICS, POLICIES, RUN, write_json
@@ -140,10 +140,9 @@ def _together(
             state = resumed.state
             recorded = state if isinstance(state, Mapping) else {}
             what, remedy = str(directory.path), f"Delete {directory.path} to start from step 0"
-            refuse_change(recorded.get("environment"), stack.environment, what, remedy)
-            if stack.optimizer:
-                now = stack.optimizer
-                refuse_change(recorded.get("optimizer"), now, what, remedy, OptimizerChanged)
+            kinds = {"environment": EnvironmentChanged, "optimizer": OptimizerChanged}
+            for name, now in stack.made_of.items():
+                refuse_change(recorded.get(name), now, what, remedy, kinds[name])
             refuse_other_device(recorded, stack.device.type, directory.path)
             refuse_other_forms(resumed, template)
 
@@ -219,8 +218,7 @@ def _write(
         record |= {
             "env_id": spec.env_id,
             "seed": seed,
-            "environment": stack.environment,
-            **({"optimizer": stack.optimizer} if stack.optimizer else {}),
+            **stack.made_of,
             "spec": spec.of_seed(seed).model_dump(mode="json"),
             "provenance": {
                 **origin,

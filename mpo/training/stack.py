@@ -69,11 +69,11 @@ class Stack:
         self._workers = workers
         self.streams = ParallelStreams(env, self.seeds, workers)
         first = self.streams.here.envs[0]
-        self.environment = fingerprint(first)
-        """What the environment is made of; recorded with everything that is learnt in it."""
         imported = classes(config.optimizer_definition)
-        self.optimizer = of_classes(imported) if imported else None
-        """What an imported optimizer is made of; recorded like the environment."""
+        own = {"optimizer": of_classes(imported)} if imported else {}
+        self.made_of: dict[str, Any] = {"environment": fingerprint(first), **own}
+        """Fingerprints of the environment and of an imported optimizer, recorded with all that is
+        learnt."""
         self.obs_dim, self.action_dim = dimensions(first.observation_space, first.action_space)
         episode_steps = first.spec.max_episode_steps if first.spec else None
         self.agent = make_agent(

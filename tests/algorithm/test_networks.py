@@ -4,14 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mpo.algorithm.critics import CategoricalQNetwork, CriticPair, QNetwork, effective_rank
 from mpo.algorithm.layers import StackedLayerNorm, StackedLinear, elu_backward, tanh_, tanh_backward
-from mpo.algorithm.networks import (
-    CategoricalQNetwork,
-    CriticPair,
-    GaussianPolicy,
-    QNetwork,
-    effective_rank,
-)
+from mpo.algorithm.policies import GaussianPolicy
 from tests.reference import PlainCritic, PlainPolicy, in_stack_order, plain_linear
 
 S, N, B, OBS, D = 3, 5, 7, 4, 2
@@ -240,7 +235,7 @@ def test_inference_in_chunks_equals_the_whole(monkeypatch):
     network, (obs, actions) = scramble(critic()).double(), map(Tensor.double, inputs())
     whole = network(obs, actions)
     for size in (1, 2 * B * 9, 10**9):
-        monkeypatch.setattr("mpo.algorithm.networks._IN_CACHE", size)
+        monkeypatch.setattr("mpo.algorithm.critics._IN_CACHE", size)
         close(network(obs, actions), whole)
 
 

@@ -147,7 +147,7 @@ def test_every_hidden_product_of_the_target_networks_is_reduced_and_no_other(cri
         return torch.baddbmm(bias, x, weight)
 
     agent = agent_of("bfloat16", critics=critics)
-    for module in ("compute.matmul", "algorithm.layers", "algorithm.networks"):
+    for module in ("compute.matmul", "algorithm.layers", "algorithm.critics"):
         monkeypatch.setattr(f"mpo.{module}.affine", noted)
     obs = torch.zeros(len(SEEDS), B, OBS)
     hidden = [((32, 64), "bfloat16"), ((64, 32), "bfloat16")]

@@ -8,8 +8,9 @@ import pytest
 
 from mpo.analysis import collect, tables
 from mpo.analysis.intervals import t_interval
-from mpo.study.checksums import Damaged
+from mpo.study.checksums import Damaged, sealed
 from mpo.study.files import TABLE_CHECKSUMS
+from mpo.study.labels import arm_label
 from tests import synthetic
 
 
@@ -30,7 +31,7 @@ def test_every_table_is_tidy_and_in_the_studys_order(study, tmp_path):
     assert list(found["runs"]["run_id"]) == [run.run_id for run in study.runs]
     for name in ("evals", "train"):
         assert list(found[name]["run_id"].unique()) == [run.run_id for run in study.runs]
-    cells = [(run.spec.env_id, tables.arm_label(study, run.arm)) for run in study.runs[::3]]
+    cells = [(run.spec.env_id, arm_label(study, run.arm)) for run in study.runs[::3]]
     scores = found["scores"].query("policy == 'mode'")
     assert list(zip(scores["env"], scores["arm"], strict=True)) == cells
     assert len(found["scores"]) == 2 * len(cells)
@@ -236,9 +237,13 @@ def test_seeds_of_one_process_have_a_share_of_its_clocks_each(study, tmp_path):
 
 def test_a_table_whose_checksum_was_deleted_is_refused(study, tmp_path):
     tables.write(collect.collect(study, tmp_path), tmp_path / "tables")
-    (tmp_path / "tables" / TABLE_CHECKSUMS).unlink()
-    with pytest.raises(Damaged, match=r"runs.parquet: its checksum is unknown: \.checksums.json"):
-        tables.read(tmp_path / "tables", "runs")
+    record = tmp_path / "tables" / TABLE_CHECKSUMS
+    whole = json.loads(record.read_text())
+    others = {k: v for k, v in whole["files"].items() if not k.startswith("runs")}
+    for content in (sealed({"files": others}), {"files": others}, {"files": whole["files"]}, None):
+        record.unlink() if content is None else record.write_text(json.dumps(content))
+        with pytest.raises(Damaged, match=r"runs.parquet: its checksum is missing in \.checksums"):
+            tables.read(tmp_path / "tables", "runs")
 
 
 def test_a_table_of_an_older_version_is_read_unchecked(study, tmp_path):
@@ -252,7 +257,7 @@ def test_a_table_of_an_older_version_is_read_unchecked(study, tmp_path):
 
 def test_a_table_of_another_schema_is_refused(tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "runs.parquet")
-    with pytest.raises(Damaged, match="schema_version 3, received none"):
+    with pytest.raises(Damaged, match="schema_version 4, received none"):
         tables.read(tmp_path, "runs")
 
 

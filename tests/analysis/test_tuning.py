@@ -260,7 +260,7 @@ def test_the_best_of_each_arm_go_on_to_the_next_rung(rung):
     }
     table = tables["candidates"]["chosen"].to_numpy().reshape(4, 4)
     assert [[*np.flatnonzero(row)] for row in table] == [[1, 2], [0, 3], [0, 3], [2, 3]]
-    assert tables["candidates"]["share"].tolist() == table.ravel().astype(float).tolist()
+    assert tables["candidates"]["share"].isna().all()  # one seed tells nothing of the others
     assert tables["choices"]["chosen"].tolist()[0] == "q lr 0.001"
 
 

@@ -70,7 +70,7 @@ def analyse(study, root, config=CONFIG):
     home = root / HOME
     config = config | {"allow_missing": study.allow_missing}
     write(root / PLAN, canonical_json(config).encode())
-    asked = questions.record(config, datetime(2026, 11, 27, tzinfo=UTC))
+    asked = questions.record(config, {}, datetime(2026, 11, 27, tzinfo=UTC))
     write(home / QUESTIONS, json.dumps(asked).encode())
     tables.write(collect.collect(study, root), home / "tables")
     tables.write({name: pd.DataFrame({"a": [1.0]}) for name in ANSWERS}, home / "tables")
@@ -426,6 +426,16 @@ def test_a_damaged_file_of_the_study_is_named(root, name):
     path = root / HOME / name
     path.write_bytes(path.read_bytes()[:-4] + b"????")
     with pytest.raises(Damaged, match=name):
+        contents(STUDY, root)
+
+
+@pytest.mark.parametrize("name", ["summary.md", "typeset/effects.tex", "pages/summary.html"])
+def test_a_page_of_other_tables_is_refused(root, name):
+    """It shows other numbers."""
+    (root / HOME / name).write_text(f"at commit x, {tables.made_of(root / HOME / 'tables')}\n")
+    assert contents(STUDY, root).runs
+    tables.write({"power": pd.DataFrame({"a": [2.0]})}, root / HOME / "tables")
+    with pytest.raises(JobFailed, match=rf"not made of the tables that are there.*:\n  {name}$"):
         contents(STUDY, root)
 
 

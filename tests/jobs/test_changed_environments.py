@@ -103,7 +103,7 @@ def test_after_an_edit_an_older_training_is_not_filmed(tmp_path, mine):
     edit(mine)
     run = processes.results(tmp_path, SPEC, 100)
     command = [sys.executable, "-m", "mpo", "video", "--run", run, "--out", tmp_path / "film.gif"]
-    output = processes.finish(processes._start(command), code=1)
+    output = processes.finish(processes.start_process(command), code=1)
     assert f"failed: the training in {run} used another version of the environment: " in output
     assert f"source mine has changed. Delete {run} to" in output and "Traceback" not in output
     assert not (tmp_path / "film.gif").exists()

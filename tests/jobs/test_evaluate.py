@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpo.algorithm.networks import GaussianPolicy
+from mpo.algorithm.policies import GaussianPolicy
 from mpo.environments.envs import dimensions, make_env
 from mpo.environments.guard import EnvironmentFailed
 from mpo.environments.rollouts import SideBySide, rollouts, vector_env

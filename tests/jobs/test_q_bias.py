@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mpo.algorithm.networks import GaussianPolicy, make_critic
+from mpo.algorithm.critics import make_critic
+from mpo.algorithm.policies import GaussianPolicy
 from mpo.environments.rollouts import rollouts, vector_env
 from mpo.jobs import q_bias
 from mpo.jobs.evaluate import evaluate

@@ -51,5 +51,5 @@ def test_an_environment_that_does_not_fail_is_measured_all_the_same(tmp_path):
 def test_an_environment_that_hangs_ends_the_job(tmp_path):
     command = [sys.executable, "-m", "mpo", *arguments("Seized", tmp_path / "random.json")]
     command += ["--environment-timeout", "1", "--log", tmp_path / "random.log"]
-    processes.finish(processes._start(command), code=1)
+    processes.finish(processes.start_process(command), code=1)
     assert "probes.py" in (tmp_path / "random.log").read_text()

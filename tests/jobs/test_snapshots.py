@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpo.algorithm.networks import GaussianPolicy, make_normalizer
+from mpo.algorithm.policies import GaussianPolicy, make_normalizer
 from mpo.environments.guard import EnvironmentFailed
 from mpo.environments.rollouts import rollouts, vector_env
 from mpo.jobs import snapshots

@@ -11,7 +11,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
-from mpo.algorithm.networks import GaussianPolicy
+from mpo.algorithm.policies import GaussianPolicy
 from mpo.environments.envs import dimensions, make_env
 from mpo.jobs.evaluate import evaluate
 from mpo.jobs.video import _choose_renderer, record

@@ -3,7 +3,7 @@ import functools
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 
 from mpo.analysis import tables
 from mpo.report import figures
@@ -260,10 +260,12 @@ def test_up_to_forty_arms_can_be_told_apart_by_lines_alone(axes):
 
 def test_the_first_twenty_arms_look_as_they_always_did():
     axes = {"gamma": np.linspace(0, 0.99, 20).tolist()}
-    looks = style.looks(synthetic.plan(environments=1, seeds=1, axes=axes)).values()
-    for n, look in enumerate(looks):
-        assert look.color == style._COLOURS[n % 10] and look.linestyle == style._DASHES[n % 4]
-        assert look.marker == style._MARKERS[n % 7]
+    looks = [*style.looks(synthetic.plan(environments=1, seeds=1, axes=axes)).values()]
+    found = [(to_hex(look.color), look.linestyle, look.marker) for look in looks]
+    assert found[:2] == [("#0173b2", "solid", "o"), ("#de8f05", (0, (4, 1.5)), "s")]
+    assert found[2:4] == [("#029e73", (0, (1, 1)), "^"), ("#d55e00", (0, (5, 1, 1, 1)), "D")]
+    assert found[10] == ("#0173b2", (0, (1, 1)), "D")
+    assert found[19] == ("#56b4e9", (0, (5, 1, 1, 1)), "P")
 
 
 def test_beyond_the_limit_the_legend_says_that_looks_repeat(tmp_path):

@@ -327,8 +327,11 @@ def test_both_forms_of_every_table_are_written_and_repeat(made, tmp_path):
     for name in TYPESET:
         table = getattr(paper_tables, name)(study, folder)
         text = (tmp_path / "1" / f"{name}.md").read_text()
-        assert text.endswith(f"|\n\n{table.caption} {table.note}\n")
+        made_of = tables.made_of(folder)
+        assert tables.MADE_OF.fullmatch(made_of)
+        assert text.endswith(f"|\n\n{table.caption} {table.note}\n\n<!-- {made_of} -->\n")
         latex = (tmp_path / "1" / f"{name}.tex").read_text()
+        assert latex.endswith(f"\n% {made_of}\n")
         assert rf"\label{{tab:made-up-{name}}}" in latex and typeset._tex(table.note) in latex
 
 

@@ -298,6 +298,14 @@ def test_without_named_contrasts_all_is_exploratory(tmp_path):
         ({"lo": -0.3, "hi": -0.1, "p": 0.01, "p_holm": 0.02}, "(exploratory): lower."),
         ({"sd": 0.1}, "with 80 % power would need 10 seeds per environment."),
         ({"lo": float("nan"), "hi": float("nan")}, "3 seeds each: no interval, so no conclusion."),
+        (
+            {"environments": 2, "n": 12, "n_min": 2},
+            "pooled over 2 environments, 2 seeds or more each, 12 in all (exploratory)",
+        ),
+        (
+            {"environments": 2, "n": 12, "n_min": 6},
+            "pooled over 2 environments, 6 seeds each: ",
+        ),
         ({"environments": 0, "n": 0}, "no estimate, since no environment with a score for"),
     ],
 )
@@ -320,6 +328,8 @@ def recorded(tmp_path, monkeypatch):
     config = synthetic.config(1) | {"contrasts": [SGD]}
     synthetic.write_runs(Study.parse(config), tmp_path)
     folder = tmp_path / "results/made-up"
+    scale = tables.read(synthetic.write_tables(Study.parse(config), tmp_path), "references")
+    returns = dict(zip(scale["env"], scale["reference"], strict=True))
 
     def said(questions, **changed):
         (folder / "study.json").write_text(canonical_json(config | changed))
@@ -332,26 +342,32 @@ def recorded(tmp_path, monkeypatch):
         assert "questions" not in rest and "Edited" not in rest
         return head.removeprefix("# Study `made-up`").strip()
 
-    asked = json.dumps(record(config, datetime(2026, 11, 27, 12, tzinfo=UTC)))
-    return said, asked
+    time = datetime(2026, 11, 27, 12, tzinfo=UTC)
+    asked = [json.dumps(record(config, known, time)) for known in (returns, dict.fromkeys(returns))]
+    return said, *asked
 
 
 def test_the_page_says_what_was_edited_after_the_study_was_started(recorded):
-    said, asked = recorded
+    said, asked, _ = recorded
     assert said(asked) == ""
     assert said(asked, execution={"threads": 2}) == ""
     line = "**Edited after the study was first started (2026-11-27): statistics, contrasts.**"
     assert said(asked, contrasts=[RETRACE], statistics={"replicates": 400}) == line
 
 
+def test_the_page_says_that_a_reference_was_edited(recorded):
+    said, _, without = recorded
+    assert said(without).endswith("first started (2026-11-27): references.**")
+
+
 def test_questions_that_were_not_recorded_are_missed_only_by_named_contrasts(recorded):
-    said, _ = recorded
+    said, *_ = recorded
     assert said(None) == "The study's questions were not recorded before its first run."
     assert said(None, contrasts=[]) == ""
 
 
 @pytest.mark.parametrize("change", [lambda t: t[:50], lambda t: t.replace("sgd", "lion")])
 def test_damaged_questions_are_said_and_stop_nothing(recorded, change):
-    said, asked = recorded
+    said, asked, _ = recorded
     line = "**questions.json is damaged: whether the questions were edited is unknown.**"
     assert said(change(asked)) == line

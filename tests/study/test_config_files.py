@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from mpo.study import config_files
 from mpo.study.config import ConfigError
@@ -31,6 +32,19 @@ def test_a_key_given_twice_is_refused_with_its_lines(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as caught:
         config_files.refuse_duplicate_keys(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seeds: !!set {0, 1}", r"seeds: expected .* a list or a mapping, received {"),
+        ("study: 2026-11-29", r"study: expected text, .*received datetime.date\(2026, 11, 29\)"),
+        ("axes: {gamma: [!!binary aGk=]}", r"axes.gamma.0: expected text, .*received b'hi'"),
+    ],
+)
+def test_what_json_lacks_is_refused_with_its_place(text, message):
+    with pytest.raises(ConfigError, match=message):
+        config_files.refuse_other_than_json(yaml.safe_load(text))
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,12 @@ def test_a_column_can_have_the_algorithm_and_the_entry_can_choose_one(tmp_path):
         ({"step_factor": 0}, "others.0.step_factor: .*greater than 0, received 0"),
         ({"source": ""}, "others.0.source: .*received ''"),
         ({"sauce": "s"}, "unknown key 'sauce'"),
+        ({"path": 300 * "a" + ".csv"}, "others.0.path: .*at most 255 bytes"),
+        ({"columns": SEEDS | {"return": "run"}}, "each column once, received 'run' twice"),
+        (
+            {"environments": {"a": "Pendulum-v1", "b": "Pendulum-v1"}},
+            "one name of the file for each environment, received two for 'Pendulum-v1'",
+        ),
     ],
 )
 def test_a_wrong_entry_is_refused(more, message):
@@ -107,6 +113,8 @@ BOUNDS = MEANS | {"lo": "lo", "hi": "hi"}
         (HEAD + "Pendulum-v1,1e99,0,1\n", SEEDS, "line 2, step: .*at most 1e\\+15, received 1e"),
         (HEAD + "Pendulum-v1,1, ,1\n", SEEDS, "line 2, run: expected a name, received ' '"),
         (HEAD + ",1,0,1\n", SEEDS, "line 2, task: expected a name, received ''"),
+        (HEAD + "Pendulum-v1,1,nan,1\n", SEEDS, "line 2, run: expected a seed, received 'nan'"),
+        (HEAD + GOOD + "Pendulum-v1,1,0.0,2\n", SEEDS, "line 3: a second row for SAC, Pend.*, 0;"),
         (HEAD + GOOD + GOOD, SEEDS, "line 3: a second row for SAC, Pendulum-v1, 1, 0; .*line 2"),
         (
             HEAD + "pendulum,1,0,1\n",
@@ -122,6 +130,11 @@ BOUNDS = MEANS | {"lo": "lo", "hi": "hi"}
             BOUNDS,
             "line 2: expected lo <= mean <= hi, received 4, 2, 5",
         ),
+        (
+            "task,step,mean,n,lo,hi\nPendulum-v1,1,2,3,1,\n",
+            BOUNDS,
+            "line 2: expected lo and hi, or neither, received 1 and nan",
+        ),
     ],
 )
 def test_a_wrong_row_is_named_by_file_line_and_column(tmp_path, text, columns, message):
@@ -133,6 +146,13 @@ def test_a_wrong_row_is_named_by_file_line_and_column(tmp_path, text, columns, m
 def test_a_name_that_the_file_lacks_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"column 'task' \(Pendulum-v1\), received 'pendulm'"):
         rows(tmp_path, HEAD + GOOD, environments={"pendulm": "Pendulum-v1"})
+
+
+def test_an_environment_under_two_names_is_refused(tmp_path):
+    """Both would be pooled as one."""
+    message = "environments.easy: .*'task' does not name itself, received 'Pendulum-v1'"
+    with pytest.raises(ConfigError, match=message):
+        rows(tmp_path, HEAD + GOOD + "easy,1,1,2\n", environments={"easy": "Pendulum-v1"})
 
 
 @pytest.mark.parametrize("file", ["a.csv", "a.parquet"])

@@ -7,6 +7,7 @@ import yaml
 
 from mpo import EVALUATION_VERSION
 from mpo.study.config import ConfigError, canonical_json
+from mpo.study.labels import arm_label
 from mpo.study.plan import Study
 from mpo.study.specs import EvaluationSpec, RunSpec
 
@@ -162,7 +163,7 @@ def test_a_spec_of_another_version_is_refused():
         ("execution.gpu", 1, r"execution: unknown key 'gpu' .* choose from device, cuda_graphs"),
         ("axes.gama", [0.9], r"axes: unknown key 'gama' with value \[0.9\]; did you mean 'gamma'"),
         ("axes.total_steps", [1], r"axes: unknown key 'total_steps'"),
-        ("optimizers.sgd.lr", 1.0, r"optimizers: unknown key 'lr' with value 1.0"),
+        ("optimizers.sgd.lr", 1.0, r"optimizers: sgd: unknown key 'lr' with value 1.0"),
         (
             "optimizers.sdg",
             {},
@@ -305,7 +306,7 @@ def test_a_spec_of_another_version_is_refused():
             [{"id": "A-v0", "optimizer_definition": None}],
             "unknown key 'optimizer_definition'",
         ),
-        ("optimizers.sgd.retrace", True, r"optimizers: unknown key 'retrace' with value True"),
+        ("optimizers.sgd.retrace", True, r"optimizers: sgd: unknown key 'retrace' with value True"),
         (
             "environments",
             [{"id": "A-v0", "policy_lr": 1}],
@@ -361,6 +362,17 @@ def test_a_spec_of_another_version_is_refused():
         ("study", "Reference", r"study: results/reference/ keeps .*, received 'Reference'"),
         ("study", None, r"study: .*received None"),
         ("training", None, r"training: .*received None"),
+        ("training.action_samples", 10**30, r"training.action_samples: .*10000, received 1000"),
+        ("training.warmup_updates", 10**30, r"training.warmup_updates: .*received 1000"),
+        ("training.temperature_init", 1e300, r"temperature_init: .* 1e-30 to 1e\+30, received"),
+        ("training.q_lr", 1e-40, r"training.q_lr: .* from 1e-30 to 1e\+30, received 1e-40"),
+        ("training.critic_max", -1e31, r"training.critic_max: .*received -1e\+31"),
+        ("tables.references", 300 * "x", r"tables.references: .*at most 255 bytes in the path"),
+        (
+            "axes.kl_epsilon",
+            [0.1, 0.1000000000001],
+            r"axes: .*'kl_epsilon': 0.1000000000001}, which are both called '.*kl epsilon 0.1'",
+        ),
     ],
 )
 def test_bad_input_names_the_key_the_value_and_the_choices(path, value, message):
@@ -428,6 +440,12 @@ def test_a_bundle_is_a_set_of_values_and_an_axis():
         assert (run.spec.identity in plain) == (run.arm["bundle"] == "base")
 
 
+def test_bundles_that_differ_in_case_have_names_of_their_own():
+    study = Study.parse(changed("bundles", [{"name": "Norm"}, {"name": "norm", "m_steps": 2}]))
+    names = {arm_label(study, run.arm).split(", ")[-1] for run in study.runs}
+    assert names == {"bundle Norm", "bundle norm"}
+
+
 def test_the_first_bundle_stays_first_in_the_plan_that_is_written():
     written = json.loads(canonical_json(changed("bundles", BUNDLES)))
     assert Study.parse(written).axis_values["bundle"] == ["base", "norms", "a-rate"]
@@ -443,6 +461,10 @@ def test_the_first_bundle_stays_first_in_the_plan_that_is_written():
         ([{"name": "a", "gama": 0.9}], "unknown key 'gama' with value 0.9; did you mean 'gamma'"),
         ([{"name": "a", "retrace": True}], "unknown key 'retrace'"),
         ([{"name": "a", "gamma": 2}], r"bundles \(a\).gamma: .*received 2"),
+        (
+            [{"name": "a", "m_steps": 2}, {"name": "b"}, {"name": "c", "m_steps": 2}],
+            "different values, received {'m_steps': 2} for 'a' and for 'c'",
+        ),
         ([{"name": "a", "gamma": 0.5}], r"bundles \(a\).gamma: also set by environments"),
     ],
 )

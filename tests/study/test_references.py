@@ -1,5 +1,6 @@
 """Whether tuning has the references that it needs."""
 
+import json
 import shutil
 
 import pytest
@@ -24,14 +25,31 @@ def test_a_choice_across_needs_a_reference(tmp_path, rows):
     table.write_text(HEAD + rows)
     message = "tuning.choose: expected 'environment', .*references.csv, received 'across' with A-v0"
     with pytest.raises(ConfigError, match=message):
-        references.check(across(["A-v0"]), table)
-    references.check(Study.parse(test_tuning.config(["A-v0"])), table)
-    references.check(across(["A-v0", "dm_control/walker-walk-v0"]), table)
+        references.check(across(["A-v0"]), table, tmp_path)
+    references.check(Study.parse(test_tuning.config(["A-v0"])), table, tmp_path)
+    references.check(across(["A-v0", "dm_control/walker-walk-v0"]), table, tmp_path)
     table.write_text(HEAD + "A-v0,1,w,s\n")
-    references.check(across(["A-v0", "B-v0"]), table)
+    references.check(across(["A-v0", "B-v0"]), table, tmp_path)
     few = test_tuning.tuned_in(["Pendulum-v1"], choose="across")
     with pytest.raises(ConfigError, match="candidates are trained .* 'across' with Pendulum-v1$"):
-        references.check(Study.parse(few), table)
+        references.check(Study.parse(few), table, tmp_path)
+
+
+def test_a_reference_below_a_random_return_is_refused_where_that_is_known(tmp_path):
+    table = tmp_path / "references.csv"
+    table.write_text(HEAD + "A-v0,-5,w,s\n")
+    study = Study.parse(test_tuning.config(["A-v0"]))
+    references.check(study, table, tmp_path)
+    random = tmp_path / f"results/{study.study}/random/A-v0.json"
+    random.parent.mkdir(parents=True)
+    random.write_text(json.dumps({"mean": -6.0}))
+    references.check(study, table, tmp_path)
+    random.write_text(json.dumps({"mean": -5.0}))
+    message = "references.csv: the reference of A-v0 must be above .* -5, received -5.0"
+    with pytest.raises(ConfigError, match=message):
+        references.check(study, table, tmp_path)
+    random.write_text(json.dumps({"mean": -5.0})[:-1])
+    references.check(study, table, tmp_path)
 
 
 @pytest.mark.slow

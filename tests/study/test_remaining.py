@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from mpo.study import left, overview
+from mpo.study import overview, remaining_text, words
 from mpo.study.plan import Study
 from mpo.study.remaining import Cost, Estimate, Work, costs, estimate, work_left
 from mpo.study.status import statuses
@@ -152,7 +152,7 @@ def last(text):
 
 
 def test_the_status_says_what_is_left_and_what_it_will_cost(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(left, "cores_here", lambda: 2)
+    monkeypatch.setattr(remaining_text, "cores_here", lambda: 2)
     expected = (
         "Left: 3 trainings and 3 evaluations. What they will cost is not known yet; it will be "
         "once a training has begun to learn, or after `snakemake --cores 1 calibrate`."
@@ -187,11 +187,11 @@ def test_the_status_says_what_is_left_and_what_it_will_cost(study, tmp_path, mon
     ],
 )
 def test_amounts_are_told_in_a_unit_that_fits(seconds, size, said):
-    assert (left._time(seconds), left._size(size)) == said
+    assert (words.duration(seconds), words.size(size)) == said
 
 
 def test_the_stage_of_tuning_counts_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(left, "cores_here", lambda: 4)
+    monkeypatch.setattr(remaining_text, "cores_here", lambda: 4)
     given = config(1)
     study = Study.parse(given)
     stage = Study.parse(study.tuning_stages(given)[0])

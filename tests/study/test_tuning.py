@@ -8,7 +8,7 @@ from mpo.study.checksums import Damaged, sealed
 from mpo.study.choice import read_choice
 from mpo.study.config import ConfigError, canonical_json
 from mpo.study.plan import Study
-from mpo.study.stale import stale_files
+from mpo.study.stale import refuse_taken_name, stale_files
 from tests import synthetic
 
 GRIDS = [
@@ -493,3 +493,19 @@ def test_the_ends_of_what_a_search_tried_are_its_edge():
     rates = sorted(candidate["q_lr"] for candidate in tried)
     on_edge = [c["q_lr"] for c in tried if tuning.is_on_edge(arm, c)]
     assert sorted(on_edge) == [rates[0], rates[-1]]
+
+
+@pytest.mark.parametrize("there", ["reported", "tuning"])
+def test_a_stage_and_a_reported_study_cannot_share_a_folder(tmp_path, there):
+    """The files of one would be replaced by those of the other."""
+    given = config()
+    tuning = Study.parse(given).tuning_stages(given)[0]
+    reported = synthetic.config() | {"study": tuning["study"]}
+    plans = {"reported": reported, "tuning": tuning}
+    path = tmp_path / "results" / tuning["study"] / "study.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(canonical_json(plans.pop(there)))
+    refuse_taken_name(Study.parse(json.loads(path.read_text())), tmp_path)
+    (other,) = plans.values()
+    with pytest.raises(ConfigError, match=f"{tuning['study']} holds .* '{there}'.*another name"):
+        refuse_taken_name(Study.parse(other), tmp_path)

@@ -1,6 +1,7 @@
 # Requires: every run's files. Produces: the study's tables, its statistics and its summary page.
 ENVIRONMENTS = {environment.slug: environment for environment in STUDY.environments}
 WITHOUT = " --allow-missing" if STUDY.allow_missing else ""
+SCALE = shlex.quote(str(user_table(STUDY, "references")))
 
 
 # Made first, since `python -m mpo status` reads it.
@@ -24,7 +25,7 @@ rule collect:
         # A function: every job parses this file, and only this rule needs the list.
         runs=lambda wildcards: files_of(WANTED[STUDY.study]),
     output:
-        [f"{STUDY_DIR}/tables/{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")],
+        tables_of(STUDY, TABLES),
     log:
         f"{STUDY_DIR}/logs/collect.log",
     resources:
@@ -42,8 +43,10 @@ rule random:
         f"{STUDY_DIR}/random/{{env}}.json",
     log:
         f"{STUDY_DIR}/logs/random/{{env}}.log",
+    # Before all trainings: it finds a reference that no score can be computed with.
+    priority: 2
     resources:
-        **small_job(f"--budget {max(BUDGETS.values())} {WATCH}{WITHOUT}"),
+        **small_job(f"--budget {max(BUDGETS.values())} --references {SCALE} {WATCH}{WITHOUT}"),
     params:
         config=lambda wildcards: STUDY.random_spec(ENVIRONMENTS[wildcards.env]).identity,
     shell:
@@ -63,7 +66,7 @@ rule statistics:
             rules.random.output, env=dict.fromkeys(run.env_slug for run in WANTED[STUDY.study])
         ),
     output:
-        [f"{STUDY_DIR}/tables/{name}.{kind}" for name in ANSWERS for kind in ("parquet", "csv")],
+        tables_of(STUDY, ANSWERS),
     log:
         f"{STUDY_DIR}/logs/statistics.log",
     resources:
@@ -72,6 +75,7 @@ rule statistics:
         code=lambda wildcards: code_of(
             "mpo.analysis.answers", "mpo.analysis.baselines", "mpo.analysis.others"
         ),
+        given=lambda wildcards, input: content_of(input.references, input.baselines, *input.others),
         tables=subpath(output[0], parent=True),
     shell:
         "python -m mpo statistics --study {input.study:q} --tables {params.tables:q}"
@@ -120,7 +124,9 @@ rule summary:
     resources:
         **small_job(),
     params:
-        code=lambda wildcards: code_of("mpo.report.summary", *FIGURES.values()),
+        code=lambda wildcards: code_of(
+            "mpo.report.summary", *FIGURES.values(), *TUNING_FIGURES.values()
+        ),
         tables=lambda wildcards, input: Path(input.tables[0]).parent,
         tuning=" --tuning" * bool(RUNGS) + "".join(f" results/{r.study}/tables" for r in RUNGS),
     shell:

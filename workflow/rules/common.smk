@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import re
+import shlex
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -20,8 +21,9 @@ from mpo.study import config_files, other_scores, questions, references, user_ta
 from mpo.study.checksums import Damaged
 from mpo.study.config import ConfigError, canonical_json
 from mpo.report.figures import FIGURES, TUNING_FIGURES
-from mpo.study.files import ANSWERS, CHOICE, PAGES, TABLED, TABLES, TUNED, TYPESET
+from mpo.study.files import ANSWERS, CHOICE, PAGES, TABLED, TABLES, TABLE_KINDS, TUNED, TYPESET
 from mpo.study.packs import packs
+from mpo.study.stale import refuse_taken_name
 from mpo.study.status import given_up, noted_damage
 from mpo.study.plan import Study
 from mpo.study.choice import read_choice
@@ -45,6 +47,9 @@ def merged_config():
             for path in map(Path, [default, *workflow.configfiles]):
                 if path.is_file():  # a pipe can be read once only
                     config_files.refuse_duplicate_keys(path)
+        for key in {"stage", "rung"} & {*config}:
+            raise ConfigError(f"{key}: only the pipeline sets it, received {config[key]!r}")
+        config_files.refuse_other_than_json(config)
     except ConfigError as error:
         raise WorkflowError(f"the config cannot be used:\n{error}")
     if "axes" in config:
@@ -63,7 +68,7 @@ def choice_so_far(name):
     """What tuning has chosen for a study; a damaged choice is none, and will be made again."""
     try:
         return read_choice(Path(f"results/{name}/{CHOICE}"))
-    except Damaged:
+    except (Damaged, OSError):  # the name may not be one, which is said later
         return None
 
 
@@ -72,7 +77,7 @@ def parse_study():
     try:
         study = Study.parse(CONFIG, choice_so_far(CONFIG.get("study")))
         if workflow.is_main_process:
-            references.check(study, Path(user_table(study, "references")))
+            references.check(study, Path(user_table(study, "references")), Path())
             user_tables.baselines(Path(user_table(study, "baselines")))
             other_scores.check(
                 study.others, [environment.name for environment in study.environments]
@@ -100,6 +105,9 @@ def parse_rungs():
     try:
         for given in STUDY.tuning_stages(CONFIG):
             found.append((given, Study.parse(given, choice_so_far(given["study"]))))
+        if workflow.is_main_process:
+            for study in (STUDY, *(study for _, study in found)):
+                refuse_taken_name(study, Path())
     except ConfigError as error:
         raise WorkflowError(f"the config cannot be used:\nin the stage of tuning: {error}")
     return found
@@ -201,6 +209,11 @@ def code_of(*modules):
     return found.hexdigest()[:16]
 
 
+def content_of(*paths):
+    """A digest of files that users edit: one that replaces another may be older than the results."""
+    return hashlib.sha256(b"\0".join(Path(path).read_bytes() for path in paths)).hexdigest()[:16]
+
+
 def job(mem_mb, minutes, options=""):
     """The resources of a job: memory and run time grow with each attempt; a profile may set both."""
     return {
@@ -256,11 +269,7 @@ def files_of(runs):
 
 
 def tables_of(study, names):
-    return [
-        f"results/{study.study}/tables/{name}.{kind}"
-        for name in names
-        for kind in ("parquet", "csv")
-    ]
+    return [f"results/{study.study}/tables/{name}.{kind}" for name in names for kind in TABLE_KINDS]
 
 
 def runs_of_rung(wildcards):
@@ -273,7 +282,9 @@ def runs_of_rung(wildcards):
 def record_questions():
     """Writes down what the study asks, before its first run. A calibration is none."""
     if workflow.is_main_process and {*workflow.dag_settings.targets} != {"calibrate"}:
-        questions.write_once(CONFIG, Path(STUDY_DIR))
+        scale = references.of_study(STUDY, Path(user_table(STUDY, "references")))
+        returns = {row.env: row.reference for row in scale}
+        questions.write_once(CONFIG, returns, Path(STUDY_DIR))
 
 
 def report_failures():

@@ -2,7 +2,7 @@
 from snakemake.logging import logger as snakemake_logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from mpo.study.left import Progress
+from mpo.study.remaining_text import Progress
 
 
 def studies_now():

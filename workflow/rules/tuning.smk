@@ -18,7 +18,7 @@ if RUNGS:
             ),
             runs=runs_of_rung,
         output:
-            [f"{RUNG}/tables/{name}.{kind}" for name in TABLES for kind in ("parquet", "csv")],
+            [f"{RUNG}/tables/{name}.{kind}" for name in TABLES for kind in TABLE_KINDS],
         log:
             "results/{study}/logs/collect.log",
 
@@ -43,6 +43,7 @@ for rung, (name, checkpoint_name) in zip(RUNGS, CHOOSE.items()):
             **small_job(),
         params:
             code=lambda wildcards: code_of("mpo.analysis.tuning"),
+            given=lambda wildcards, input: content_of(input.references),
             tables=lambda wildcards, input: Path(input.tables[0]).parent,
         shell:
             "python -m mpo choose --study {input.study:q} --tables {params.tables:q}"

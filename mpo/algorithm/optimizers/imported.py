@@ -9,11 +9,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from mpo.study.cells import DEFINITION
 from mpo.study.config import ConfigError
 from mpo.study.optimizers import Definition, Part
-
-DEFINITION = "optimizer_definition"
-"""The definition's name outside of a study, for messages."""
 
 
 def optimizer_class(part: Part, where: str = DEFINITION) -> type[Optimizer]:

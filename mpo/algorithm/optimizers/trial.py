@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mpo.algorithm.optimizers.imported import DEFINITION, make
+from mpo.algorithm.optimizers.imported import make
 from mpo.algorithm.optimizers.layout import flat_gradient, flatten_
 from mpo.algorithm.optimizers.steppers import Layerwise, Stacked, Stepper
 from mpo.environments.envs import stdout_to_stderr
+from mpo.study.cells import DEFINITION
 from mpo.study.config import ConfigError, canonical_json
 from mpo.study.optimizers import Definition, Part
 

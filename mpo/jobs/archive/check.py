@@ -173,19 +173,12 @@ def _difference(entry: _Entry, wanted: _Listed) -> str | None:
         return f"{entry.size} bytes, expected {wanted.size}"
     try:
         with entry.open() as file:
-            found = _sha256(file)
+            found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # IO lacks readinto
     except Exception as error:  # encrypted, cut, compressed in an unknown way, not to be read
         return f"it cannot be read: {_words(error)}"
     if found != wanted.sha256:
         return f"its SHA-256 is {found[:12]}, expected {wanted.sha256[:12]}"
     return None
-
-
-def _sha256(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(2**20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _wrong(mode: int) -> str | None:

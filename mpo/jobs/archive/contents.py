@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from mpo.analysis.runs import DamagedRun, read_run
-from mpo.analysis.tables import read
+from mpo.analysis.tables import MADE_OF, made_of, read
 from mpo.report.figures import FIGURES
 from mpo.study import questions
 from mpo.study.cells import Run
@@ -78,8 +78,8 @@ def contents(study: Study, root: Path) -> Contents:
 
     Raises:
         JobFailed: a run is unfinished or damaged, a file of the study is missing, the choice of
-            tuning too, or the tables were made of other runs. A failed run may be missing if the
-            study allows it.
+            tuning too, the tables were made of other runs, or a page of other tables. A
+            failed run may be missing if the study allows it.
         Damaged: a table, a random return, the choice of tuning or the recorded questions cannot be
             read, or are not what was written.
     """
@@ -104,6 +104,7 @@ def contents(study: Study, root: Path) -> Contents:
     questions.read(folder / QUESTIONS)
     commits = _commits(folder / "tables")
     _refuse_other_runs(folder / "tables", runs)
+    _refuse_other_tables(folder, names)
     names |= {
         f"{finished.folder}/{name}"
         for finished in runs
@@ -157,6 +158,21 @@ def _of_study(runs: Iterable[Finished]) -> Iterator[str]:
     }
     for folder, (names, endings) in kinds.items():
         yield from (f"{folder}/{name}.{ending}" for name in names for ending in endings)
+
+
+def _refuse_other_tables(folder: Path, names: Iterable[str]) -> None:
+    """Refuses pages that were made of other tables than are there."""
+    wanted, other = {made_of(folder / "tables")}, []
+    for name in sorted(names):
+        if name == "summary.md" or name.startswith(("typeset/", "pages/summary")):
+            text = (folder / name).read_text(encoding="utf-8", errors="replace")
+            if not {*MADE_OF.findall(text)} <= wanted:  # pages of an older version do not tell
+                other.append(name)
+    if other:
+        raise JobFailed(
+            f"nothing was packed: files in {folder} were not made of the tables that are there. "
+            "The same `snakemake` command makes them again:\n  " + "\n  ".join(other)
+        )
 
 
 def _commits(tables: Path) -> dict[str, list[str]]:

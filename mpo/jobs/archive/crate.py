@@ -98,7 +98,7 @@ def _training(
 ) -> ContextEntity:
     """A training, of a plan, and the files that it wrote. What evaluated it is not recorded."""
     run, origin, error = finished.run, finished.record["provenance"], finished.record["error"]
-    commit = origin["git_sha"] + (", with uncommitted changes" if origin["git_dirty"] else "")
+    commit = provenance.commit_of(origin)
     packages = {"Python": origin["python"], **origin["packages"]}
     written = (f"{finished.folder}/{name}" for name in (METRICS, POLICIES, RUN))
     return _add(

@@ -7,7 +7,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from mpo.analysis.tables import read
 from mpo.report.figures import style
@@ -71,5 +70,5 @@ def _panel(axes: Axes, curves: pd.DataFrame, looks: dict[str, style.Look]) -> No
         axes.fill_between(*band, color=looks[arm].color, alpha=0.15, lw=0)
     axes.set_ylim(limits)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    style.few_ticks(axes.xaxis, 4)
     axes.set_xlabel(f"{label[0].upper()}{label[1:]}")

@@ -8,7 +8,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from mpo.analysis.tables import read
 from mpo.report.figures import style
@@ -95,4 +94,4 @@ def _scale(axes: Axes, values: pd.Series) -> None:
         style.log_ticks(axes.xaxis, low, high)
     else:
         axes.set_xlim(0, 1.05 * high or 1.0)
-        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
+        style.few_ticks(axes.xaxis, 3)

@@ -10,9 +10,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from mpo.analysis.contrasts import POOLED, SUM, varied
+from mpo.analysis.contrasts import POOLED, SUM
 from mpo.analysis.intervals import MINUS
 from mpo.analysis.tables import read
 from mpo.report.figures import style
@@ -45,7 +44,7 @@ def draw(study: Study, tables: Path) -> Figure:
 
 
 def _nothing(study: Study) -> str:
-    return "No pair of runs has a score" if varied(study) else "No factor is varied"
+    return "No pair of runs has a score" if study.varied else "No factor is varied"
 
 
 def caption(study: Study, tables: Path) -> str:
@@ -100,4 +99,4 @@ def _forest(axes: Axes, found: pd.DataFrame, seeds: pd.DataFrame, rows: list[str
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(axis="y", length=0, pad=6)  # leaves space for an arrow
-    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    style.few_ticks(axes.xaxis, 4)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from mpo.analysis.tables import read, seed_returns
 from mpo.report.figures import seeds, style
 from mpo.study.plan import Study
+from mpo.study.words import plural
 
 
 def draw(study: Study, tables: Path) -> Figure:
@@ -19,7 +20,7 @@ def draw(study: Study, tables: Path) -> Figure:
 def caption(study: Study, tables: Path) -> str:
     """Describes the figure: seeds, episodes and intervals."""
     scores = _scores(tables)
-    episodes = style.plural(int(scores["episodes"].max()), "evaluation episode")
+    episodes = plural(int(scores["episodes"].max()), "evaluation episode")
     return (
         "Final return of the mean-action policy at the end of training: "
         f"{style.seeds_in_words(scores['n'])}, each (dot) the mean of {episodes}"

@@ -42,7 +42,7 @@ def caption(study: Study, tables: Path) -> str:
         nothing = "there are no two arms with scores in the same environments."
         return f"Probability of improvement: {nothing}"
     first = list(style.looks(study))[0]
-    runs = style.runs_in_words(found, int(read(tables, "aggregates")["environments"].max()))
+    runs = style.runs_in_words(found)
     return (
         f"Probability that a run of an arm scores above a run of {first} in the same environment, "
         f"averaged over environments ({runs}). A difference counts whatever its "

@@ -14,6 +14,7 @@ from mpo.analysis.baselines import comparable
 from mpo.analysis.tables import read, seed_returns
 from mpo.report.figures import style
 from mpo.study.plan import Study
+from mpo.study.words import plural
 
 _DOTS: tuple[Any, ...] = ((0, (1, 1.5)), (0, (1, 4)), (0, (3, 1.5, 1, 1.5)), (0, (1, 1, 1, 4)))
 _GREYS: list[dict[str, Any]] = [
@@ -90,8 +91,7 @@ def _curve(axes: Axes, curve: pd.DataFrame, look: style.Look, index: int) -> Non
 
 def _within(study: Study, others: pd.DataFrame) -> pd.DataFrame:
     """The points of other people's curves up to the study's budgets."""
-    budgets = {run.spec.env_name: run.total_steps for run in study.runs}
-    return others[others["env_step"] <= others["env"].map(budgets)]
+    return others[others["env_step"] <= others["env"].map(study.budgets)]
 
 
 def _lines(published: pd.DataFrame, others: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -117,7 +117,7 @@ def caption(study: Study, tables: Path) -> str:
     """Describes the figure: seeds, episodes, intervals and other people's results."""
     curves = read(tables, "curves")
     published = comparable(read(tables, "baselines"), study)
-    episodes = style.plural(int(curves["episodes"].max()), "evaluation episode")
+    episodes = plural(int(curves["episodes"].max()), "evaluation episode")
     seeds = f"{style.seeds_in_words(curves['n'])}, each (faint) the mean of {episodes}"
     band = (
         "; their mean (line) and its 95 % Student-t interval (band). Axes fit the single seeds, so "

@@ -15,6 +15,7 @@ from mpo.analysis.tables import read
 from mpo.report.figures import style
 from mpo.study.plan import Study
 from mpo.study.status import FINISHED, STATUSES
+from mpo.study.words import plural
 
 _PALETTE = sns.color_palette("colorblind")
 _LOOKS: dict[str, tuple[str, Any]] = {
@@ -71,9 +72,9 @@ def caption(study: Study, tables: Path) -> str:
     words = ", ".join(f"{counts[name]} {name}" for name in STATUSES if name in counts)
     missing = int((~status.isin(FINISHED)).sum())
     verb = "is" if missing == 1 else "are"
-    rest = f" {style.plural(missing, 'run')} {verb} missing in the other figures." * bool(missing)
+    rest = f" {plural(missing, 'run')} {verb} missing in the other figures." * bool(missing)
     return (
-        f"Status of the {style.plural(len(status), 'planned run')}, each a cell: {words}. A "
+        f"Status of the {plural(len(status), 'planned run')}, each a cell: {words}. A "
         f"diverged run counts as a result and is scored by its last finite policy.{rest}"
     )
 

@@ -16,7 +16,7 @@ def draw(study: Study, tables: Path) -> Figure:
     looks = style.looks(study)
     found = read(tables, "profiles")
     if found.empty:
-        return style.nothing("No environment has a reference score and a run of every arm.")
+        return style.nothing(f"Performance profiles: {style.NO_SCORES}")
     figure, axes = plt.subplots(figsize=(4.2, 2.6))
     for arm, look in looks.items():
         line = found[found["arm"] == arm]
@@ -36,8 +36,8 @@ def caption(study: Study, tables: Path) -> str:
     """Describes the figure: profiles, runs and bands."""
     found = read(tables, "profiles")
     if found.empty:
-        return "Performance profiles: no environment has a reference score and a run of every arm."
-    runs = style.runs_in_words(found, int(read(tables, "aggregates")["environments"].max()))
+        return f"Performance profiles: {style.NO_SCORES}"
+    runs = style.runs_in_words(found)
     return (
         "Performance profiles: the fraction of runs whose normalised final score is above a "
         f"threshold, with equal weight for every environment ({runs})."

@@ -11,7 +11,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from mpo.analysis.tables import read
 from mpo.report.figures import style
@@ -155,4 +154,4 @@ def _limits(axes: Axes, values: pd.Series, quantity: Quantity) -> None:
     else:
         margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
         axes.set_ylim(low - margin, high + margin)
-        axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
+        style.few_ticks(axes.yaxis, 3)

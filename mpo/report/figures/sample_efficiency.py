@@ -7,15 +7,15 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from mpo.analysis.tables import read
 from mpo.report.figures import style
 from mpo.report.timing import how_timed, in_unit
 from mpo.study.plan import Study
+from mpo.study.words import plural
 
 _SHARE = "Fraction of the training budget"
-_NOTHING = "No environment has a reference score and a run of every arm."
 
 
 def draw(study: Study, tables: Path) -> Figure:
@@ -23,7 +23,7 @@ def draw(study: Study, tables: Path) -> Figure:
     looks = style.looks(study)
     found = read(tables, "sample_efficiency")
     if found.empty:
-        return style.nothing(_NOTHING)
+        return style.nothing(f"Sample efficiency: {style.NO_SCORES}")
     figure, (progress, spent) = plt.subplots(1, 2, figsize=(7.0, 2.5), sharey=True)
     if _one_budget(found):
         _curves(progress, found, "env_step", looks)
@@ -35,7 +35,7 @@ def draw(study: Study, tables: Path) -> Figure:
         progress.set_xlabel(_SHARE)
     label, length = in_unit(found["unit"].iloc[0], found["cost"].max())
     _curves(spent, found.assign(cost=found["cost"] / length), "cost", looks)
-    spent.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    style.few_ticks(spent.xaxis, 5)
     spent.set_xlabel(f"{label[0].upper()}{label[1:]} of training")
     progress.set_ylabel("IQM of normalised scores")
     sns.despine(figure)
@@ -48,9 +48,9 @@ def caption(study: Study, tables: Path) -> str:
     """Describes the figure: scores, runs, axes and bands."""
     found = read(tables, "sample_efficiency")
     if found.empty:
-        return f"Sample efficiency: {_NOTHING[0].lower()}{_NOTHING[1:]}"
-    environments = style.plural(int(found["environments"].max()), "environment")
-    runs = style.runs_in_words(found, found["environments"])
+        return f"Sample efficiency: {style.NO_SCORES}"
+    environments = plural(int(found["environments"].max()), "environment")
+    runs = style.runs_in_words(found)
     budget = "" if _one_budget(found) else ", whose budgets differ"
     return (
         "Interquartile mean (IQM) of the normalised score during training (0: random policy, 1: "

@@ -10,7 +10,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from mpo.report.figures import style
 from mpo.study.plan import Study
@@ -112,7 +111,7 @@ def _intervals(axes: Axes, cell: pd.DataFrame, looks: dict[str, style.Look], emp
     axes.set_ylim(len(looks) - 0.5, -0.5)  # the first arm on top
     if cell["n"].any():
         axes.set_xlim(left, right)
-        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
+        style.few_ticks(axes.xaxis, 3)
     else:
         style.mark_empty(axes, empty)
     axes.grid(axis="y", linewidth=0.4)

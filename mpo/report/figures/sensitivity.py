@@ -13,6 +13,7 @@ from mpo.report.figures import style
 from mpo.report.numbers import grouped
 from mpo.study.arm_values import schedule
 from mpo.study.plan import Study
+from mpo.study.search import is_number
 from mpo.study.tuning import Tuning, arms
 
 _BAD = "no value: all runs diverged or are missing"
@@ -89,7 +90,7 @@ def _only_number(study: Study, tuning: Tuning) -> str | None:
     """The tuned key, if it is the only one and all of its values are positive numbers."""
     tried = (c for arm in arms(tuning, study.axis_values) for c in tuning.candidates_of(arm))
     values = [value for candidate in tried for value in candidate.values()]
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in values)
+    numbers = all(is_number(value) and value > 0 for value in values)
     return tuning.keys[0] if len(tuning.keys) == 1 and numbers else None
 
 

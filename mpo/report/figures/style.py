@@ -20,9 +20,10 @@ from matplotlib.ticker import (
 )
 
 from mpo.analysis.intervals import EXPLORATORY
-from mpo.analysis.tables import arm_label
 from mpo.study.cells import CORE_AXES
+from mpo.study.labels import arm_label
 from mpo.study.plan import Study
+from mpo.study.words import plural
 
 matplotlib.use("Agg")  # draws to files, without a display
 
@@ -70,8 +71,7 @@ def looks(study: Study) -> dict[str, Look]:
     and marker. Up to 40 arms differ in colour or dashes; `arms_key` says where looks repeat.
     """
     values = study.axis_values
-    varied = {name for name in values if len(values[name]) > 1}
-    by_factor = "retrace" in varied and varied <= set(CORE_AXES)
+    by_factor = "retrace" in study.varied and study.varied.keys() <= set(CORE_AXES)
     by_factor = by_factor and len(values["optimizer"]) <= len(_DASHES)
     arms = {arm_label(study, run.arm): run.arm for run in study.runs}
     if not by_factor:
@@ -157,6 +157,10 @@ def show(axes: Axes, value: float) -> None:
     axes.set_ylim(min(low, value - margin), max(high, value + margin))
 
 
+NO_SCORES = "no environment has a reference score and a run of every arm."
+"""Why there are no scores to draw."""
+
+
 def nothing(text: str) -> Figure:
     """Makes a figure with only a text, which says why there is nothing to show."""
     figure = Figure(figsize=(4.0, 0.6))
@@ -167,8 +171,13 @@ def nothing(text: str) -> Figure:
 def count_steps(axes: Axes, ticks: int = 4) -> None:
     """Formats the x axis for environment steps: from 0, with at most `ticks` round intervals."""
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    few_ticks(axes.xaxis, ticks)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def few_ticks(axis: Axis, most: int) -> None:
+    """Places ticks at round numbers, with at most as many intervals."""
+    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
 
 
 def log_ticks(axis: Axis, low: float, high: float) -> None:
@@ -228,15 +237,15 @@ def seeds_in_words(n: pd.Series) -> str:
     return f"n = {count} seeds{' (exploratory)' if low < EXPLORATORY else ''}"
 
 
-def runs_in_words(found: pd.DataFrame, environments: pd.Series | int) -> str:
+def runs_in_words(found: pd.DataFrame) -> str:
     """Describes the least number of runs of an arm, and whether its seeds are too few.
 
     Args:
-        found: rows of a table over environments, with the number `n` of runs.
-        environments: that they were pooled from.
+        found: rows of a table over environments, with the number `n` of runs, and `n_min` of them
+            in the environment with the fewest.
     """
     runs = plural(int(found["n"].min()), "run")
-    few = (found["n"] / environments).min() < EXPLORATORY
+    few = found["n_min"].min() < EXPLORATORY
     return f"at least {runs} per arm{', exploratory' if few else ''}"
 
 
@@ -256,8 +265,3 @@ def resampled(found: pd.DataFrame, what: str) -> str:
 def literal(text: str) -> str:
     """Text from a file as matplotlib draws it, with no part read as a formula."""
     return text.replace("$", r"\$")
-
-
-def plural(count: int, noun: str) -> str:
-    """A count with its noun."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -10,6 +10,7 @@ from mpo.study import calibration
 from mpo.study.plan import Study
 from mpo.study.remaining import Cost, Work, costs, estimate, work_left
 from mpo.study.status import FINISHED, RunStatus, run_status
+from mpo.study.words import duration, plural, size
 
 _BETWEEN_S = 60.0
 """Seconds between two looks at a running study."""
@@ -99,7 +100,7 @@ def _in_words(parts: Mapping[str, Sequence[Work]], known: Sequence[Cost], cores:
     *of_tuning, _ = parts
     tuned = any(parts[name] for name in of_tuning)
     tuning = f", with the tuning in {of_tuning[-1]}" if tuned else ""
-    counts = f"{count(rest.trainings, 'training')} and {count(rest.evaluations, 'evaluation')}"
+    counts = f"{plural(rest.trainings, 'training')} and {plural(rest.evaluations, 'evaluation')}"
     left, of_evaluations = f"Left{tuning}: {counts}", rest.evaluation_s
     if math.isnan(rest.training_s) or (not rest.trainings and math.isnan(of_evaluations)):
         when = "a training has begun to learn" if rest.trainings else "a run has been evaluated"
@@ -108,19 +109,19 @@ def _in_words(parts: Mapping[str, Sequence[Work]], known: Sequence[Cost], cores:
             "`snakemake --cores 1 calibrate`."
         )
     core_s = rest.training_s + (0.0 if math.isnan(of_evaluations) else of_evaluations)
-    text = f"{left}, about {_time(core_s, 'core-')}"
+    text = f"{left}, about {duration(core_s, 'core-')}"
     if math.isnan(of_evaluations):
         text += " without the evaluations, of which none is done yet"
-    text += f". With {count(cores, 'core')} of this machine that is {_time(rest.span_s)}"
+    text += f". With {plural(cores, 'core')} of this machine that is {duration(rest.span_s)}"
     if not math.isnan(rest.bytes):
-        text += f", and {_size(rest.bytes)} of disk"
+        text += f", and {size(rest.bytes)} of disk"
     finished = sum(cost.finished for cost in known)
     calibrated = sum(cost.calibrated for cost in known)
     going = f"{len(known) - finished - calibrated} in progress"
-    done = f"{count(finished, 'finished training')} and {going}"
+    done = f"{plural(finished, 'finished training')} and {going}"
     if calibrated:
-        done = f"{count(finished, 'finished training')}, {going} and a calibration of "
-        done += count(calibrated, "cell")
+        done = f"{plural(finished, 'finished training')}, {going} and a calibration of "
+        done += plural(calibrated, "cell")
     return f"{text}. Estimated from {done}."
 
 
@@ -129,22 +130,3 @@ def cores_here() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _time(seconds: float, unit: str = "") -> str:
-    hours = seconds / 3600
-    return f"{_number(hours)} {unit}hours" if hours >= 1 else f"{_number(60 * hours)} {unit}minutes"
-
-
-def _size(size: float) -> str:
-    scale, unit = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e6 else (1e3, "kB")
-    return f"{_number(size / scale)} {unit}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"

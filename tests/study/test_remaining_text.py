@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from mpo.study import calibration, left
+from mpo.study import calibration, remaining_text
 from mpo.study.calibration import Rates
-from mpo.study.left import Progress
+from mpo.study.remaining_text import Progress
 from mpo.study.status import statuses
 from tests import synthetic
 
@@ -18,16 +18,18 @@ def study():
 
 
 def progress(study, root, monkeypatch, cores=2):
-    monkeypatch.setattr(left, "cores_here", lambda: 4)
-    monkeypatch.setattr(left, "_BETWEEN_S", 0.0)
-    monkeypatch.setattr(left, "_SHARE", np.inf)
+    monkeypatch.setattr(remaining_text, "cores_here", lambda: 4)
+    monkeypatch.setattr(remaining_text, "_BETWEEN_S", 0.0)
+    monkeypatch.setattr(remaining_text, "_SHARE", np.inf)
     return Progress(lambda: [study], root, cores)
 
 
 def test_the_progress_line_says_what_the_status_does(study, tmp_path, monkeypatch):
     line = progress(study, tmp_path, monkeypatch, cores=99)
     for run in study.runs[:5]:
-        assert line.said() == left.of_status([(study, statuses(study, tmp_path))], tmp_path)
+        assert line.said() == remaining_text.of_status(
+            [(study, statuses(study, tmp_path))], tmp_path
+        )
         synthetic.write_run(study, run, tmp_path, np.random.default_rng(0))
     # One run of 10,000 steps at 500 a second, and an evaluation of 12.5 s.
     text = line.said()
@@ -61,7 +63,7 @@ def test_it_is_said_once_a_minute_at_most(study, tmp_path):
 
 
 def test_a_calibration_tells_of_cells_without_runs_only(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(left, "cores_here", lambda: 1)
+    monkeypatch.setattr(remaining_text, "cores_here", lambda: 1)
     rates = {
         calibration.key(cell.spec, cell.total_steps): Rates(0.006 * (1 + place), 3.0, 100.0)
         for place, cell in enumerate(study.cells)
@@ -69,7 +71,7 @@ def test_a_calibration_tells_of_cells_without_runs_only(study, tmp_path, monkeyp
     calibration.write(study, tmp_path, rates)
 
     def said():
-        return left.of_status([(study, statuses(study, tmp_path))], tmp_path)
+        return remaining_text.of_status([(study, statuses(study, tmp_path))], tmp_path)
 
     # Three runs of 60 s, three of 120 s, and six evaluations of 26 episodes.
     assert [run.total_steps for run in study.runs] == [10_000] * 6
