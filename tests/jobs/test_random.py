@@ -47,6 +47,18 @@ def test_an_environment_that_does_not_fail_is_measured_all_the_same(tmp_path):
         assert json.loads((tmp_path / "random.json").read_text())["mean"] == 3.0
 
 
+@pytest.mark.parametrize(("reference", "code"), [(2.0, 2), (3.0, 2), (3.1, 0)])
+def test_a_reference_that_is_not_above_it_fails_the_job(tmp_path, capsys, reference, code):
+    table = tmp_path / "references.csv"
+    name = "tests.probes:probe/Terminating-v0"
+    table.write_text(f"env,reference,what,source\n{name},{reference},w,s\n")
+    command = [*arguments("Terminating", tmp_path / "random.json"), "--references", str(table)]
+    assert main(command) == code
+    message = f"the reference of {name} must be above the random return 3, received {reference}"
+    assert (message in capsys.readouterr().err) == (code == 2)
+    assert (tmp_path / "random.json").exists() == (code == 0)
+
+
 @pytest.mark.slow
 def test_an_environment_that_hangs_ends_the_job(tmp_path):
     command = [sys.executable, "-m", "mpo", *arguments("Seized", tmp_path / "random.json")]
