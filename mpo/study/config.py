@@ -38,8 +38,9 @@ def _no_bool(value: Any) -> Any:
 
 
 def _in_float32(value: float) -> float:
-    if value and not 1 / _MOST_FLOAT <= abs(value) <= _MOST_FLOAT:
-        raise ValueError(f"expected a number of a size from {1 / _MOST_FLOAT:g} to {_MOST_FLOAT:g}")
+    low, high = _FLOAT32
+    if value and not low <= abs(value) <= high:
+        raise ValueError(f"expected a number of a size from {low} to {high}")
     return value
 
 
@@ -56,8 +57,8 @@ MAX_SEED, MAX_EPISODES, MAX_THREADS, MAX_SECONDS = 2**32 - 1, 1000, 1024, 10_000
 MAX_COUNT = 10**15
 """Far above any real count, and exact in every number format that a count passes through."""
 
-_MOST_FLOAT = 1e30
-"""Numbers beyond it, and positive ones below its inverse, are too close to the ends of float32."""
+_FLOAT32 = 1.2e-38, 3.4e38
+"""Sizes of the numbers that float32 holds with all its digits."""
 
 _LARGEST = 1e300
 """Largest number among arguments: all larger ones are mistakes, or not finite."""
