@@ -120,6 +120,7 @@ NOT_RUN = {
     **dict.fromkeys(
         (
             "make study CONFIG=config/optimizers.yaml",
+            "make study CONFIG=config/retrace.yaml",
             "make study CONFIG=config/precision.yaml",
             "make study CONFIG=config/published.yaml",
             "make study CONFIG=config/search/exploration.yaml",
