@@ -4,6 +4,7 @@ Letters: S seed, B rows, N action samples, O observation, D action dimensions, H
 A atoms, K outputs of a network (1, or A if it is categorical).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -19,7 +20,7 @@ _IN_CACHE = 2**17
 cache."""
 
 
-class Critic(Module):
+class Critic(Module, ABC):
     """A critic per seed: the value of a canonical action, clipped to [-1, 1], at an observation."""
 
     @property
@@ -28,13 +29,13 @@ class Critic(Module):
         return None
 
     @property
+    @abstractmethod
     def members(self) -> "Sequence[QNetwork]":
         """The networks that are trained."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns values [S, N, B], and their distributions [S, N, B, A] if it is categorical."""
-        raise NotImplementedError
 
     def forward(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Maps observations [S, B, O] and actions [S, N, B, D] to values [S, N, B]."""

@@ -47,6 +47,7 @@ class Aggregates(NamedTuple):
 METRIC_TITLES = dict(
     zip(Aggregates._fields, ("IQM", "Mean", "Median", "Optimality gap"), strict=True)
 )
+"""What each aggregate is called in tables and figures."""
 
 
 class Profile(NamedTuple):

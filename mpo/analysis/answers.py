@@ -31,17 +31,17 @@ from mpo.study.status import FINISHED
 
 _BOUNDS = ("estimate", "lo", "hi", "method", "replicates")
 _COLUMNS = {
-    "aggregates": ("arm", "metric", *_BOUNDS, "environments", "n", "n_min"),
+    "aggregates": ("arm", "metric", *_BOUNDS, *contrasts.COUNTS),
     "profiles": ("arm", "tau", "estimate", "lo", "hi", "replicates", "n", "n_min"),
     "improvements": ("arm", "over", *_BOUNDS, "n", "n_over", "n_min"),
     "effects": (
         *(*contrasts.KEY, "env", "unit", "estimate", "lo", "hi", "method"),
-        *("environments", "n", "n_min", *contrasts.SPREAD),
+        *(*contrasts.COUNTS, *contrasts.SPREAD),
     ),
     "differences": (*contrasts.KEY, "env", "unit", "difference"),
     "contrasts": (
         *(*contrasts.KEY, "estimate", "lo", "hi", "p", "p_holm", "method"),
-        *("environments", "n", "n_min", *contrasts.SPREAD),
+        *(*contrasts.COUNTS, *contrasts.SPREAD),
     ),
     "efficiency": (
         *("env", "arm", "n", "area", "area_lo", "area_hi"),
@@ -50,7 +50,7 @@ _COLUMNS = {
     "power": (*contrasts.KEY, "env", "environments", "sd", "effect", "seeds"),
     "sample_efficiency": (
         *("arm", "share", "env_step", "wall_s", "unit", "cost"),
-        *(*_BOUNDS, "environments", "n", "n_min"),
+        *(*_BOUNDS, *contrasts.COUNTS),
     ),
     "robustness": robustness.COLUMNS,
     "cost_curves": costs.CURVES,

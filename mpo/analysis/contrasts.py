@@ -18,6 +18,9 @@ from mpo.study.plan import Study
 KEY = ("factor", "level", "against")
 """The columns that identify a contrast."""
 
+COUNTS = ("environments", "n", "n_min")
+"""The columns on how much an estimate is over: environments, seeds, fewest seeds in one of them."""
+
 SPREAD = ("sd", "correlation", "effective_environments")
 """The columns on the spread of a paired effect, see `effects.Effect`."""
 
@@ -32,7 +35,7 @@ _DELTAS = (0.05, 0.1, 0.2)  # effects of the power table, in units of the score
 _METHOD = "student-t"
 _NOT_ESTIMATED = {
     **dict.fromkeys(("estimate", "lo", "hi", "p", *SPREAD), np.nan),
-    **{"method": _METHOD, "environments": 0, "n": 0, "n_min": 0},
+    **{"method": _METHOD, **dict.fromkeys(COUNTS, 0)},
 }
 
 

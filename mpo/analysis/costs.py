@@ -21,16 +21,7 @@ from mpo.study.plan import Study
 CURVES = ("env", "arm", "unit", "cost", "mean", "lo", "hi", "method", "n")
 """Columns of the table cost_curves."""
 
-RATIOS = (
-    *contrasts.KEY,
-    "env",
-    "unit",
-    "estimate",
-    "lo",
-    "hi",
-    "method",
-    *("environments", "n", "n_min"),
-)
+RATIOS = (*contrasts.KEY, "env", "unit", "estimate", "lo", "hi", "method", *contrasts.COUNTS)
 """Columns of the table cost_ratios."""
 
 _TOGETHER_S = 2.0

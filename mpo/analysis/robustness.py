@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mpo.analysis.contrasts import (
+    COUNTS,
     KEY,
     POOLED,
     Contrast,
@@ -23,7 +24,7 @@ from mpo.analysis.contrasts import (
 from mpo.study.labels import words
 from mpo.study.plan import Study
 
-COLUMNS = (*KEY, "where", "env", "estimate", "lo", "hi", "method", *("environments", "n", "n_min"))
+COLUMNS = (*KEY, "where", "env", "estimate", "lo", "hi", "method", *COUNTS)
 
 SAMPLED = "sampled actions"
 """Value of `where` in rows on sampled actions; others are "with" and the level of a factor."""

@@ -88,8 +88,7 @@ def serve() -> None:
     import torch
 
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(
-        True
-    )  # as in the jobs that start it: the last digits of physics may depend on it
+    # As in the jobs that start workers: the last digits of physics may depend on it.
+    torch.set_flush_denormal(True)
     logging.getLogger().setLevel(level)
     _answer(Connection(pipe), shared)

@@ -39,11 +39,12 @@ def write(study: Study, tables: Path, outputs: Path) -> None:
         tables: the directory of its tables.
         outputs: the directory to write to.
     """
+    origin = made_of(tables)
     for name, make in zip(TYPESET, (final_scores, aggregates, effects, costs), strict=True):
         table = make(study, tables)
         forms = {
-            "tex": f"{latex(table, f'tab:{study.study}-{name}')}% {made_of(tables)}\n",
-            "md": f"{markdown(table)}\n<!-- {made_of(tables)} -->\n",
+            "tex": f"{latex(table, f'tab:{study.study}-{name}')}% {origin}\n",
+            "md": f"{markdown(table)}\n<!-- {origin} -->\n",
         }
         for suffix, text in forms.items():
             write_text(outputs / f"{name}.{suffix}", text)

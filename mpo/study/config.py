@@ -7,9 +7,8 @@ Neither torch nor gymnasium is imported here: every Snakemake job parses the stu
 """
 
 import difflib
-import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -151,6 +150,21 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+JSON_TYPES = (dict, list, str, int, float, type(None))
+"""What a value that can be written as JSON is made of."""
+
+
+def nested(place: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yields a value and all that is in it, each with the keys that lead there."""
+    waiting = [(place, value)]
+    while waiting:
+        where, part = waiting.pop()
+        yield where, part
+        if isinstance(part, dict | list):
+            items = part.items() if isinstance(part, dict) else enumerate(part)
+            waiting += [(f"{where}.{key}" if where else str(key), inner) for key, inner in items]
+
+
 def refuse_other_than_json(place: str, value: Any) -> None:
     """Checks that a value from a config can be written as JSON, and has a size for a path.
 
@@ -161,22 +175,15 @@ def refuse_other_than_json(place: str, value: Any) -> None:
     Raises:
         ValueError: it contains something else, too many values, or a number that is not finite.
     """
-    waiting = [(place, value)]
-    for count in itertools.count(1):
-        if not waiting:
-            return
+    for count, (where, part) in enumerate(nested(place, value), 1):
         if count > _MOST_VALUES:  # YAML's aliases can make a mapping part of itself
             raise ValueError(f"{place}: expected at most {_MOST_VALUES} values, received more")
-        where, part = waiting.pop()
         if isinstance(part, dict) and not all(isinstance(key, str) for key in part):
             raise ValueError(f"{where}: expected text as keys, received {[*part]}")
-        if isinstance(part, dict | list):
-            items = part.items() if isinstance(part, dict) else enumerate(part)
-            waiting += [(f"{where}.{key}", inner) for key, inner in items]
-        elif not (part is None or isinstance(part, str | int | float)):
+        if not isinstance(part, JSON_TYPES):
             wanted = "text, numbers, true, false, null, lists or mappings"
             raise ValueError(f"{where}: expected {wanted}, received {part!r}")
-        elif isinstance(part, int | float) and not abs(part) <= _LARGEST:
+        if isinstance(part, int | float) and not abs(part) <= _LARGEST:
             raise ValueError(f"{where}: expected a number up to {_LARGEST:g}, received {part}")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from mpo.study.config import ConfigError, shown
+from mpo.study.config import JSON_TYPES, ConfigError, nested, shown
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -46,24 +46,16 @@ def refuse_duplicate_keys(path: Path) -> None:
         _refuse_duplicates(path, root, "", set())
 
 
-def refuse_other_than_json(value: Any, where: str = "") -> None:
+def refuse_other_types(config: dict[str, Any]) -> None:
     """Checks that a config holds nothing that JSON lacks, as YAML's sets and days.
-
-    Args:
-        value: a config, or a part of one.
-        where: the keys that lead to the part.
 
     Raises:
         ConfigError: it holds something else.
     """
-    if isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, inner in items:
-            place = f"{where}.{key}" if where else str(key)
-            refuse_other_than_json(inner, place)
-    elif not (value is None or isinstance(value, str | int | float)):
-        wanted = "text, a number, true, false, null, a list or a mapping"
-        raise ConfigError(f"{where}: expected {wanted}, received {shown(value)}")
+    for where, part in nested("", config):
+        if not isinstance(part, JSON_TYPES):
+            wanted = "text, a number, true, false, null, a list or a mapping"
+            raise ConfigError(f"{where}: expected {wanted}, received {shown(part)}")
 
 
 def _text(path: Path) -> str:

@@ -1,5 +1,6 @@
 """The files of other people's scores that a study names, and how each is to be read."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -77,15 +78,18 @@ class Others(Section):
                 "columns: expected env and env_step with seed, return or mean, n and one of sd, "
                 f"half_width or lo, hi; received {', '.join(self.columns)}"
             )
-        names = [*self.columns.values()]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"columns: expected each column once, received {twice[0]!r} twice")
-        targets = [*self.environments.values()]
-        if twice := sorted({name for name in targets if targets.count(name) > 1}):
+        if twice := _repeated(self.columns):
+            raise ValueError(f"columns: expected each column once, received {twice!r} twice")
+        if twice := _repeated(self.environments):
             raise ValueError(
-                f"environments: expected one name of the file for each environment, received "
-                f"two for {twice[0]!r}"
+                "environments: expected one name of the file for each environment, received "
+                f"two for {twice!r}"
             )
         if self.algorithm is None and "algorithm" not in self.columns:
             raise ValueError("expected algorithm, its name, or columns.algorithm; received neither")
         return self
+
+
+def _repeated(names: Mapping[Any, str]) -> str | None:
+    """The first value that several keys have."""
+    return next((name for name, count in Counter(names.values()).items() if count > 1), None)

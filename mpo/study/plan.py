@@ -81,12 +81,12 @@ class Study(StudyConfig):
             refuse_duplicates(f"value of axes.{name}", values[name])
         return values | ({BUNDLE: [each.name for each in self.bundles]} if self.bundles else {})
 
-    @property
+    @cached_property
     def varied(self) -> dict[str, list[Any]]:
         """The axes with more than one value."""
         return {name: values for name, values in self.axis_values.items() if len(values) > 1}
 
-    @property
+    @cached_property
     def budgets(self) -> dict[str, int]:
         """The environment steps of a run in each environment, by its name."""
         return {run.spec.env_name: run.total_steps for run in self.runs}

@@ -16,7 +16,7 @@ ASKED = (
 )
 """The sections of a config that say what is asked and how it is answered."""
 
-SCALE = "references"
+_SCALE = "references"
 """The reference return of each environment, which is recorded beside the sections."""
 
 _SEAL = "seal"
@@ -72,7 +72,7 @@ def read(path: Path) -> dict[str, Any] | None:
         datetime.fromisoformat(found["time"])
         unsealed = {key: value for key, value in found.items() if key != _SEAL}
         # A record that lacks the references is older than the seal.
-        seal = _digest(unsealed) if SCALE in found["asked"] else found.get(_SEAL)
+        seal = _digest(unsealed) if _SCALE in found["asked"] else found.get(_SEAL)
         if found["sha256"] != _digest({**found["asked"]}) or found.get(_SEAL) != seal:
             raise Damaged(path, "its content was changed after it had been written")
     return found
@@ -92,15 +92,15 @@ def edited(
     """
     before, now = recorded["asked"], _asked(config, references)
     found = [key for key in ASKED if before.get(key) != now.get(key)]
-    was = before.get(SCALE, {})
-    changed = any(was[env] != value for env, value in now[SCALE].items() if env in was)
-    return [*found, *([SCALE] if changed else [])]
+    was = before.get(_SCALE, {})
+    changed = any(was[env] != value for env, value in now[_SCALE].items() if env in was)
+    return [*found, *([_SCALE] if changed else [])]
 
 
 def _asked(config: Mapping[str, Any], references: References) -> dict[str, Any]:
     """The sections that say something; to leave a section out is to leave it empty."""
     sections = {key: config[key] for key in ASKED if config.get(key)}
-    return {**sections, SCALE: dict(references)}
+    return {**sections, _SCALE: dict(references)}
 
 
 def _digest(asked: Mapping[str, Any]) -> str:

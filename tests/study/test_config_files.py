@@ -44,7 +44,7 @@ def test_a_key_given_twice_is_refused_with_its_lines(tmp_path, text, message):
 )
 def test_what_json_lacks_is_refused_with_its_place(text, message):
     with pytest.raises(ConfigError, match=message):
-        config_files.refuse_other_than_json(yaml.safe_load(text))
+        config_files.refuse_other_types(yaml.safe_load(text))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def merged_config():
                     config_files.refuse_duplicate_keys(path)
         for key in {"stage", "rung"} & {*config}:
             raise ConfigError(f"{key}: only the pipeline sets it, received {config[key]!r}")
-        config_files.refuse_other_than_json(config)
+        config_files.refuse_other_types(config)
     except ConfigError as error:
         raise WorkflowError(f"the config cannot be used:\n{error}")
     if "axes" in config:
@@ -77,6 +77,7 @@ def parse_study():
     try:
         study = Study.parse(CONFIG, choice_so_far(CONFIG.get("study")))
         if workflow.is_main_process:
+            refuse_taken_name(study, Path())
             references.check(study, Path(user_table(study, "references")), Path())
             user_tables.baselines(Path(user_table(study, "baselines")))
             other_scores.check(
@@ -104,10 +105,10 @@ def parse_rungs():
     found = []
     try:
         for given in STUDY.tuning_stages(CONFIG):
-            found.append((given, Study.parse(given, choice_so_far(given["study"]))))
-        if workflow.is_main_process:
-            for study in (STUDY, *(study for _, study in found)):
-                refuse_taken_name(study, Path())
+            rung = Study.parse(given, choice_so_far(given["study"]))
+            if workflow.is_main_process:
+                refuse_taken_name(rung, Path())
+            found.append((given, rung))
     except ConfigError as error:
         raise WorkflowError(f"the config cannot be used:\nin the stage of tuning: {error}")
     return found

@@ -173,7 +173,8 @@ def _difference(entry: _Entry, wanted: _Listed) -> str | None:
         return f"{entry.size} bytes, expected {wanted.size}"
     try:
         with entry.open() as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type] # IO lacks readinto
+            # `IO` lacks `readinto`, which every binary file has.
+            found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except Exception as error:  # encrypted, cut, compressed in an unknown way, not to be read
         return f"it cannot be read: {_words(error)}"
     if found != wanted.sha256:
